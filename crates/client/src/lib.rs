@@ -1,0 +1,1 @@
+//! Asks a node of the own region whether a request may pass.

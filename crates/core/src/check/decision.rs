@@ -1,0 +1,87 @@
+//! What a check is answered.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use crate::{
+    ids::RegionName,
+    policy::{Limit, Policy},
+    store::Counts,
+    time::{Label, Span},
+};
+
+/// Why a check was not answered by its limits alone, or why it was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A limit had no room.
+    Limit,
+    /// The cost alone is more than a limit's quantity: waiting does not help.
+    CostExceedsLimit,
+    /// The store could not be asked; the policies' `on_store_failure` answered.
+    StoreUnavailable,
+    /// Too much was waiting for the store already; nothing was asked.
+    Overload,
+}
+
+/// What one region has used of a key in one label, as this node knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegionUse {
+    /// Which region.
+    pub region: RegionName,
+    /// Its counts.
+    pub counts: Counts,
+    /// How old that knowledge is; `None` if the region has never been heard.
+    pub staleness: Option<Span>,
+}
+
+/// How one limit weighed one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitVerdict {
+    /// The policy it belongs to.
+    pub policy: Arc<Policy>,
+    /// Which of the policy's limits.
+    pub index: usize,
+    /// What the request costs.
+    pub cost: u64,
+    /// The window it was weighed in.
+    pub label: Label,
+    /// Whether this limit had room. A shadow limit without room does not refuse the request.
+    pub allowed: bool,
+    /// Net use after the check: of all regions for a global limit, of this one otherwise.
+    pub used: u64,
+    /// `quantity - used`, not below zero.
+    pub remaining: u64,
+    /// Until the window ends.
+    pub reset_after: Span,
+    /// After which the same request passes if nobody else asks; `None` if allowed, or if it never will.
+    pub retry_after: Option<Span>,
+    /// Age of the oldest view of another region; `None` for a regional limit, and while another
+    /// region has never been heard.
+    pub staleness: Option<Span>,
+    /// By region, this one first; only where use was asked for.
+    pub regions: Vec<RegionUse>,
+}
+
+impl LimitVerdict {
+    /// The limit that weighed.
+    pub fn limit(&self) -> &Limit {
+        &self.policy.limits[self.index]
+    }
+}
+
+/// The answer to a check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether the request may pass.
+    pub allowed: bool,
+    /// Why not, or why without asking the store.
+    pub reason: Option<Reason>,
+    /// It passes only because the limit without room is in shadow.
+    pub shadow: bool,
+    /// The store did not decide; what is known did.
+    pub degraded: bool,
+    /// The limit that describes the answer: the refusing one with the longest wait, else the one with
+    /// the smallest remaining part. `None` only without limits.
+    pub binding: Option<usize>,
+    /// Every limit that weighed, in file order.
+    pub limits: Vec<LimitVerdict>,
+}

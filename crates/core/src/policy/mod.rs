@@ -1,0 +1,144 @@
+//! Policies: which requests they match, whom they count, and under which limits.
+
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+
+use crate::{
+    ids::{Caller, CallerHasher, LimitId, Secret},
+    time::Window,
+};
+
+pub use glob::Glob;
+pub use load::Mistake;
+
+mod glob;
+mod load;
+
+/// The largest quantity of a limit: 2^53, up to which a double counts exactly.
+pub const QUANTITY_MAX: u64 = 1 << 53;
+
+/// The algorithm of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// So many per aligned window.
+    FixedWindow,
+}
+
+/// Where the counts of a limit add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// In each region by itself.
+    Region,
+    /// Over all regions.
+    Global,
+}
+
+/// How a global limit treats what it cannot know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// Admit while what is known leaves room.
+    Plain,
+}
+
+/// What answers a check while the store cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnStoreFailure {
+    /// Limit by the counts last known.
+    Degrade,
+    /// Admit.
+    Open,
+    /// Refuse.
+    Closed,
+}
+
+/// A quantity per window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// Unique within its policy.
+    pub name: Box<str>,
+    /// How much may be used in one window, 1 to [`QUANTITY_MAX`].
+    pub quantity: u64,
+    /// How long a window is.
+    pub window: Window,
+    /// How use is counted.
+    pub algorithm: Algorithm,
+    /// Where counts add up.
+    pub scope: Scope,
+    /// What a global limit promises; `Plain` (and without meaning) for a regional one.
+    pub consistency: Consistency,
+    /// Number of its name and shape; see [`LimitId`].
+    pub id: LimitId,
+}
+
+/// Matches requests by attributes, names the caller, carries limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Unique within the file.
+    pub name: Box<str>,
+    /// Attribute names and the globs that their values must match, all of them.
+    pub matches: Vec<(Box<str>, Glob)>,
+    /// Alternatives; the first whose attributes are all present names the caller.
+    pub key: Vec<Vec<Box<str>>>,
+    /// What answers while the store cannot.
+    pub on_store_failure: OnStoreFailure,
+    /// Decide, count and log, but admit.
+    pub shadow: bool,
+    /// At least one, in file order.
+    pub limits: Vec<Limit>,
+}
+
+/// The attributes of one request: names and values; a name stands once.
+pub type Attributes<'a> = [(&'a str, &'a str)];
+
+/// The value of attribute `name`, if the request has it.
+pub fn attribute<'a>(attributes: &Attributes<'a>, name: &str) -> Option<&'a str> {
+    attributes.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+}
+
+impl Policy {
+    /// Whether the policy applies to a request.
+    pub fn applies_to(&self, attributes: &Attributes<'_>) -> bool {
+        self.matches.iter().all(|(name, glob)| {
+            attribute(attributes, name).is_some_and(|value| glob.matches(value))
+        })
+    }
+
+    /// The attributes that name the caller of a request; empty where none of `key` is present.
+    pub fn identity<'a>(&'a self, attributes: &Attributes<'a>) -> Vec<(&'a str, &'a str)> {
+        let values = |names: &'a Vec<Box<str>>| {
+            names
+                .iter()
+                .map(|name| Some((&**name, attribute(attributes, name)?)))
+                .collect::<Option<Vec<_>>>()
+        };
+        self.key.iter().find_map(values).unwrap_or_default()
+    }
+
+    /// Whom a request counts under. Attribute names are part of the fingerprint: `api_key=x` and
+    /// `user=x` are two callers.
+    pub fn caller(&self, secret: &Secret, attributes: &Attributes<'_>) -> Caller {
+        let start = CallerHasher::new(secret).part(&self.name);
+        self.identity(attributes)
+            .into_iter()
+            .fold(start, |hasher, (name, value)| hasher.part(name).part(value))
+            .finish()
+    }
+}
+
+/// All policies of one file, checked as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicySet {
+    /// In file order.
+    pub policies: Vec<Arc<Policy>>,
+    /// Fingerprint of everything that decides, equal on nodes that decide alike: 16 hex digits.
+    pub hash: Box<str>,
+}
+
+impl PolicySet {
+    /// The policies that apply to a request, in file order.
+    pub fn matching<'a>(
+        &'a self,
+        attributes: &'a Attributes<'_>,
+    ) -> impl Iterator<Item = &'a Arc<Policy>> {
+        self.policies.iter().filter(move |policy| policy.applies_to(attributes))
+    }
+}
