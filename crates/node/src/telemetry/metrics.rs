@@ -1,6 +1,11 @@
 //! Metrics under the contract's names. No label ever holds what a caller sent.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use prometheus_client::{
@@ -24,6 +29,9 @@ const BUCKETS: [f64; 15] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.05, 0.1, 0.25, 1.0,
 ];
+
+/// What a limit's word on a check may come to.
+const RESULTS: [&str; 4] = ["allowed", "refused", "shadow_refused", "error"];
 
 /// What a node counts about its work. Every method may be called from any thread.
 pub struct Metrics {
@@ -96,6 +104,7 @@ struct HashLabels {
 
 /// The counters of one limit.
 struct LimitCounters {
+    labels: LimitLabels,
     allowed: Counter,
     refused: Counter,
     shadow_refused: Counter,
@@ -212,12 +221,20 @@ impl Metrics {
         self.policy_info.clear();
         self.policy_info.get_or_create(&HashLabels { hash: policies.hash.to_string() }).set(1);
 
-        let limits = || {
-            let of = |policy| std::iter::repeat(policy);
-            policies.policies.iter().flat_map(move |p| of(p).zip(&p.limits))
-        };
-        let counters = limits().map(|(p, l)| (l.id, self.counters(&p.name, &l.name))).collect();
-        self.limits.store(Arc::new(counters));
+        let mut counters = HashMap::new();
+        for policy in &policies.policies {
+            for limit in &policy.limits {
+                counters.insert(limit.id, self.counters(&policy.name, &limit.name));
+            }
+        }
+        let live: HashSet<LimitLabels> = counters.values().map(|c| c.labels.clone()).collect();
+        let before = self.limits.swap(Arc::new(counters));
+        for gone in before.values().map(|c| &c.labels).filter(|labels| !live.contains(labels)) {
+            self.exceeded.remove(gone);
+            for result in RESULTS {
+                self.requests.remove(&gone.with(result));
+            }
+        }
     }
 
     /// Everything, in the text format, with what others count.
@@ -234,20 +251,18 @@ impl Metrics {
 
     /// The counters of a limit, made if need be.
     fn counters(&self, policy: &str, limit: &str) -> LimitCounters {
-        let (policy, limit): (Arc<str>, Arc<str>) = (policy.into(), limit.into());
-        let verdict = |result| {
-            let (policy, limit) = (policy.clone(), limit.clone());
-            self.requests.get_or_create_owned(&VerdictLabels { policy, limit, tier: "", result })
-        };
-        LimitCounters {
-            allowed: verdict("allowed"),
-            refused: verdict("refused"),
-            shadow_refused: verdict("shadow_refused"),
-            error: verdict("error"),
-            exceeded: self
-                .exceeded
-                .get_or_create_owned(&LimitLabels { policy: policy.clone(), limit: limit.clone() }),
-        }
+        let labels = LimitLabels { policy: policy.into(), limit: limit.into() };
+        let [allowed, refused, shadow_refused, error] =
+            RESULTS.map(|result| self.requests.get_or_create_owned(&labels.with(result)));
+        let exceeded = self.exceeded.get_or_create_owned(&labels);
+        LimitCounters { labels, allowed, refused, shadow_refused, error, exceeded }
+    }
+}
+
+impl LimitLabels {
+    fn with(&self, result: &'static str) -> VerdictLabels {
+        let (policy, limit) = (self.policy.clone(), self.limit.clone());
+        VerdictLabels { policy, limit, tier: "", result }
     }
 }
 
