@@ -107,8 +107,8 @@ impl Collector for NodeSample {
             "How far the region's clock is ahead of this node's",
             self.clocks.iter().map(|c| ([("region", &*c.region)], c.offset_seconds)),
         )?;
-        out.gauges("tidegate_keys", "Keys held in memory", [([], self.keys)])?;
-        out.gauges("tidegate_memory_bytes", "Memory taken by keys", [([], self.memory_bytes)])
+        out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
+        out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
     }
 }
 
@@ -116,6 +116,12 @@ impl Collector for NodeSample {
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let help = format!("{help}.");
+        let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
     fn gauges<'l, V, const N: usize>(
         &mut self,
         name: &str,
@@ -163,7 +169,7 @@ impl Writer<'_> {
         kind: MetricType,
         series: impl Iterator<Item = (L, M)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        let mut family = self.0.encode_descriptor(name, &format!("{help}."), None, kind)?;
         for (labels, metric) in series {
             metric.encode(family.encode_family(&labels)?)?;
         }
