@@ -8,7 +8,7 @@ use crate::{bench::Rate, dev::exec_child};
 
 /// A multi-region, active-active rate limiter.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, about)]
+#[command(name = "tidegate", version)]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]

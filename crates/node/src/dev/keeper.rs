@@ -94,7 +94,8 @@ impl Keeper {
                 return Err(Failure::usage(self.with_tail(&fate)));
             }
             let wait = pause.after_life_of(born.elapsed());
-            tracing::warn!("{}; starting it again in {wait:?}", self.with_tail(&fate));
+            let fate = format!("{fate}; it is started again in {wait:?}");
+            tracing::warn!("{}", self.with_tail(&fate));
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
                 () = sleep(wait) => restarts += 1,
@@ -170,16 +171,18 @@ fn tail(log: &Path) -> io::Result<String> {
 
 /// How long to wait before a child is started again: not at all, unless it keeps dying.
 #[derive(Debug, Default)]
-struct Pause(Duration);
+struct Pause {
+    /// `None` while it has not died, or not of its start.
+    last: Option<Duration>,
+}
 
 impl Pause {
     fn after_life_of(&mut self, life: Duration) -> Duration {
-        self.0 = match self.0 {
-            _ if life >= GOOD_LIFE => Duration::ZERO,
-            Duration::ZERO => FIRST_PAUSE,
-            last => (last * 2).min(LONGEST_PAUSE),
+        let next = match self.last {
+            Some(last) if life < GOOD_LIFE => (last * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+            _ => Duration::ZERO,
         };
-        self.0
+        *self.last.insert(next)
     }
 }
 
@@ -191,7 +194,7 @@ mod tests {
     fn who_keeps_dying_waits_longer_and_longer_up_to_a_bound() {
         let mut pause = Pause::default();
         let short = Duration::from_millis(5);
-        assert_eq!(pause.after_life_of(Duration::from_secs(60)), Duration::ZERO);
+        assert_eq!(pause.after_life_of(short), Duration::ZERO);
         assert_eq!(pause.after_life_of(short), FIRST_PAUSE);
         assert_eq!(pause.after_life_of(short), FIRST_PAUSE * 2);
         for _ in 0..10 {

@@ -44,8 +44,12 @@ const REDIS: &str = "redis-server";
 pub(crate) fn run(asked: &Dev) -> Result<Exit, Failure> {
     let regions = layout::regions(asked)?;
     policy::must_be_sound(&asked.policies)?;
-    let cluster = Cluster::prepare(asked, regions)?;
-    runtime()?.block_on(cluster.run())
+    runtime()?.block_on(async {
+        // Before the first file and the first child: from here on no signal ends this process
+        // without an end of theirs.
+        let signals = Signals::new()?;
+        Cluster::prepare(asked, regions)?.run(signals).await
+    })
 }
 
 /// A cluster of which all files are written and nothing runs yet.
@@ -84,9 +88,7 @@ impl Cluster {
         Ok(Self { regions, files, executable, restart: asked.restart, stop, root })
     }
 
-    async fn run(self) -> Result<Exit, Failure> {
-        // Before the first child: from here on no signal ends this process without an end of theirs.
-        let mut signals = Signals::new()?;
+    async fn run(self, mut signals: Signals) -> Result<Exit, Failure> {
         let mut keepers = JoinSet::new();
         let mut files = self.files.iter();
         for region in &self.regions {
