@@ -164,7 +164,7 @@ impl Cluster {
                 regions.iter().any(|r| r["region"] == **other && r["state"] == "connected")
             })
         };
-        REGIONS.iter().filter(|other| **other != region).all(|other| connected(other))
+        REGIONS.iter().filter(|other| **other != region).all(connected)
     }
 
     /// Cuts a region off: nothing leaves it, and nothing is sent to it.

@@ -230,6 +230,7 @@ impl Lane {
 }
 
 /// The clock of the load.
+#[expect(clippy::disallowed_methods, reason = "what is measured here is real time")]
 pub(super) fn now() -> Instant {
     Instant::now()
 }

@@ -27,6 +27,7 @@ pub(super) struct Pacer {
 
 impl Pacer {
     /// Starts waking `wake` every `period` from `start` on, or often enough.
+    #[expect(clippy::disallowed_methods, reason = "the thread is its own and serves no task")]
     pub(super) fn start(
         start: Instant,
         period: Duration,

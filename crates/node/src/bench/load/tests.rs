@@ -21,6 +21,7 @@ struct Server {
     stall: Option<(u64, Duration)>,
 }
 
+#[expect(clippy::disallowed_methods, reason = "a server that stands still is what is tested")]
 async fn answer(State(server): State<Arc<Server>>, _body: String) -> StatusCode {
     let number = server.asked.fetch_add(1, Ordering::Relaxed);
     if let Some((at, stall)) = server.stall
