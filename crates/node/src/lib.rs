@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod clock;
+pub mod config;
 pub mod guard;
 pub mod store;
 pub mod telemetry;
