@@ -7,12 +7,12 @@ use tracing_subscriber::{
 };
 
 /// Names the environment variable that holds the filter.
-const FILTER_VARIABLE: &str = "TIDEGATE_LOG";
+const FILTER_VARIABLE: &str = "RUST_LOG";
 /// What is logged when nobody says otherwise.
 const FILTER_DEFAULT: &str = "info";
 
 /// How a line of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
     #[default]
@@ -39,7 +39,7 @@ pub enum BadLogFilter {
     Already,
 }
 
-/// Begins to log, for the whole process: what `TIDEGATE_LOG` lets through (`info` if unset), in this
+/// Begins to log, for the whole process: what `RUST_LOG` lets through (`info` if unset), in this
 /// format.
 pub fn init_logs(format: LogFormat) -> Result<(), BadLogFilter> {
     let filter = std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| FILTER_DEFAULT.to_owned());

@@ -19,7 +19,7 @@ use prometheus_client::{
 use tidegate_core::{
     check::{Decision, LimitVerdict, Reason},
     ids::LimitId,
-    policy::PolicySet,
+    policy::{OnStoreFailure, PolicySet},
 };
 
 use super::sample::NodeSample;
@@ -185,17 +185,15 @@ impl Metrics {
         if decision.limits.is_empty() && decision.reason.is_none() {
             self.unmatched.inc();
         }
-        // `on_store_failure` answered without weighing the limits against anything.
-        let unweighed = !decision.degraded
-            && matches!(decision.reason, Some(Reason::StoreUnavailable | Reason::Overload));
+        let failed = matches!(decision.reason, Some(Reason::StoreUnavailable | Reason::Overload));
         let limits = self.limits.load();
         for verdict in &decision.limits {
             match limits.get(&verdict.limit().id) {
-                Some(counters) => counters.count(verdict, unweighed),
+                Some(counters) => counters.count(verdict, failed),
                 // Decided by policies that have been replaced since.
                 None => self
                     .counters(&verdict.policy.name, &verdict.limit().name)
-                    .count(verdict, unweighed),
+                    .count(verdict, failed),
             }
         }
     }
@@ -267,7 +265,10 @@ impl LimitLabels {
 }
 
 impl LimitCounters {
-    fn count(&self, verdict: &LimitVerdict, unweighed: bool) {
+    /// Counts one verdict; `failed`: the store did not answer.
+    fn count(&self, verdict: &LimitVerdict, failed: bool) {
+        // Only `degrade` weighs what is known; the others answer without looking.
+        let unweighed = failed && verdict.policy.on_store_failure != OnStoreFailure::Degrade;
         let result = match (unweighed, verdict.allowed, verdict.policy.shadow) {
             (true, ..) => &self.error,
             (false, true, _) => &self.allowed,
@@ -288,7 +289,7 @@ fn histogram() -> Histogram {
 #[cfg(test)]
 mod tests {
     use tidegate_core::{
-        policy::{Algorithm, Consistency, Limit, OnStoreFailure, Policy, Scope},
+        policy::{Algorithm, Consistency, Limit, Policy, Scope},
         time::{Label, Span, Window},
     };
 
@@ -310,7 +311,10 @@ mod tests {
                 name: (*name).into(),
                 matches: Vec::new(),
                 key: vec![vec!["api_key".into()]],
-                on_store_failure: OnStoreFailure::Degrade,
+                on_store_failure: match *shadow {
+                    true => OnStoreFailure::Open,
+                    false => OnStoreFailure::Degrade,
+                },
                 shadow: *shadow,
                 limits: vec![limit],
             })
@@ -359,22 +363,21 @@ mod tests {
         metrics.observe(&decision(&set, &[], None), took);
         metrics.observe(&decision(&set, &["api", "trial"], Some(Reason::Limit)), took);
         metrics.observe(&decision(&set, &["trial"], None), took);
-        metrics.observe(&decision(&set, &["api"], Some(Reason::StoreUnavailable)), took);
-        let mut degraded = decision(&set, &["api"], Some(Reason::StoreUnavailable));
-        degraded.degraded = true;
-        metrics.observe(&degraded, took);
+        // Without the store, `trial` lets pass and `api` weighs what is known.
+        metrics.observe(&decision(&set, &[], Some(Reason::StoreUnavailable)), took);
+        metrics.observe(&decision(&set, &["api"], Some(Reason::Overload)), took);
         metrics.observe(&decision(&policies(&[]), &[], None), took);
 
         let lines = lines(&metrics, NodeSample::default());
         for (policy, result, count) in [
-            ("api", "allowed", 2),
+            ("api", "allowed", 3),
             ("api", "refused", 2),
             ("api", "shadow_refused", 0),
-            ("api", "error", 1),
-            ("trial", "allowed", 2),
+            ("api", "error", 0),
+            ("trial", "allowed", 1),
             ("trial", "refused", 0),
             ("trial", "shadow_refused", 2),
-            ("trial", "error", 1),
+            ("trial", "error", 2),
         ] {
             let labels = format!(r#"policy="{policy}",limit="hourly",tier="",result="{result}""#);
             assert_has(&lines, &format!("rate_limit_requests_total{{{labels}}} {count}"));
