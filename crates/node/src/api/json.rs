@@ -400,6 +400,8 @@ impl<'de> Visitor<'de> for LeafSeed {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::btree_map, prelude::*};
+
     use super::*;
 
     #[test]
@@ -417,5 +419,21 @@ mod tests {
         let batch = batch(body).unwrap();
         assert_eq!(batch.checks, [(0..2, 1), (2..2, 1), (2..3, 7)]);
         assert_eq!(batch.pairs[2], ("a".into(), "3".into()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_read_as_it_was_written(
+            attributes in btree_map("\\PC{1,16}", any::<String>().prop_filter("short", |v| v.len() <= 512), 0..=32),
+            cost in 1_u64..=1_000_000,
+        ) {
+            let body = serde_json::json!({"attributes": attributes, "cost": cost}).to_string();
+            let (pairs, read) = check(body.as_bytes()).unwrap();
+            prop_assert_eq!(read, cost);
+            prop_assert_eq!(pairs.len(), attributes.len());
+            for (name, value) in pairs {
+                prop_assert_eq!(attributes.get(&*name).map(String::as_str), Some(&*value));
+            }
+        }
     }
 }

@@ -9,10 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use prometheus_client::{
-    encoding::{
-        EncodeLabelSet, EncodeLabelValue, LabelValueEncoder,
-        text::{encode_eof, encode_registry},
-    },
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode_registry},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -235,16 +232,15 @@ impl Metrics {
         }
     }
 
-    /// Everything, in the text format, with what others count.
+    /// Everything, with what others count, in Prometheus' text format (version 0.0.4).
     pub fn render(&self, sample: NodeSample) -> String {
         let mut others = Registry::default();
         others.register_collector(Box::new(sample));
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &others))
-            .and_then(|()| encode_eof(&mut text))
             .expect("a string takes every text");
-        text
+        plain_text(&text)
     }
 
     /// The counters of a limit, made if need be.
@@ -280,6 +276,27 @@ impl LimitCounters {
             self.exceeded.inc();
         }
     }
+}
+
+/// Turns the library's OpenMetrics text into the older format, which every tool reads: there, a
+/// counter is declared by the name that its samples bear, with `_total`.
+fn plain_text(open_metrics: &str) -> String {
+    let mut text = String::with_capacity(open_metrics.len() + 512);
+    let mut lines = open_metrics.lines().peekable();
+    while let Some(line) = lines.next() {
+        let declared = match line.strip_prefix("# HELP ") {
+            // The next line says of what type it is.
+            Some(help) => {
+                lines.peek().is_some_and(|next| next.ends_with(" counter")).then_some(help)
+            }
+            None => line.strip_prefix("# TYPE ").filter(|kind| kind.ends_with(" counter")),
+        };
+        match declared.and_then(|rest| rest.split_once(' ')) {
+            Some((name, rest)) => text.extend([&line[..7], name, "_total ", rest, "\n"]),
+            None => text.extend([line, "\n"]),
+        }
+    }
+    text
 }
 
 fn histogram() -> Histogram {
@@ -344,9 +361,7 @@ mod tests {
     }
 
     fn lines(metrics: &Metrics, sample: NodeSample) -> HashSet<String> {
-        let text = metrics.render(sample);
-        assert!(text.ends_with("# EOF\n"));
-        text.lines().map(str::to_owned).collect()
+        metrics.render(sample).lines().map(str::to_owned).collect()
     }
 
     #[track_caller]
@@ -477,18 +492,27 @@ mod tests {
         metrics.policies_in_force(&policies(&[("api", false)]));
         let sample = NodeSample { frames_dropped: vec![("late", 1)], ..NodeSample::default() };
         let mut families = HashSet::new();
+        let (mut helped, mut declared) = (None, "");
         let text = metrics.render(sample);
         for line in text.lines() {
-            if let Some(family) = line.strip_prefix("# TYPE ") {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                helped = help.split(' ').next();
+            } else if let Some(family) = line.strip_prefix("# TYPE ") {
+                let (name, _) = family.split_once(' ').expect("name and type");
+                assert_eq!(helped, Some(name));
                 assert!(families.insert(family.to_owned()), "{family} is declared twice");
-            } else if !line.starts_with('#') {
+                declared = name;
+            } else {
                 let (series, value) = line.rsplit_once(' ').expect("name and value");
                 assert!(value.parse::<f64>().is_ok(), "{line}");
                 assert!(!series.contains("{}"), "{line}");
-                assert!(!series.contains("_total_total"), "{line}");
+                let name = series.split('{').next().unwrap();
+                let suffix = name.strip_prefix(declared).expect("samples follow their declaration");
+                assert!(["", "_sum", "_count", "_bucket"].contains(&suffix), "{line}");
             }
         }
-        assert!(families.contains("rate_limit_requests counter"));
+        assert!(families.contains("rate_limit_requests_total counter"));
+        assert!(families.contains("tidegate_frames_dropped_total counter"));
         assert!(families.contains("rate_limit_check_seconds histogram"));
         assert!(families.contains("tidegate_keys gauge"));
     }
