@@ -1,7 +1,5 @@
 //! The JSON that answers a check.
 
-use std::fmt;
-
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
@@ -132,7 +130,7 @@ pub(crate) fn respond(status: StatusCode, mut headers: HeaderMap, body: Vec<u8>)
 }
 
 /// `value` as JSON, with 200 or another status.
-pub(crate) fn json(status: StatusCode, value: &(impl Serialize + fmt::Debug)) -> Response {
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let body =
         serde_json::to_vec(value).expect("views hold only strings, numbers and maps of them");
     respond(status, HeaderMap::new(), body)

@@ -18,10 +18,13 @@ use axum::{
     response::Response,
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tidegate_core::{check::Decision, ids::Caller};
+use tidegate_core::{
+    check::{Decision, PlanError},
+    ids::Caller,
+};
 
 use super::{
-    Api, Limiter, TooManyLimits, answer,
+    Api, Limiter, answer,
     body::{self, BATCH_BYTES_MAX},
     bounds::borrowed,
     json, later,
@@ -33,7 +36,7 @@ const IN_FLIGHT_MAX: usize = 64;
 /// After so many checks that did not wait for anything, other requests get their turn.
 const TURN: usize = 128;
 
-type Outcome = Result<Decision, TooManyLimits>;
+type Outcome = Result<Decision, PlanError>;
 
 pub(crate) async fn post<L: Limiter>(
     State(api): State<Arc<Api<L>>>,

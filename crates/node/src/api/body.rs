@@ -1,6 +1,4 @@
-//! Reads a request's body, within a size and a time.
-
-use std::time::Duration;
+//! Reads a request's body, within a size.
 
 use axum::{
     body::{Body, HttpBody as _},
@@ -15,21 +13,15 @@ use super::problem::Problem;
 pub(crate) const BODY_BYTES_MAX: usize = 16 << 10;
 /// The largest body of a batch.
 pub(crate) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// How long a client may take to send its body.
-const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 /// So much of a body that is too large is read and dropped all the same: a client that is cut off
 /// while it writes often never sees the answer that says why.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
-/// The whole body, if it has at most `bytes_max`: 413 if it has more, 408 if it takes too long.
-pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    tokio::time::timeout(BODY_TIME_MAX, collect(body, bytes_max)).await.unwrap_or_else(|_| {
-        let detail = format!("the body did not arrive within {} s", BODY_TIME_MAX.as_secs());
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
-    })
-}
-
-async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+/// The whole body, if it has at most `bytes_max`; 413 if it has more.
+///
+/// A client that sends slowly holds its own connection and no more than that; a timer for each body
+/// would cost every other client more than it saves.
+pub(crate) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > DRAINED_BYTES_MAX as u64 {
         return Err(too_large(bytes_max));
     }

@@ -7,10 +7,13 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use tidegate_core::{check::Decision, policy::Attributes};
+use tidegate_core::{
+    check::{Decision, PlanError},
+    policy::Attributes,
+};
 
 use super::{
-    Api, Limiter, TooManyLimits, answer,
+    Api, Limiter, answer,
     body::{self, BODY_BYTES_MAX},
     bounds::borrowed,
     headers, json, later,
@@ -57,8 +60,8 @@ impl<L: Limiter> Api<L> {
     }
 }
 
-impl From<TooManyLimits> for Problem {
-    fn from(error: TooManyLimits) -> Self {
+impl From<PlanError> for Problem {
+    fn from(error: PlanError) -> Self {
         Self::field("attributes", error.to_string())
     }
 }

@@ -11,7 +11,7 @@ use axum::{
     routing::{any, get, post},
 };
 use tidegate_core::{
-    check::Decision,
+    check::{Decision, PlanError},
     ids::{Caller, RegionName},
     policy::Attributes,
 };
@@ -53,7 +53,7 @@ pub trait Limiter: Send + Sync + 'static {
         &self,
         attributes: &Attributes<'_>,
         cost: u64,
-    ) -> impl Future<Output = Result<Decision, TooManyLimits>> + Send;
+    ) -> impl Future<Output = Result<Decision, PlanError>> + Send;
 
     /// How much the caller of a request has used, read from the store; charges nothing. The limits
     /// carry their use by region.
@@ -64,23 +64,11 @@ pub trait Limiter: Send + Sync + 'static {
 
     /// Whether few enough limits apply to a request. A batch asks this of all its checks before it
     /// charges the first.
-    fn few_enough_limits(&self, attributes: &Attributes<'_>) -> Result<(), TooManyLimits>;
+    fn few_enough_limits(&self, attributes: &Attributes<'_>) -> Result<(), PlanError>;
 
     /// Whom a request counts under, one for each policy that applies. A batch makes two checks that
     /// share a caller one after the other; others run side by side.
     fn callers(&self, attributes: &Attributes<'_>) -> Vec<Caller>;
-}
-
-/// More limits apply to one request than one step of the store may weigh. Nothing was charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{found} limits apply to this request, at most {at_most} may; narrow the `match` of the policies"
-)]
-pub struct TooManyLimits {
-    /// How many apply.
-    pub found: usize,
-    /// How many may.
-    pub at_most: usize,
 }
 
 /// Why use cannot be told.
@@ -88,7 +76,7 @@ pub struct TooManyLimits {
 pub enum UsageError {
     /// As for a check.
     #[error(transparent)]
-    TooManyLimits(#[from] TooManyLimits),
+    Plan(#[from] PlanError),
     /// The store did not answer; asking again later may help.
     #[error("the regional store did not answer: {0}")]
     StoreUnavailable(String),

@@ -87,3 +87,28 @@ fn decoded(text: &str) -> Option<Cow<'_, str>> {
     let bytes: Vec<u8> = percent_decode(spaced.as_bytes()).collect();
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::{collection::btree_map, prelude::*};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_fits_is_read_as_it_was_written(
+            values in btree_map("x\\PC{0,15}", "\\PC{0,100}", 0..=32),
+        ) {
+            let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let query: Vec<_> =
+                values.iter().map(|(n, v)| format!("{}={}", encode(n), encode(v))).collect();
+            let query = query.join("&");
+            let read = attributes(&query).unwrap();
+            prop_assert_eq!(read.attributes.len(), values.len());
+            for (name, value) in read.attributes {
+                prop_assert_eq!(values.get(&*name).map(String::as_str), Some(&*value));
+            }
+        }
+    }
+}

@@ -135,7 +135,7 @@ fn limit_usage(verdict: &LimitVerdict) -> LimitUsage<'_> {
 impl From<UsageError> for Problem {
     fn from(error: UsageError) -> Self {
         match error {
-            UsageError::TooManyLimits(error) => error.into(),
+            UsageError::Plan(error) => error.into(),
             UsageError::StoreUnavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }

@@ -2,17 +2,19 @@
 
 use std::io;
 
+use tracing::Subscriber;
 use tracing_subscriber::{
-    EnvFilter, Layer as _, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, fmt, fmt::MakeWriter, layer::SubscriberExt as _, registry::LookupSpan,
+    util::SubscriberInitExt as _,
 };
 
 /// Names the environment variable that holds the filter.
-const FILTER_VARIABLE: &str = "TIDEGATE_LOG";
+const FILTER_VARIABLE: &str = "RUST_LOG";
 /// What is logged when nobody says otherwise.
 const FILTER_DEFAULT: &str = "info";
 
 /// How a line of the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
     #[default]
@@ -39,20 +41,29 @@ pub enum BadLogFilter {
     Already,
 }
 
-/// Begins to log, for the whole process: what `TIDEGATE_LOG` lets through (`info` if unset), in this
+/// Begins to log, for the whole process: what `RUST_LOG` lets through (`info` if unset), in this
 /// format.
 pub fn init_logs(format: LogFormat) -> Result<(), BadLogFilter> {
     let filter = std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| FILTER_DEFAULT.to_owned());
-    let lines = fmt::layer().with_writer(io::stderr);
-    let lines = match format {
-        LogFormat::Text => lines.with_ansi(false).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
     tracing_subscriber::registry()
         .with(parse_filter(filter)?)
-        .with(lines)
+        .with(lines(format, io::stderr))
         .try_init()
         .map_err(|_| BadLogFilter::Already)
+}
+
+/// Writes each event as a line of this format.
+fn lines<S, W>(format: LogFormat, to: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    // Colours would only stand in the way of whoever collects the lines.
+    let lines = fmt::layer().with_writer(to).with_ansi(false);
+    match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    }
 }
 
 fn parse_filter(filter: String) -> Result<EnvFilter, BadLogFilter> {
@@ -64,7 +75,48 @@ fn parse_filter(filter: String) -> Result<EnvFilter, BadLogFilter> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
     use super::*;
+
+    /// What two events look like in a format.
+    fn logged(format: LogFormat) -> String {
+        #[derive(Clone, Default)]
+        struct Buffer(Arc<Mutex<Vec<u8>>>);
+        impl io::Write for Buffer {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let buffer = Buffer::default();
+        let to = buffer.clone();
+        let subscriber = tracing_subscriber::registry()
+            .with(parse_filter("info".into()).unwrap())
+            .with(lines(format, move || to.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(region = "us", "a peer is gone");
+            tracing::debug!("not worth a line");
+        });
+        String::from_utf8(buffer.0.lock().clone()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_for_people_or_for_programs() {
+        let text = logged(LogFormat::Text);
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.ends_with("a peer is gone region=\"us\"\n"), "{text}");
+
+        let json = logged(LogFormat::Json);
+        assert_eq!(json.lines().count(), 1);
+        let event: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&event["level"], &event["region"]), (&"INFO".into(), &"us".into()));
+        assert_eq!(event["message"], "a peer is gone");
+    }
 
     #[test]
     fn a_bad_filter_is_named() {

@@ -18,8 +18,8 @@ pub use views::{ClusterView, ConnectionState, NodeView, Readiness, RegionView};
 mod faults;
 mod views;
 
-/// The format that the metrics are written in; Prometheus reads it as its own.
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The format that metrics are written in.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What a node says about itself. Every method answers from memory, without waiting.
 pub trait Admin: Send + Sync + 'static {
@@ -32,7 +32,7 @@ pub trait Admin: Send + Sync + 'static {
     /// Control over what this node sends; `None` unless faults were enabled at the start.
     fn faults(&self) -> Option<&dyn FaultControl>;
 
-    /// All metrics, as text.
+    /// All metrics, in Prometheus' text format.
     fn render_metrics(&self) -> String;
 }
 

@@ -88,7 +88,7 @@ impl Admin for Node {
     }
 
     fn render_metrics(&self) -> String {
-        "# EOF\n".into()
+        "tidegate_keys 9\n".into()
     }
 }
 
@@ -130,8 +130,9 @@ async fn the_cluster_is_shown() {
 #[tokio::test]
 async fn metrics_are_text() {
     let reply = get(&front(Node::default()), "/metrics").await;
-    assert!(reply.header("content-type").unwrap().starts_with("application/openmetrics-text"));
-    assert_eq!(reply.body, "# EOF\n");
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    assert_eq!(reply.header("content-type"), Some(kind));
+    assert_eq!(reply.body, "tidegate_keys 9\n");
 }
 
 #[tokio::test]

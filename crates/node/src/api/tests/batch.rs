@@ -66,11 +66,7 @@ impl Slow {
 }
 
 impl Limiter for Slow {
-    async fn check(
-        &self,
-        attributes: &Attributes<'_>,
-        cost: u64,
-    ) -> Result<Decision, TooManyLimits> {
+    async fn check(&self, attributes: &Attributes<'_>, cost: u64) -> Result<Decision, PlanError> {
         self.begun.lock().push(cost);
         if attribute(attributes, "fast").is_none() {
             let answered = Arc::new(Notify::new());
@@ -84,7 +80,7 @@ impl Limiter for Slow {
         Ok(unmatched())
     }
 
-    fn few_enough_limits(&self, _: &Attributes<'_>) -> Result<(), TooManyLimits> {
+    fn few_enough_limits(&self, _: &Attributes<'_>) -> Result<(), PlanError> {
         Ok(())
     }
 

@@ -198,7 +198,7 @@ async fn a_request_id_is_taken_if_it_is_plain_and_made_otherwise() {
 
 #[tokio::test]
 async fn too_many_limits_are_a_400() {
-    let (_, front) = Fake::new(|_, _| Err(TooManyLimits { found: 17, at_most: 16 })).into_front();
+    let (_, front) = Fake::new(|_, _| Err(PlanError::TooManyLimits { found: 17 })).into_front();
     let reply = post(&front, "/v1/check", ASK).await;
     assert_eq!(reply.problem(), (400, vec!["attributes".into()]));
     assert!(reply.body.contains("17 limits"), "{}", reply.body);

@@ -10,14 +10,14 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tidegate_core::{
-    check::{Decision, LimitVerdict, Reason},
+    check::{Decision, LimitVerdict, PlanError, Reason},
     ids::{Caller, CallerHasher, LimitId, RegionName, Secret},
     policy::{Algorithm, Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope, attribute},
     time::{Label, Span, Window},
 };
 use tower::ServiceExt as _;
 
-use super::{Api, Front, Limiter, ResetStyle, TooManyLimits, UsageError, service};
+use super::{Api, Front, Limiter, ResetStyle, UsageError, service};
 
 mod admin;
 mod authorize;
@@ -84,7 +84,7 @@ async fn post(front: &Front, uri: &str, body: impl Into<Body>) -> Reply {
 }
 
 type Asked = (Vec<(String, String)>, u64);
-type Decide = dyn Fn(&Attributes<'_>, u64) -> Result<Decision, TooManyLimits> + Send + Sync;
+type Decide = dyn Fn(&Attributes<'_>, u64) -> Result<Decision, PlanError> + Send + Sync;
 
 /// Answers as told, and remembers what it was asked.
 struct Fake {
@@ -95,7 +95,7 @@ struct Fake {
 
 impl Fake {
     fn new(
-        decide: impl Fn(&Attributes<'_>, u64) -> Result<Decision, TooManyLimits> + Send + Sync + 'static,
+        decide: impl Fn(&Attributes<'_>, u64) -> Result<Decision, PlanError> + Send + Sync + 'static,
     ) -> Self {
         let usage = Err(UsageError::StoreUnavailable("no such test".into()));
         Self { decide: Box::new(decide), usage, asked: Mutex::default() }
@@ -117,11 +117,7 @@ impl Fake {
 }
 
 impl Limiter for Fake {
-    async fn check(
-        &self,
-        attributes: &Attributes<'_>,
-        cost: u64,
-    ) -> Result<Decision, TooManyLimits> {
+    async fn check(&self, attributes: &Attributes<'_>, cost: u64) -> Result<Decision, PlanError> {
         self.remember(attributes, cost);
         (self.decide)(attributes, cost)
     }
@@ -131,9 +127,9 @@ impl Limiter for Fake {
         self.usage.clone()
     }
 
-    fn few_enough_limits(&self, attributes: &Attributes<'_>) -> Result<(), TooManyLimits> {
+    fn few_enough_limits(&self, attributes: &Attributes<'_>) -> Result<(), PlanError> {
         match attribute(attributes, "crowded") {
-            Some(_) => Err(TooManyLimits { found: 17, at_most: 16 }),
+            Some(_) => Err(PlanError::TooManyLimits { found: 17 }),
             None => Ok(()),
         }
     }

@@ -74,3 +74,16 @@ async fn serving_ends_when_told_although_a_connection_is_open() {
     server.served.await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
 }
+
+#[tokio::test]
+async fn our_client_reads_what_we_answer() {
+    let server = start().await;
+    let client = tidegate_client::Client::new(&format!("http://{}", server.address)).unwrap();
+    let answer = client.check(&[("api_key", "k")], 1).await.unwrap();
+    assert!(answer.allowed);
+    assert_eq!(answer.check.remaining, Some(4187));
+    assert_eq!(answer.check.limits[0].consistency, None);
+    let mistake = client.check(&[("api_key", "k")], 0).await.unwrap_err();
+    let tidegate_client::Error::Refused(problem) = &mistake else { panic!("{mistake:?}") };
+    assert_eq!((problem.status, &*problem.errors[0].field), (400, "cost"));
+}

@@ -65,7 +65,7 @@ async fn what_cannot_be_told_is_a_problem() {
     assert_eq!(reply.problem(), (400, vec!["cost".into()]));
 
     let mut fake = Fake::deciding(unmatched());
-    fake.usage = Err(TooManyLimits { found: 20, at_most: 16 }.into());
+    fake.usage = Err(PlanError::TooManyLimits { found: 20 }.into());
     let (_, front) = fake.into_front();
     assert_eq!(get(&front, "/v1/usage").await.problem(), (400, vec!["attributes".into()]));
 }

@@ -4,7 +4,7 @@
 //! is noted and reading goes on, so that one answer lists several mistakes; only bytes that are no
 //! JSON, or a value where an object belongs, end it.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{fmt, ops::Range};
 
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
@@ -18,6 +18,10 @@ use super::{
     },
     problem::{Mistakes, Problem},
 };
+
+use value::{Leaf, LeafSeed, Text, TextSeed};
+
+mod value;
 
 /// The checks of one batch. All their attributes stand in one list.
 pub(crate) struct Batch<'a> {
@@ -296,110 +300,12 @@ impl<'de> Visitor<'de> for ChecksSeed<'_, 'de> {
     }
 }
 
-/// A string, borrowed where it has no escapes.
-struct Text<'a>(Cow<'a, str>);
-
-struct TextSeed;
-
-impl<'de> DeserializeSeed<'de> for TextSeed {
-    type Value = Text<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Text<'de>, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for TextSeed {
-    type Value = Text<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-        Ok(Text(Cow::Owned(text.to_owned())))
-    }
-}
-
-/// Any value; only those that a check may hold are kept.
-enum Leaf<'a> {
-    Text(Cow<'a, str>),
-    Whole(u64),
-    Other(&'static str),
-}
-
-impl fmt::Display for Leaf<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(_) => f.write_str("a string"),
-            Self::Whole(number) => write!(f, "{number}"),
-            Self::Other(kind) => f.write_str(kind),
-        }
-    }
-}
-
-struct LeafSeed;
-
-impl<'de> DeserializeSeed<'de> for LeafSeed {
-    type Value = Leaf<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Leaf<'de>, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for LeafSeed {
-    type Value = Leaf<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Text(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Text(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Whole(number))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Other("a negative number"))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Other("a number that is not whole or too large"))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Other("true or false"))
-    }
-
-    fn visit_unit<E>(self) -> Result<Leaf<'de>, E> {
-        Ok(Leaf::Other("null"))
-    }
-
-    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Leaf<'de>, S::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Leaf::Other("an array"))
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Leaf<'de>, M::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Leaf::Other("an object"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{borrow::Cow, collections::BTreeMap};
+
+    use proptest::{collection::btree_map, prelude::*};
+
     use super::*;
 
     #[test]
@@ -417,5 +323,26 @@ mod tests {
         let batch = batch(body).unwrap();
         assert_eq!(batch.checks, [(0..2, 1), (2..2, 1), (2..3, 7)]);
         assert_eq!(batch.pairs[2], ("a".into(), "3".into()));
+    }
+
+    fn fitting_attributes() -> impl Strategy<Value = BTreeMap<String, String>> {
+        let value = any::<String>().prop_filter("at most 512 bytes", |value| value.len() <= 512);
+        btree_map("\\PC{1,16}", value, 0..=32)
+    }
+
+    proptest! {
+        #[test]
+        fn what_fits_is_read_as_it_was_written(
+            attributes in fitting_attributes(),
+            cost in 1_u64..=1_000_000,
+        ) {
+            let body = serde_json::json!({"attributes": attributes, "cost": cost}).to_string();
+            let (pairs, read) = check(body.as_bytes()).unwrap();
+            prop_assert_eq!(read, cost);
+            prop_assert_eq!(pairs.len(), attributes.len());
+            for (name, value) in pairs {
+                prop_assert_eq!(attributes.get(&*name).map(String::as_str), Some(&*value));
+            }
+        }
     }
 }
