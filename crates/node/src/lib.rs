@@ -1,3 +1,5 @@
 //! The server.
 
 pub mod certs;
+pub mod faults;
+pub mod transport;
