@@ -43,7 +43,9 @@ const LEEWAY_DAYS: i64 = 1;
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
     /// An authority lies there already; overwriting it would cut off all its nodes.
-    #[error("{0} exists already: a new authority would cut off every node of the old one; name another directory with `--out`, or move the old files away")]
+    #[error(
+        "{0} exists already: a new authority would cut off every node of the old one; name another directory with `--out`, or move the old files away"
+    )]
     Exists(PathBuf),
     /// A file or directory could not be read or written.
     #[error("cannot {doing} {path}: {error}")]
@@ -56,7 +58,9 @@ pub enum CertsError {
         error: io::Error,
     },
     /// The authority's files do not hold a certificate and its key.
-    #[error("{path} is not usable as an authority ({error}): make one with `tidegate certs ca --out {dir}`")]
+    #[error(
+        "{path} is not usable as an authority ({error}): make one with `tidegate certs ca --out {dir}`"
+    )]
     Authority {
         /// The file.
         path: PathBuf,
@@ -77,10 +81,14 @@ pub enum IdentityError {
     #[error("the certificate cannot be parsed: {0}")]
     Malformed(String),
     /// No URI of ours.
-    #[error("the certificate has no name `{SCHEME}region/node`: make node certificates with `tidegate certs node`")]
+    #[error(
+        "the certificate has no name `{SCHEME}region/node`: make node certificates with `tidegate certs node`"
+    )]
     Missing,
     /// More than one URI of ours.
-    #[error("the certificate has more than one name `{SCHEME}region/node`: a certificate speaks for one node")]
+    #[error(
+        "the certificate has more than one name `{SCHEME}region/node`: a certificate speaks for one node"
+    )]
     Several,
     /// A URI of ours that is not `tidegate://region/node`.
     #[error("the certificate's name `{uri}` is not `{SCHEME}region/node`: {why}")]

@@ -106,8 +106,7 @@ mod tests {
 
         let mut queue = DelayQueue::default();
         let large = vec![0; BYTES_MAX / 4];
-        let taken =
-            (0..5).filter(|_| queue.push(now, Duration::ZERO, datagram(1, &large))).count();
+        let taken = (0..5).filter(|_| queue.push(now, Duration::ZERO, datagram(1, &large))).count();
         assert_eq!(taken, 4);
         assert!(queue.pop_due(now).is_some());
         assert!(queue.push(now, Duration::ZERO, datagram(1, &large)), "room again");

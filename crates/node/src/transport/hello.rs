@@ -43,7 +43,7 @@ struct Body {
 }
 
 impl Hello {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let body = Body {
             region: self.session.id.region.to_string(),
             node: self.session.id.node.to_string(),

@@ -12,10 +12,7 @@ use std::{
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
 use tidegate_core::ids::Session;
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Event, FRAME_BYTES_MAX, Inner, SendError, hello,

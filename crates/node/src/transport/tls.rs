@@ -29,10 +29,14 @@ pub enum TransportError {
     #[error("`cluster.key` holds no usable private key: {0}")]
     Key(String),
     /// Certificate and key do not belong together.
-    #[error("`cluster.key` is not the key of the certificate in `cluster.cert`: take `node.pem` and `node.key` of one `tidegate certs node`")]
+    #[error(
+        "`cluster.key` is not the key of the certificate in `cluster.cert`: take `node.pem` and `node.key` of one `tidegate certs node`"
+    )]
     KeyMismatch,
     /// Our certificate was not signed by the authority, or is not valid now.
-    #[error("the authority in `cluster.ca` does not stand for the certificate in `cluster.cert` ({0}): make one with `tidegate certs node --ca D`")]
+    #[error(
+        "the authority in `cluster.ca` does not stand for the certificate in `cluster.cert` ({0}): make one with `tidegate certs node --ca D`"
+    )]
     NotSigned(String),
     /// Our certificate names another node.
     #[error("the certificate in `cluster.cert` is that of {certificate}, but the configuration says `region = \"{}\"`, `node = \"{}\"`", configured.region, configured.node)]
@@ -79,10 +83,9 @@ pub(super) fn build(
     }
 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
-            .build()
-            .map_err(|e| TransportError::Ca(e.to_string()))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+        .build()
+        .map_err(|e| TransportError::Ca(e.to_string()))?;
     verifier
         .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
         .map_err(|e| TransportError::NotSigned(e.to_string()))?;
@@ -107,10 +110,7 @@ pub(super) fn build(
     client.resumption = Resumption::disabled();
     server.alpn_protocols = vec![ALPN.to_vec()];
     client.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Tls {
-        server: server.try_into().map_err(tls)?,
-        client: client.try_into().map_err(tls)?,
-    })
+    Ok(Tls { server: server.try_into().map_err(tls)?, client: client.try_into().map_err(tls)? })
 }
 
 /// The certificates in a PEM text; at least one.
