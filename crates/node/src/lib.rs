@@ -3,8 +3,11 @@
 //! The parts do not know each other: [`api`], [`store`] and the rest meet in one composition root.
 
 pub mod api;
+pub mod certs;
 pub mod clock;
 pub mod config;
+pub mod faults;
 pub mod guard;
 pub mod store;
 pub mod telemetry;
+pub mod transport;
