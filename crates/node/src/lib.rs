@@ -2,4 +2,5 @@
 
 pub mod certs;
 pub mod faults;
+pub mod membership;
 pub mod transport;
