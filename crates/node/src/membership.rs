@@ -50,6 +50,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const TOMBSTONES: Duration = Duration::from_secs(3600);
 /// How often names among the seeds are looked up.
 const LOOK_UP: Duration = Duration::from_secs(10);
+/// How often a node gossips with seeds that are given by name; chitchat would look them up itself,
+/// but start only after all were answered.
+const GOSSIP_NAMED: Duration = Duration::from_secs(1);
 /// The pause before a gossip task that has died is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// How many members are kept; an authority that signs more nodes has made a mistake.
@@ -204,7 +207,7 @@ impl Gossip {
             cluster_id: CLUSTER.into(),
             gossip_interval: GOSSIP,
             listen_addr: *advertise,
-            seed_nodes: seeds.clone(),
+            seed_nodes: seeds.iter().filter(|seed| !is_name(seed)).cloned().collect(),
             failure_detector_config: FailureDetectorConfig::new(
                 SILENT_GAPS,
                 GAPS,
@@ -234,6 +237,7 @@ impl Gossip {
         tokio::pin!(ended);
         let mut review = tokio::time::interval(REVIEW);
         let mut look_up = tokio::time::interval(LOOK_UP);
+        let mut gossip_named = tokio::time::interval(GOSSIP_NAMED);
         let mut hashes = self.hashes.clone();
         loop {
             tokio::select! {
@@ -245,6 +249,12 @@ impl Gossip {
                     self.publish(members);
                 }
                 _ = look_up.tick() => self.seeds.look_up(&self.config.seeds),
+                _ = gossip_named.tick() => {
+                    for address in self.seeds.named() {
+                        // Fails only when chitchat has ended, which is seen above.
+                        let _ = handle.0.gossip(address);
+                    }
+                }
                 Ok(()) = hashes.changed() => {
                     let hash = hashes.borrow_and_update().clone();
                     handle.0.with_chitchat(|c| c.self_node_state().set(KEY_POLICY_HASH, &hash)).await;
@@ -301,6 +311,11 @@ impl Seeds {
     fn known(&self) -> BTreeSet<SocketAddr> {
         self.found.lock().values().flatten().copied().collect()
     }
+
+    fn named(&self) -> BTreeSet<SocketAddr> {
+        let found = self.found.lock();
+        found.iter().filter(|(seed, _)| is_name(seed)).flat_map(|(_, a)| a).copied().collect()
+    }
 }
 
 async fn look_up(seed: String, found: Arc<Mutex<Found>>) {
@@ -310,6 +325,10 @@ async fn look_up(seed: String, found: Arc<Mutex<Found>>) {
         Err(_) => return tracing::warn!(%seed, "looking a seed up takes too long"),
     };
     found.lock().insert(seed, addresses);
+}
+
+fn is_name(seed: &str) -> bool {
+    seed.parse::<SocketAddr>().is_err()
 }
 
 fn check_seed(seed: &str) -> Result<(), MembershipError> {
