@@ -12,6 +12,7 @@ pub use load::{
     ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, FILE_BYTES_MAX, LIMITS_MAX, NAME_CHARS_MAX, POLICIES_MAX,
 };
 pub use mistake::Mistake;
+pub use nesting::{DEPTH_MAX, too_deep};
 pub use span::BadSpan;
 
 mod fields;

@@ -6,11 +6,11 @@
 use alloc::vec::Vec;
 
 /// The deepest that one statement may nest, counted in brackets and dots.
-pub(super) const DEPTH_MAX: usize = 64;
+pub const DEPTH_MAX: usize = 64;
 
 /// Where `text` nests deeper than [`DEPTH_MAX`], if it does. Of text that is not TOML it may say
 /// either.
-pub(super) fn too_deep(text: &str) -> Option<usize> {
+pub fn too_deep(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     // Open brackets, and the dots since each began or had its last comma.
     let mut open: Vec<(u8, usize)> = Vec::new();
