@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Display};
 
 use tidegate_core::{
+    check::LIMITS_MAX,
     ids::{NAME_BYTES_MAX, RegionName},
     policy::{ATTRIBUTES_MAX, Limit, PolicySet, Scope},
     time::{ClusterTime, Span, Window},
@@ -201,6 +202,11 @@ fn build_loads(
         if !(1..=COST_MAX).contains(&load.cost) {
             notes.add(&place, format_args!("`cost` must be 1 to {COST_MAX}"));
         }
+        let first = first_attributes(load);
+        let met: usize = policies.matching(&first).map(|policy| policy.limits.len()).sum();
+        if met > LIMITS_MAX {
+            notes.add(&place, format_args!("its requests meet {met} limits; one check weighs at most {LIMITS_MAX}"));
+        }
         let total = total_rate(notes, &place, load, policies);
         let weights = build_weights(notes, &place, load, topology);
         loads.push(Load {
@@ -308,16 +314,15 @@ fn build_schedule(
     // Two gossip periods, the way there and half of it back, and time to answer.
     let usual = file.gossip.0.times(2) + topology.longest_round_trip().times(3).divided_by(2) + Span::millis(100);
     let within = file.converge_within.map_or(usual, |length| length.0);
-    let tail = length.divided_by(2).min(Span(length.0.saturating_sub(within.0).saturating_sub(length.0 / 20)));
-    if within == Span::ZERO || tail < length.divided_by(20) {
+    if within == Span::ZERO || within > length {
         notes.add("converge_within", format_args!(
-            "{} ms for counts to converge do not fit into a window of {} ms; shorten it, or lengthen the window",
+            "{} ms for counts to converge; must be above 0 and at most a window, {} ms: lengthen the window, or give `converge_within`",
             within.as_millis(), length.as_millis()));
         return None;
     }
     let load_start = Instant(0) + LEAD_IN;
     let measured_to = load_start + all;
-    let load_end = measured_to + tail;
+    let load_end = measured_to + length.divided_by(2);
     // The first edge of a window from the epoch on.
     let edge = window.start(window.label_at(EPOCH + length - Span::micros(1)));
     Some(Schedule {
