@@ -44,7 +44,9 @@ pub struct Accuracy {
 
 /// Too many windows to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} windows of keys to measure; at most {CELLS_MAX}: fewer callers, fewer windows, or longer ones")]
+#[error(
+    "{0} windows of keys to measure; at most {CELLS_MAX}: fewer callers, fewer windows, or longer ones"
+)]
 pub struct TooMuch(u64);
 
 /// Admissions by key and label.

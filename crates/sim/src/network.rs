@@ -6,11 +6,7 @@
 
 use tidegate_core::time::Span;
 
-use crate::{
-    queue::Instant,
-    rng::Stream,
-    topology::Topology,
-};
+use crate::{queue::Instant, rng::Stream, topology::Topology};
 
 /// After so long without a word an end gives the link up.
 pub const SILENCE_MAX: Span = Span::secs(3);
@@ -54,8 +50,8 @@ impl Network {
         let mut links = Vec::new();
         for b in 0..region_of.len() {
             for a in 0..b {
-                let random =
-                    [(a, b), (b, a)].map(|(x, y)| Stream::new(seed, "link", (x as u64) << 32 | y as u64));
+                let random = [(a, b), (b, a)]
+                    .map(|(x, y)| Stream::new(seed, "link", (x as u64) << 32 | y as u64));
                 let ends = [a, b];
                 links.push(Link { ends, epoch: 0, up: false, believes: [None; 2], random });
             }
@@ -212,7 +208,8 @@ mod tests {
     fn loss_does_not_shift_the_delays_of_what_arrives() {
         let (mut calm, mut stormy) = (network(0.0, 0.0), network(0.5, 0.0));
         for _ in 0..100 {
-            let (sure, perhaps) = (calm.send(0, 2, 1, Instant(0)), stormy.send(0, 2, 1, Instant(0)));
+            let (sure, perhaps) =
+                (calm.send(0, 2, 1, Instant(0)), stormy.send(0, 2, 1, Instant(0)));
             assert!(perhaps[0].is_none() || perhaps == sure);
         }
     }

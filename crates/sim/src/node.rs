@@ -106,7 +106,8 @@ impl Life {
     /// earlier runs, or after a while without them.
     pub fn is_ready(&mut self, now: Instant, peers: usize) -> bool {
         if !self.synced {
-            let answered = || self.engine.peers(self.mono(now)).iter().filter(|p| p.answered).count();
+            let answered =
+                || self.engine.peers(self.mono(now)).iter().filter(|p| p.answered).count();
             self.synced = now.since(self.started) >= SYNC_MAX || answered() >= peers;
         }
         self.synced
@@ -114,8 +115,11 @@ impl Life {
 
     /// Plans one request of a subject.
     pub fn plan(&self, policies: &PolicySet, subject: &Subject, now: Instant) -> Plan {
-        let attributes: Vec<_> =
-            subject.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let attributes: Vec<_> = subject
+            .attributes
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         let asked = [Asked { attributes: &attributes, cost: subject.cost }];
         self.engine
             .plan(policies, &SECRET, self.mono(now), &asked, Purpose::Charge)

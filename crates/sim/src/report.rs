@@ -178,15 +178,12 @@ impl fmt::Display for Report {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut row = |name: &str, r: &RegionReport| {
             let numbers = [r.offered, r.admitted, r.refused, r.without_store, r.unanswered];
-            rows.push([name.to_owned()].into_iter().chain(numbers.map(|n| n.to_string())).collect());
+            rows.push(
+                [name.to_owned()].into_iter().chain(numbers.map(|n| n.to_string())).collect(),
+            );
         };
-        let mut total = RegionReport {
-            offered: 0,
-            admitted: 0,
-            refused: 0,
-            without_store: 0,
-            unanswered: 0,
-        };
+        let mut total =
+            RegionReport { offered: 0, admitted: 0, refused: 0, without_store: 0, unanswered: 0 };
         for name in &self.order {
             let region = &self.regions[name];
             row(name, region);
@@ -216,8 +213,13 @@ impl fmt::Display for Report {
 
         writeln!(f)?;
         match self.convergence_ms {
-            Some(ms) => writeln!(f, "After the load every node knew the same exact sums within {ms:.0} ms.")?,
-            None => writeln!(f, "After the load the nodes did NOT come to know the same exact sums.")?,
+            Some(ms) => writeln!(
+                f,
+                "After the load every node knew the same exact sums within {ms:.0} ms."
+            )?,
+            None => {
+                writeln!(f, "After the load the nodes did NOT come to know the same exact sums.")?
+            }
         }
         writeln!(
             f,
@@ -225,7 +227,8 @@ impl fmt::Display for Report {
             self.bytes_per_admitted
         )?;
 
-        let checkers = self.checkers.iter().map(|c| vec![c.name.to_owned(), c.violations.to_string()]);
+        let checkers =
+            self.checkers.iter().map(|c| vec![c.name.to_owned(), c.violations.to_string()]);
         table(f, &["checker", "violations"], &checkers.collect::<Vec<_>>())?;
         for checker in self.checkers.iter().filter(|checker| checker.violations > 0) {
             writeln!(f, "\n{}:", checker.name)?;

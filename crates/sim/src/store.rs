@@ -58,7 +58,11 @@ impl RegionStore {
     }
 
     /// Carries out the step.
-    pub fn apply(&mut self, command: &StoreCommand, now: StoreTime) -> Result<StoreReply, TableFull> {
+    pub fn apply(
+        &mut self,
+        command: &StoreCommand,
+        now: StoreTime,
+    ) -> Result<StoreReply, TableFull> {
         self.table.apply(command, now)
     }
 
@@ -92,8 +96,7 @@ mod tests {
         RegionStore::new(settings, vec![fault], Stream::new(7, "store", 0))
     }
 
-    const GOOD: Fate =
-        Fate { step: Some(Span::millis(1)), answers: [Some(Span::millis(2)), None] };
+    const GOOD: Fate = Fate { step: Some(Span::millis(1)), answers: [Some(Span::millis(2)), None] };
 
     #[test]
     fn outside_a_fault_all_is_well() {

@@ -24,7 +24,9 @@ impl Source {
     pub fn all(loads: &[Load], first_of_load: &[usize], seed: u64) -> Vec<Self> {
         let mut sources = Vec::new();
         for (n, load) in loads.iter().enumerate() {
-            for (region, rate) in load.per_second.iter().enumerate().filter(|(_, rate)| **rate > 0.0) {
+            for (region, rate) in
+                load.per_second.iter().enumerate().filter(|(_, rate)| **rate > 0.0)
+            {
                 let index = (n as u64) << 32 | region as u64;
                 sources.push(Self {
                     region,

@@ -294,8 +294,13 @@ impl<'a> World<'a> {
         let count = self.nodes.iter().filter(alive).count();
         // One draw per request, so that a node's death does not shift who gets later ones.
         let drawn = self.balance.below(count.max(1) as u64) as usize;
-        let chosen =
-            self.nodes.iter().enumerate().filter(|(_, node)| alive(node)).map(|(n, _)| n).nth(drawn);
+        let chosen = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| alive(node))
+            .map(|(n, _)| n)
+            .nth(drawn);
         let Some(node) = chosen else {
             self.counts[region].unanswered += 1;
             return;
@@ -626,7 +631,8 @@ impl<'a> World<'a> {
         link.up = true;
         link.epoch += 1;
         let (ends, believes) = (link.ends, link.believes);
-        for (side, (end, other)) in [(ends[0], ends[1]), (ends[1], ends[0])].into_iter().enumerate() {
+        for (side, (end, other)) in [(ends[0], ends[1]), (ends[1], ends[0])].into_iter().enumerate()
+        {
             let (Some(life), Some(peer)) = (&self.nodes[end].life, &self.nodes[other].life) else {
                 continue;
             };
@@ -685,8 +691,7 @@ impl<'a> World<'a> {
             (link.ends, std::mem::take(&mut link.believes))
         };
         for (end, believed) in ends.into_iter().zip(believes) {
-            if let (Some(life), Some(session)) =
-                (&self.nodes[end].life, self.session_of(believed))
+            if let (Some(life), Some(session)) = (&self.nodes[end].life, self.session_of(believed))
             {
                 life.engine.handle_disconnected(life.mono(now), session);
                 self.schedule_wake(now, end);
@@ -788,8 +793,12 @@ fn view(
     }
 }
 
-/// Times in which something is broken, with the time to recover.
+/// Times in which something is broken, with the time to recover. Where frames are lost at random, no
+/// window's counts are certain to be everywhere soon.
 fn disturbances(scenario: &Scenario) -> Vec<(Instant, Instant)> {
+    if scenario.topology.weather.loss > 0.0 {
+        return vec![(Instant(0), Instant(u64::MAX))];
+    }
     let cuts = scenario.topology.cuts.iter().map(|cut| (cut.start, cut.end));
     let restarts = scenario.restarts.iter().map(|restart| (restart.at, restart.at + restart.down));
     cuts.chain(restarts).map(|(from, to)| (from, to + RECOVERY)).collect()

@@ -103,7 +103,13 @@ impl WindowBook {
     }
 
     /// What `listener` had been told of each region when the book stood at `mark`.
-    fn heard_at(&self, lives: &[LifeFacts], regions: usize, listener: usize, mark: u64) -> Vec<u64> {
+    fn heard_at(
+        &self,
+        lives: &[LifeFacts],
+        regions: usize,
+        listener: usize,
+        mark: u64,
+    ) -> Vec<u64> {
         let mut by_region = vec![0; regions];
         let Some(heard) = self.heard.get(listener) else { return by_region };
         for (life, net) in heard.net.iter().enumerate() {
@@ -176,9 +182,8 @@ impl Book {
     /// Whether nothing was broken while a window was open, nor until its counts had to be known.
     pub fn undisturbed(&self, key: usize, label: Label) -> bool {
         let window = self.keys[key].window;
-        let instant = |time: tidegate_core::time::ClusterTime| {
-            Instant(time.since(self.schedule.epoch).0)
-        };
+        let instant =
+            |time: tidegate_core::time::ClusterTime| Instant(time.since(self.schedule.epoch).0);
         let start = instant(window.start(label));
         let end = instant(window.end(label)) + self.schedule.converge_within();
         self.disturbed.iter().all(|(from, to)| *to <= start || end <= *from)
@@ -242,7 +247,13 @@ impl Book {
         closed
     }
 
-    fn step(&mut self, life: usize, planned: u64, charges: &[Charge], closed: &mut Vec<WindowBook>) {
+    fn step(
+        &mut self,
+        life: usize,
+        planned: u64,
+        charges: &[Charge],
+        closed: &mut Vec<WindowBook>,
+    ) {
         let region = self.lives[life].region;
         for charge in charges {
             let regions = self.regions;
@@ -265,9 +276,8 @@ impl Book {
         let dead: Vec<usize> = self.lives_of(region).filter(|n| !self.alive[*n]).collect();
         let listeners: Vec<usize> = (0..self.lives.len()).filter(|n| self.alive[*n]).collect();
         for window in self.open.iter_mut().flatten() {
-            let known = |of: usize| {
-                listeners.iter().map(|n| window.heard_by(*n, of)).min().unwrap_or(0)
-            };
+            let known =
+                |of: usize| listeners.iter().map(|n| window.heard_by(*n, of)).min().unwrap_or(0);
             let lost: u64 =
                 dead.iter().map(|of| window.admitted_by(*of).saturating_sub(known(*of))).sum();
             window.forgotten[region] = window.forgotten[region].max(lost);

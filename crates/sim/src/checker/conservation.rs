@@ -29,12 +29,16 @@ impl Checker for Conservation {
                 for slot in slots {
                     // A window that is closed in the book was judged when it closed.
                     let Some(window) = book.window(slot.key, slot.label) else { continue };
-                    let (told, true_count) = (slot.tally.counts.used, window.admitted_by(slot.life));
+                    let (told, true_count) =
+                        (slot.tally.counts.used, window.admitted_by(slot.life));
                     if told > true_count {
                         let of = book.keys[slot.key].show(slot.label);
                         self.violations.note(
                             at,
-                            format_args!("{of}: life {} admitted {true_count}, and {told} was told", slot.life),
+                            format_args!(
+                                "{of}: life {} admitted {true_count}, and {told} was told",
+                                slot.life
+                            ),
                         );
                     }
                 }
@@ -56,7 +60,8 @@ impl Checker for Conservation {
                 }
             }
             Seen::Answered { store: Some(said), allowed, .. } if said != allowed => {
-                self.violations.note(at, format_args!("the store said {said}, the driver was told {allowed}"));
+                self.violations
+                    .note(at, format_args!("the store said {said}, the driver was told {allowed}"));
             }
             _ => {}
         }
@@ -67,8 +72,7 @@ impl Checker for Conservation {
             return;
         }
         for (life, admitted) in window.admitted.iter().enumerate() {
-            let listeners =
-                (0..book.lives.len()).filter(|n| book.must_hear(window.key, *n, life));
+            let listeners = (0..book.lives.len()).filter(|n| book.must_hear(window.key, *n, life));
             for listener in listeners {
                 let heard = window.heard_by(listener, life);
                 if heard != *admitted {
@@ -89,7 +93,10 @@ impl Checker for Conservation {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::{Charge, testing::*}, *};
+    use super::{
+        super::{Charge, testing::*},
+        *,
+    };
 
     fn bench() -> Bench<Conservation> {
         Bench::new(book(), Conservation::default())

@@ -3,7 +3,10 @@
 //! Exact means: for every region what its nodes admitted. What only a dead node had known may be missing,
 //! but then it is missing everywhere alike.
 
-use tidegate_core::{store::Counts, time::{Label, Span}};
+use tidegate_core::{
+    store::Counts,
+    time::{Label, Span},
+};
 
 use super::{Book, Checker, Seen, Violations};
 use crate::queue::Instant;
@@ -119,7 +122,8 @@ impl Checker for Convergence {
         let wrong: Vec<_> = self.watched().filter_map(|key| self.wrong(book, key)).collect();
         wrong.into_iter().for_each(|what| self.violations.note(at, what));
         if self.violations.count == 0 {
-            self.violations.note(at, "the nodes were never viewed in quiet, or never stayed in accord");
+            self.violations
+                .note(at, "the nodes were never viewed in quiet, or never stayed in accord");
         }
     }
 

@@ -54,18 +54,28 @@ impl MergeLaws {
             && at_least(m(b, c), b)
             && at_least(m(b, c), c);
         if !lawful {
-            self.violations.note(at, format_args!("{}: merging {a:?}, {b:?}, {c:?} breaks a law", of()));
+            self.violations
+                .note(at, format_args!("{}: merging {a:?}, {b:?}, {c:?} breaks a law", of()));
         }
     }
 
-    fn viewed(&mut self, book: &Book, at: Instant, place: (usize, Label, usize, usize), new: Counts) {
+    fn viewed(
+        &mut self,
+        book: &Book,
+        at: Instant,
+        place: (usize, Label, usize, usize),
+        new: Counts,
+    ) {
         if !self.views.contains_key(&place) {
             forget(&mut self.views, place.0, place.1);
         }
         let old = self.views.entry(place).or_default();
         if new.used < old.used || new.refunded < old.refunded {
             let of = book.keys[place.0].show(place.1);
-            let what = format!("{of}: life {}'s view of region {} fell from {old:?} to {new:?}", place.2, place.3);
+            let what = format!(
+                "{of}: life {}'s view of region {} fell from {old:?} to {new:?}",
+                place.2, place.3
+            );
             self.violations.note(at, what);
         }
         *old = new;
@@ -74,7 +84,9 @@ impl MergeLaws {
 
 /// Whether `a` is nowhere below `b`.
 const fn at_least(a: Tally, b: Tally) -> bool {
-    a.counts.used >= b.counts.used && a.counts.refunded >= b.counts.refunded && a.offered >= b.offered
+    a.counts.used >= b.counts.used
+        && a.counts.refunded >= b.counts.refunded
+        && a.offered >= b.offered
 }
 
 /// Forgets windows of a key that are long over.

@@ -149,7 +149,7 @@ pub trait Checker {
     /// A window is over for good: nothing will be admitted in it any more.
     fn close(&mut self, _book: &Book, _at: Instant, _window: &WindowBook) {}
 
-    /// The run is over.
+    /// The run is over; windows are closed after this.
     fn finish(&mut self, _book: &Book, _at: Instant) {}
 
     /// What was found wrong so far.
@@ -201,14 +201,14 @@ impl Panel {
         plain_bound.see(book, at, seen);
     }
 
-    /// The run is over: closes every window and finishes every checker.
+    /// The run is over: finishes every checker and closes every window.
     pub fn finish(&mut self, at: Instant) {
-        for window in self.book.take_all() {
-            self.close(at, &window);
-        }
         let Self { book, merge_laws, conservation, convergence, plain_bound } = self;
         let all: [&mut dyn Checker; 4] = [merge_laws, conservation, convergence, plain_bound];
         all.into_iter().for_each(|checker| checker.finish(book, at));
+        for window in self.book.take_all() {
+            self.close(at, &window);
+        }
     }
 
     fn close(&mut self, at: Instant, window: &WindowBook) {

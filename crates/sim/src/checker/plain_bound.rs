@@ -49,7 +49,8 @@ impl Checker for PlainBound {
         let bound = bound(book, window);
         if facts.enforced && admitted > bound {
             let of = facts.show(window.label);
-            self.violations.note(at, format_args!("{of}: {admitted} admitted, at most {bound} may be"));
+            self.violations
+                .note(at, format_args!("{of}: {admitted} admitted, at most {bound} may be"));
         }
     }
 

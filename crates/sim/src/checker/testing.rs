@@ -87,10 +87,10 @@ impl<C: Checker> Bench<C> {
     /// Ends the run and counts the violations.
     pub(super) fn finish(mut self) -> u64 {
         let end = self.book.schedule.end;
+        self.checker.finish(&self.book, end);
         for window in self.book.take_all() {
             self.checker.close(&self.book, end, &window);
         }
-        self.checker.finish(&self.book, end);
         self.checker.violations().count
     }
 }

@@ -48,7 +48,10 @@ impl Notes {
         let at = topology.region(name);
         if at.is_none() {
             let names: Vec<_> = topology.regions.iter().map(|r| r.name.as_str()).collect();
-            self.add(place, format_args!("no region is called `{name}`; there are {}", names.join(", ")));
+            self.add(
+                place,
+                format_args!("no region is called `{name}`; there are {}", names.join(", ")),
+            );
         }
         at
     }
@@ -62,13 +65,12 @@ pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, V
     let mut topology = build_topology(&mut notes, &file.topology);
     let store = build_store(&mut notes, &file.store);
     let loads = build_loads(&mut notes, &file.load, &topology, &policies);
-    let window = file.load.first().and_then(|load| subject(load, &policies)).map(|limit| limit.window);
-    let Some(schedule) =
-        window.and_then(|window| build_schedule(&mut notes, &file, &topology, window))
-    else {
-        // Without a window nothing that has a time can be judged.
-        return Err(notes.0);
-    };
+    let limit = file.load.first().and_then(|load| subject(load, &policies));
+    let schedule = limit.zip(loads.first()).and_then(|(limit, load)| {
+        build_schedule(&mut notes, &file, &topology, limit.window, multiple_of(load, limit))
+    });
+    // Without a window nothing that has a time can be judged.
+    let Some(schedule) = schedule else { return Err(notes.0) };
     topology.cuts = build_cuts(&mut notes, &file.cut, &topology, &schedule);
     let restarts = build_restarts(&mut notes, &file.restart, &topology, &schedule);
     let store_faults = build_store_faults(&mut notes, &file.store_fault, &topology, &schedule);
@@ -92,7 +94,8 @@ pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, V
 fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
     if file.regions.is_empty() || file.regions.len() > REGIONS_MAX {
         let n = file.regions.len();
-        notes.add("topology.regions", format_args!("{n} regions; there must be 1 to {REGIONS_MAX}"));
+        notes
+            .add("topology.regions", format_args!("{n} regions; there must be 1 to {REGIONS_MAX}"));
     }
     if !(1..=NODES_MAX).contains(&file.nodes_per_region) {
         let n = file.nodes_per_region;
@@ -138,16 +141,14 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
 }
 
 fn build_store(notes: &mut Notes, file: &file::Store) -> StoreSettings {
-    let settings = StoreSettings {
-        delay: file.delay.0,
-        timeout: file.timeout.0,
-        records: file.records,
-    };
+    let settings =
+        StoreSettings { delay: file.delay.0, timeout: file.timeout.0, records: file.records };
     if settings.timeout == Span::ZERO {
         notes.add("store.timeout", "must be longer than nothing");
     }
     if settings.delay >= settings.timeout {
-        notes.add("store.delay", "must be shorter than store.timeout, or no answer is ever in time");
+        notes
+            .add("store.delay", "must be shorter than store.timeout, or no answer is ever in time");
     }
     if settings.records == 0 {
         notes.add("store.records", "must be 1 or more");
@@ -165,9 +166,8 @@ fn first_attributes(load: &file::Load) -> Vec<(&str, &str)> {
 /// it meets, else the first.
 fn subject<'a>(load: &file::Load, policies: &'a PolicySet) -> Option<&'a Limit> {
     let attributes = first_attributes(load);
-    let met = || {
-        policies.policies.iter().filter(|p| p.applies_to(&attributes)).flat_map(|p| &p.limits)
-    };
+    let met =
+        || policies.policies.iter().filter(|p| p.applies_to(&attributes)).flat_map(|p| &p.limits);
     met().find(|limit| limit.scope == Scope::Global).or_else(|| met().next())
 }
 
@@ -178,11 +178,17 @@ fn build_loads(
     policies: &PolicySet,
 ) -> Vec<Load> {
     if files.is_empty() {
-        notes.add("load", "there is none; add a [[load]] with `multiple = 3.0` or `per_second = 3000.0`");
+        notes.add(
+            "load",
+            "there is none; add a [[load]] with `multiple = 3.0` or `per_second = 3000.0`",
+        );
     }
     let callers: u64 = files.iter().fold(0, |sum, load| sum.saturating_add(load.callers));
     if callers > CALLERS_MAX {
-        notes.add("load", format_args!("{callers} callers in all; at most {CALLERS_MAX} are simulated"));
+        notes.add(
+            "load",
+            format_args!("{callers} callers in all; at most {CALLERS_MAX} are simulated"),
+        );
     }
     let mut loads = Vec::new();
     for (n, load) in files.iter().enumerate() {
@@ -193,7 +199,8 @@ fn build_loads(
         if load.callers > 1 && load.caller.is_none() {
             notes.add(&place, "`callers` without `caller`; name the attribute that tells them apart, such as `caller = \"api_key\"`");
         }
-        if let Some(name) = load.caller.as_ref().filter(|name| load.attributes.contains_key(*name)) {
+        if let Some(name) = load.caller.as_ref().filter(|name| load.attributes.contains_key(*name))
+        {
             notes.add(&place, format_args!("`{name}` is both `caller` and one of `attributes`"));
         }
         if load.attributes.len() >= ATTRIBUTES_MAX {
@@ -205,7 +212,12 @@ fn build_loads(
         let first = first_attributes(load);
         let met: usize = policies.matching(&first).map(|policy| policy.limits.len()).sum();
         if met > LIMITS_MAX {
-            notes.add(&place, format_args!("its requests meet {met} limits; one check weighs at most {LIMITS_MAX}"));
+            notes.add(
+                &place,
+                format_args!(
+                    "its requests meet {met} limits; one check weighs at most {LIMITS_MAX}"
+                ),
+            );
         }
         let total = total_rate(notes, &place, load, policies);
         let weights = build_weights(notes, &place, load, topology);
@@ -220,10 +232,20 @@ fn build_loads(
     loads
 }
 
+/// By how much a load exceeds what one of its limits allows.
+fn multiple_of(load: &Load, limit: &Limit) -> f64 {
+    let per_second: f64 = load.per_second.iter().sum();
+    let wanted = per_second * load.cost as f64 * limit.window.length().0 as f64 / 1e6;
+    wanted / (limit.quantity as f64 * load.callers.max(1) as f64)
+}
+
 /// Requests per second of a load over all regions.
 fn total_rate(notes: &mut Notes, place: &str, load: &file::Load, policies: &PolicySet) -> f64 {
     let Some(limit) = subject(load, policies) else {
-        notes.add(place, "no policy applies to its requests; see `match` in the policies and `attributes` here");
+        notes.add(
+            place,
+            "no policy applies to its requests; see `match` in the policies and `attributes` here",
+        );
         return 0.0;
     };
     let rate = match (load.multiple, load.per_second) {
@@ -238,14 +260,24 @@ fn total_rate(notes: &mut Notes, place: &str, load: &file::Load, policies: &Poli
         }
     };
     if !(rate > 0.0 && rate <= PER_SECOND_MAX) {
-        notes.add(place, format_args!("{rate} requests per second; must be above 0 and at most {PER_SECOND_MAX}"));
+        notes.add(
+            place,
+            format_args!(
+                "{rate} requests per second; must be above 0 and at most {PER_SECOND_MAX}"
+            ),
+        );
         return 0.0;
     }
     rate
 }
 
 /// Each region's part of a load; the parts add up to 1.
-fn build_weights(notes: &mut Notes, place: &str, load: &file::Load, topology: &Topology) -> Vec<f64> {
+fn build_weights(
+    notes: &mut Notes,
+    place: &str,
+    load: &file::Load,
+    topology: &Topology,
+) -> Vec<f64> {
     let n = topology.regions.len();
     let weights = match (load.split.as_deref(), &load.weights) {
         (None | Some("uniform"), None) => vec![1.0; n],
@@ -296,13 +328,17 @@ fn build_schedule(
     file: &file::File,
     topology: &Topology,
     window: Window,
+    multiple: f64,
 ) -> Option<Schedule> {
     if !(1..=WINDOWS_MAX).contains(&file.windows) {
         notes.add("windows", format_args!("{}; must be 1 to {WINDOWS_MAX}", file.windows));
         return None;
     }
     if file.warm_up >= file.windows {
-        notes.add("warm_up", format_args!("{} of {} windows leaves none to measure", file.warm_up, file.windows));
+        notes.add(
+            "warm_up",
+            format_args!("{} of {} windows leaves none to measure", file.warm_up, file.windows),
+        );
         return None;
     }
     let length = window.length();
@@ -312,7 +348,9 @@ fn build_schedule(
         return None;
     }
     // Two gossip periods, the way there and half of it back, and time to answer.
-    let usual = file.gossip.0.times(2) + topology.longest_round_trip().times(3).divided_by(2) + Span::millis(100);
+    let usual = file.gossip.0.times(2)
+        + topology.longest_round_trip().times(3).divided_by(2)
+        + Span::millis(100);
     let within = file.converge_within.map_or(usual, |length| length.0);
     if within == Span::ZERO || within > length {
         notes.add("converge_within", format_args!(
@@ -320,9 +358,11 @@ fn build_schedule(
             within.as_millis(), length.as_millis()));
         return None;
     }
+    // The load ends when half of the limit is spent, so that there is still something to tell.
+    let tail = Span((length.0 as f64 / 2.0 / multiple.max(1.0)) as u64);
     let load_start = Instant(0) + LEAD_IN;
     let measured_to = load_start + all;
-    let load_end = measured_to + length.divided_by(2);
+    let load_end = measured_to + tail;
     // The first edge of a window from the epoch on.
     let edge = window.start(window.label_at(EPOCH + length - Span::micros(1)));
     Some(Schedule {
@@ -341,7 +381,10 @@ fn moment(notes: &mut Notes, place: &str, schedule: &Schedule, length: file::Len
     let at = schedule.load_start + length.0;
     if at > schedule.load_end {
         let all = schedule.load_end.since(schedule.load_start).as_millis();
-        notes.add(place, format_args!("{} ms is after the load's end at {all} ms", length.0.as_millis()));
+        notes.add(
+            place,
+            format_args!("{} ms is after the load's end at {all} ms", length.0.as_millis()),
+        );
     }
     at
 }
@@ -407,7 +450,14 @@ fn build_restarts(
         moment(notes, &format!("{place}, at + down"), schedule, back);
         let Some(node) = nodes.iter().position(|(_, id)| id.node.as_str() == restart.node) else {
             let names: Vec<_> = nodes.iter().map(|(_, id)| id.node.as_str()).collect();
-            notes.add(&place, format_args!("no node is called `{}`; there are {}", restart.node, names.join(", ")));
+            notes.add(
+                &place,
+                format_args!(
+                    "no node is called `{}`; there are {}",
+                    restart.node,
+                    names.join(", ")
+                ),
+            );
             continue;
         };
         let restart = Restart { node, at, down: restart.down.0, store: restart.store };
@@ -432,17 +482,22 @@ fn build_store_faults(
     for (n, fault) in files.iter().enumerate() {
         let place = format!("store_fault {}", n + 1);
         let (start, end) = span_of_time(notes, &place, schedule, fault.start, fault.end);
-        for (field, share) in [("late", fault.late), ("twice", fault.twice), ("never", fault.never)] {
+        for (field, share) in [("late", fault.late), ("twice", fault.twice), ("never", fault.never)]
+        {
             notes.share(&format!("{place}, {field}"), share);
         }
         if fault.late + fault.twice + fault.never > 1.0 {
             notes.add(&place, "`late`, `twice` and `never` add up to more than 1");
         }
         if fault.late > 0.0 && fault.late_by.is_none() {
-            notes.add(&place, "`late` without `late_by`; say by how much, such as `late_by = \"50ms\"`");
+            notes.add(
+                &place,
+                "`late` without `late_by`; say by how much, such as `late_by = \"50ms\"`",
+            );
         }
         let late_by = fault.late_by.map_or(Span::ZERO, |length| length.0);
-        let Some(region) = notes.region(&format!("{place}, region"), topology, &fault.region) else {
+        let Some(region) = notes.region(&format!("{place}, region"), topology, &fault.region)
+        else {
             continue;
         };
         faults.push(StoreFault {

@@ -111,7 +111,8 @@ pub struct Schedule {
     pub measured_from: Instant,
     /// … and that end by here.
     pub measured_to: Instant,
-    /// The load ends, within one more window, so that its counts are still live while they converge.
+    /// The load ends, within one more window and before its limit is spent: so that there is something to
+    /// converge, and it is still live.
     pub load_end: Instant,
     /// By then every node must know the same exact sums; the run ends.
     pub end: Instant,
@@ -166,8 +167,9 @@ impl Scenario {
 
     /// Reads a scenario from text. `name` is what mistakes call it; `folder` is where a policy file is.
     pub fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, ScenarioError> {
-        let file: file::File = toml::from_str(text)
-            .map_err(|error| ScenarioError(vec![format!("{name}: {}", error.to_string().trim())]))?;
+        let file: file::File = toml::from_str(text).map_err(|error| {
+            ScenarioError(vec![format!("{name}: {}", error.to_string().trim())])
+        })?;
         let policies = read_policies(&file.policies, name, folder)?;
         build::build(file, policies).map_err(|mistakes| {
             ScenarioError(mistakes.into_iter().map(|line| format!("{name}: {line}")).collect())
