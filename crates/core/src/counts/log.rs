@@ -91,9 +91,37 @@ impl Log {
     pub(super) fn memory_bytes(&self) -> usize {
         self.items.capacity() * size_of::<Item>()
     }
+}
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.items.len()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_hot_slot_does_not_grow_the_log() {
+        let mut log = Log::default();
+        let mut mark = 0;
+        for _ in 0..100_000 {
+            mark = log.push(7, SessionIndex::OWN, mark != 0);
+            if log.wants_compaction() {
+                let live = mark;
+                log.compact(|item| Item::mark_of(item.sequence) == live);
+            }
+        }
+        assert!(log.items.len() <= 2 * SLACK + 2, "{}", log.items.len());
+        assert_eq!(log.after(log.head() - 1).count(), 1);
+    }
+
+    #[test]
+    fn a_cursor_sees_what_came_after_it() {
+        let mut log = Log::default();
+        for cell in 0..5 {
+            log.push(cell, SessionIndex::OWN, false);
+        }
+        let cells: alloc::vec::Vec<u32> = log.after(3).map(|item| item.cell).collect();
+        assert_eq!(cells, [3, 4]);
+        assert_eq!(log.pop_through(2).map(|item| item.cell), Some(0));
+        assert_eq!(log.pop_through(2).map(|item| item.cell), Some(1));
+        assert_eq!(log.pop_through(2), None);
     }
 }

@@ -407,7 +407,7 @@ impl Shard {
     pub(crate) fn sweep(&mut self, now: ClusterTime, grace: Span, budget: usize) -> usize {
         let mut collected = 0;
         while collected < budget {
-            let due = self.by_end.iter().map(|(key, _)| *key).find(|(end, shape)| {
+            let due = self.by_end.keys().copied().find(|(end, shape)| {
                 let window = self.shapes[usize::from(*shape)].as_ref().map(|s| s.shape.window);
                 *end + window.map_or(Span::ZERO, Window::length) + grace <= now
             });

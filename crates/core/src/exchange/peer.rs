@@ -149,29 +149,33 @@ impl Incoming {
     /// Takes note that the frame `number`, the last of `open` open ones, was merged.
     pub(super) fn handle_merged(&mut self, number: u64, open: u64, ends_walk: bool) {
         self.owes = true;
+        self.close(number.saturating_sub(open));
         if ends_walk {
             self.walk_end = Some(self.walk_end.map_or(number, |end| end.min(number)));
         }
         if self.beyond.len() < OUT_OF_ORDER_MAX && number > self.contiguous {
             self.beyond.insert(number);
         }
-        self.advance(number, open);
+        self.advance();
     }
 
     /// Takes note that the frame `number` came but was not merged whole: it stays open.
     pub(super) fn handle_unmerged(&mut self, number: u64, open: u64) {
         self.owes = true;
-        self.advance(number, open);
+        self.close(number.saturating_sub(open));
+        self.advance();
     }
 
-    fn advance(&mut self, number: u64, open: u64) {
-        // What is no longer open was acknowledged, or given up and is told again under later numbers:
-        // an end of the walk among the latter will come again too.
-        let closed = number.saturating_sub(open);
-        if self.walk_end.is_some_and(|end| end > self.contiguous && end <= closed) {
+    /// Numbers up to this one are no longer open: they were acknowledged, or given up and told again
+    /// under later numbers. An end of the walk among the latter will come again too.
+    fn close(&mut self, through: u64) {
+        if self.walk_end.is_some_and(|end| end > self.contiguous && end <= through) {
             self.walk_end = None;
         }
-        self.contiguous = self.contiguous.max(closed);
+        self.contiguous = self.contiguous.max(through);
+    }
+
+    fn advance(&mut self) {
         while self.beyond.remove(&(self.contiguous + 1)) {
             self.contiguous += 1;
         }

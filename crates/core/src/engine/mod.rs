@@ -287,7 +287,7 @@ impl<G: Guarding> Engine<G> {
                             && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
                     });
                 if !believable {
-                    return Completion::Decided(self.answer_without_store(now, ticket));
+                    return Completion::Decided(self.answer_without_store(now, &ticket));
                 }
                 let passes: Vec<bool> = operations.iter().map(|op| op.passes).collect();
                 self.count(&ticket, admitted, &passes);
@@ -307,25 +307,25 @@ impl<G: Guarding> Engine<G> {
                 Completion::Again(command, ticket)
             }
             Outcome::Reply(StoreReply::Relabel { .. }) | Outcome::Unknown | Outcome::Cancelled => {
-                Completion::Decided(self.answer_without_store(now, ticket))
+                Completion::Decided(self.answer_without_store(now, &ticket))
             }
         }
     }
 
     /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
     /// so the next command's floor charges it exactly once, also where the store had charged it after all.
-    fn answer_without_store(&self, now: Mono, ticket: Ticket) -> Decision {
+    fn answer_without_store(&self, now: Mono, ticket: &Ticket) -> Decision {
         let live_nodes = self.exchange.with(|exchange| exchange.live_nodes()) as u64;
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
-        self.count(&ticket, admitted, &passes);
+        self.count(ticket, admitted, &passes);
         let cluster = self.cluster_time(now);
         let verdicts = ticket
             .planned
             .iter()
             .zip(&passes)
             .map(|(plan, passes)| plan.verdict(*passes, known(plan), cluster));
-        let limits = self.with_views(now, &ticket, verdicts.collect());
+        let limits = self.with_views(now, ticket, verdicts.collect());
         plan::decision(admitted, limits, Some(Reason::StoreUnavailable))
     }
 
@@ -517,3 +517,6 @@ fn views(freshness: &[Freshness], now: Mono) -> Vec<RegionView> {
 fn stalest(views: &[RegionView]) -> Option<Span> {
     views.iter().try_fold(Span::ZERO, |oldest, view| Some(oldest.max(view.staleness?)))
 }
+
+#[cfg(test)]
+mod tests;
