@@ -56,3 +56,37 @@ impl Central {
         admitted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subjects::testing::subjects;
+
+    const START: ClusterTime = ClusterTime(100_000_000);
+
+    #[test]
+    fn admits_a_quantity_per_window_whatever_the_region() {
+        let subjects = subjects();
+        let mut central = Central::new(&subjects);
+        let mut offer = |region, now| central.offer(&subjects, 0, region, now, |_, _, _| {});
+        let admitted = (0..30).filter(|n| offer(n % 2, START)).count();
+        assert_eq!(admitted, 10);
+        assert!(offer(0, ClusterTime(START.0 + 1_000_000)), "the next window is new");
+    }
+
+    #[test]
+    fn all_limits_have_room_or_nothing_is_charged() {
+        let subjects = subjects();
+        let mut central = Central::new(&subjects);
+        // Subject 1 meets 10 for all and 4 in each region.
+        let mut charges = Vec::new();
+        let mut offer = |region| {
+            central.offer(&subjects, 1, region, START, |key, _, cost| charges.push((key, cost)))
+        };
+        assert_eq!((0..9).filter(|_| offer(0)).count(), 4);
+        assert_eq!((0..9).filter(|_| offer(1)).count(), 4);
+        let global = subjects.all[1].met[0].key_in(0);
+        assert_eq!(charges.iter().filter(|(key, _)| *key == global).count(), 8);
+        assert_eq!(charges.len(), 16);
+    }
+}

@@ -133,3 +133,59 @@ impl Ledger {
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::time::{ClusterTime, Span};
+
+    use super::*;
+    use crate::{queue::Instant, subjects::testing::subjects};
+
+    /// Windows of one second from label 100 on: 100 warms up, 101 and 102 are measured.
+    fn ledger() -> (Subjects, Ledger) {
+        let subjects = subjects();
+        let window = Window::new(Span::secs(1)).expect("in range");
+        let schedule = Schedule {
+            window,
+            load_start: Instant(2_000_000),
+            measured_from: Instant(3_000_000),
+            measured_to: Instant(5_000_000),
+            load_end: Instant(5_100_000),
+            end: Instant(5_500_000),
+            epoch: ClusterTime(98_000_000),
+        };
+        let ledger = Ledger::new(&subjects, &schedule).expect("little");
+        (subjects, ledger)
+    }
+
+    #[test]
+    fn over_and_under_are_shares_of_quantity_and_of_the_central_limiter() {
+        let (subjects, mut ledger) = ledger();
+        for (label, admitted, central) in [(101, 12, 10), (102, 6, 8)] {
+            ledger.admitted(0, Label(label), admitted);
+            ledger.central(0, Label(label), central);
+        }
+        let accuracy = ledger.accuracy(&subjects, |key| key == 0);
+        assert_eq!(accuracy.windows, 2);
+        assert_eq!(accuracy.over, Deviation { mean_pct: 10.0, worst_pct: 20.0 });
+        assert_eq!(accuracy.under, Deviation { mean_pct: 12.5, worst_pct: 25.0 });
+    }
+
+    #[test]
+    fn warm_up_and_the_unfinished_window_are_left_out() {
+        let (subjects, mut ledger) = ledger();
+        for label in [99, 100, 103, 104] {
+            ledger.admitted(0, Label(label), 1_000);
+            ledger.central(0, Label(label), 1_000);
+        }
+        let accuracy = ledger.accuracy(&subjects, |_| true);
+        assert_eq!((accuracy.over, accuracy.under), Default::default());
+        assert_eq!(accuracy.windows, 2 * subjects.keys.len() as u64);
+    }
+
+    #[test]
+    fn nothing_measured_is_no_deviation() {
+        let (subjects, ledger) = ledger();
+        assert_eq!(ledger.accuracy(&subjects, |_| false), Accuracy::default());
+    }
+}

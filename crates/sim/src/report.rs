@@ -212,15 +212,11 @@ impl fmt::Display for Report {
         table(f, &head, &limits.collect::<Vec<_>>())?;
 
         writeln!(f)?;
-        match self.convergence_ms {
-            Some(ms) => writeln!(
-                f,
-                "After the load every node knew the same exact sums within {ms:.0} ms."
-            )?,
-            None => {
-                writeln!(f, "After the load the nodes did NOT come to know the same exact sums.")?
-            }
-        }
+        let convergence = match self.convergence_ms {
+            Some(ms) => format!("knew the same exact sums within {ms:.0} ms"),
+            None => "should have known the same exact sums in time, and did NOT".into(),
+        };
+        writeln!(f, "After the load every node {convergence}.")?;
         writeln!(
             f,
             "Between regions {:.2} bytes were sent per admitted request.\n",

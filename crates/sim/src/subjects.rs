@@ -150,3 +150,82 @@ impl Subjects {
         self.keys[key].window.label_at(now)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Two regions; caller 0 of load 0 meets a global limit of 10, caller 0 of load 1 also 4 per region.
+    pub(crate) fn subjects() -> Subjects {
+        let policies = PolicySet::parse(
+            r#"
+            [[policy]]
+            name = "api"
+            match = { route = "**" }
+            key = ["user"]
+            [[policy.limit]]
+            name = "all"
+            quantity = 10
+            window = "1s"
+            algorithm = "fixed-window"
+            scope = "global"
+            consistency = "plain"
+
+            [[policy]]
+            name = "writes"
+            match = { route = "/write" }
+            key = ["user"]
+            [[policy.limit]]
+            name = "here"
+            quantity = 4
+            window = "1s"
+            algorithm = "fixed-window"
+            scope = "region"
+            "#,
+        )
+        .expect("good policies");
+        let load = |route: &str, user: &str| Load {
+            attributes: [("route", route), ("user", user)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            caller: None,
+            callers: 1,
+            cost: 1,
+            per_second: vec![1.0, 1.0],
+        };
+        Subjects::new(&policies, &[load("/read", "a"), load("/write", "b"), load("/read", "b")], 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::subjects;
+
+    #[test]
+    fn callers_share_keys_and_regions_share_global_ones_only() {
+        let subjects = subjects();
+        let limits: Vec<_> = subjects.keys.iter().map(|key| (&*key.limit, key.region)).collect();
+        let expected = [
+            ("api/all", None),
+            ("api/all", None),
+            ("writes/here", Some(0)),
+            ("writes/here", Some(1)),
+        ];
+        assert_eq!(limits, expected);
+        let met = |subject: usize, region| {
+            subjects.all[subject].met.iter().map(|met| met.key_in(region)).collect::<Vec<_>>()
+        };
+        assert_eq!((met(0, 0), met(0, 1)), (vec![0], vec![0]));
+        assert_eq!((met(1, 0), met(1, 1)), (vec![1, 2], vec![1, 3]));
+        assert_eq!(met(2, 1), [1], "the same caller through another load");
+        assert_eq!(subjects.keys[1].caller, "user=b");
+    }
+
+    #[test]
+    fn a_key_on_the_wire_is_found_again() {
+        let subjects = subjects();
+        for (at, facts) in subjects.keys.iter().enumerate() {
+            assert_eq!(subjects.key_index(&facts.key, facts.region.unwrap_or(1)), Some(at));
+        }
+    }
+}

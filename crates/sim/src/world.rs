@@ -525,15 +525,15 @@ impl<'a> World<'a> {
         while let Some(life) = &self.nodes[node].life
             && let Some((to, bytes)) = life.engine.poll_frame(mono)
         {
-            self.send(now, node, life.number, &to, bytes);
+            self.send(now, node, life.number, &to, &bytes);
         }
         self.schedule_wake(now, node);
     }
 
-    fn send(&mut self, now: Instant, node: usize, life: usize, to: &Session, bytes: Vec<u8>) {
+    fn send(&mut self, now: Instant, node: usize, life: usize, to: &Session, bytes: &[u8]) {
         self.note(4, node as u64, bytes.len() as u64);
-        self.trace.bytes(&bytes);
-        let slots = self.read(life, &bytes);
+        self.trace.bytes(bytes);
+        let slots = self.read(life, bytes);
         match &slots {
             Some(slots) => self.panel.see(now, &Seen::Sent { from: life, slots }),
             None => self.panel.see(now, &Seen::Strange { from: life }),
@@ -553,7 +553,7 @@ impl<'a> World<'a> {
                 epoch,
                 from: node,
                 to: peer,
-                bytes: bytes.clone(),
+                bytes: bytes.to_vec(),
                 slots: slots.clone(),
             };
             let frame = self.flights.insert(flight);

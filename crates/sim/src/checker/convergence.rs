@@ -11,11 +11,14 @@ use tidegate_core::{
 use super::{Book, Checker, Seen, Violations};
 use crate::queue::Instant;
 
+/// A window, and what a node knew of it, region by region.
+type View = (Label, Vec<Counts>);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Convergence {
-    /// The newest view by key and life: its label and what it knew, region by region.
-    views: Vec<Vec<Option<(Label, Vec<Counts>)>>>,
+    /// The newest view, by key and life.
+    views: Vec<Vec<Option<View>>>,
     quiet: Option<Instant>,
     /// Since when all views are right.
     since: Option<Instant>,
@@ -47,7 +50,7 @@ impl Convergence {
         let concerned = live.filter(|life| {
             book.keys[key].region.is_none_or(|region| book.lives[*life].region == region)
         });
-        let mut first: Option<&(Label, Vec<Counts>)> = None;
+        let mut first: Option<&View> = None;
         for life in concerned {
             let Some(view) = views.get(life).and_then(Option::as_ref) else {
                 return Some(format!("life {life} was never viewed"));
