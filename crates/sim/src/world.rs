@@ -709,7 +709,7 @@ impl<'a> World<'a> {
         let region = started.region;
         let session = started.start(number, self.scenario.gossip, now, clock, self.seed);
         self.sessions.insert(session, number);
-        self.panel.see(now, &Seen::Started(LifeFacts { node, region }));
+        self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {
             self.queue.push(now, Event::Dial { link });
         }

@@ -55,7 +55,7 @@ fn naive_accuracy_is_what_the_prototype_measured() {
 
 #[test]
 fn what_is_offered_is_admitted_refused_or_unanswered() {
-    let report = result(&shipped("restart.toml", &[("windows = 30", "windows = 18")]), 5);
+    let report = result(&shipped("restart.toml", &[]), 5);
     for region in report.regions.values() {
         let answered = region.admitted + region.refused;
         assert_eq!(region.offered, answered + region.unanswered);
@@ -66,19 +66,20 @@ fn what_is_offered_is_admitted_refused_or_unanswered() {
 
 #[test]
 fn a_cut_is_paid_for_and_heals() {
-    let changes = [("windows = 30", "windows = 18"), ("16s", "15s")];
-    let report = result(&shipped("cut-and-heal.toml", &changes), 5);
+    let report = result(&shipped("cut-and-heal.toml", &[]), 5);
     assert_holds(&report);
-    assert!(report.over.worst_pct > 100.0, "both sides spend the limit: {report}");
-    assert!(report.over.worst_pct < 140.0, "but no side spends it twice: {report}");
+    // 5,000 in the Americas and 3,000 in Europe where 6,000 are allowed.
+    assert!((30.0..37.0).contains(&report.over.worst_pct), "{report}");
+    let converged = report.convergence_ms.expect("it held");
+    assert!((100.0..1_000.0).contains(&converged), "a handshake and a gossip period: {report}");
 }
 
 #[test]
 fn restarts_and_faulty_stores_hold() {
-    for file in ["restart.toml", "store-faults.toml"] {
-        for seed in [1, 2] {
-            assert_holds(&result(&shipped(file, &[("windows = 30", "windows = 18")]), seed));
-        }
+    for seed in [1, 2] {
+        assert_holds(&result(&shipped("restart.toml", &[]), seed));
+        let short = shipped("store-faults.toml", &[("windows = 30", "windows = 18")]);
+        assert_holds(&result(&short, seed));
     }
 }
 

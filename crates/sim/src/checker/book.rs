@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use tidegate_core::time::Label;
+use tidegate_core::time::{ClusterTime, Label};
 
 use super::{Charge, Seen, SlotSeen};
 use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
@@ -23,6 +23,8 @@ pub struct LifeFacts {
     pub node: usize,
     /// Its region.
     pub region: usize,
+    /// When it began.
+    pub since: Instant,
 }
 
 /// What a receiver knew before a delivery.
@@ -173,19 +175,25 @@ impl Book {
         self.lives_of(region).map(|life| window.admitted_by(life)).sum()
     }
 
-    /// Whether a life must hear of a key's counts of another life.
-    pub fn must_hear(&self, key: usize, listener: usize, of: usize) -> bool {
-        let same_region = self.lives[listener].region == self.lives[of].region;
-        listener != of && self.alive[listener] && (same_region || self.keys[key].region.is_none())
+    /// Whether a life must hear of a window's counts of another life: one that was there for all of it.
+    pub fn must_hear(&self, window: &WindowBook, listener: usize, of: usize) -> bool {
+        let (here, there) = (self.lives[listener], self.lives[of]);
+        let concerned = here.region == there.region || self.keys[window.key].region.is_none();
+        let (start, _) = self.span_of(window.key, window.label);
+        listener != of && concerned && self.alive[listener] && here.since <= start
+    }
+
+    /// The first instant of a window, and the first after it.
+    fn span_of(&self, key: usize, label: Label) -> (Instant, Instant) {
+        let window = self.keys[key].window;
+        let instant = |time: ClusterTime| Instant(time.since(self.schedule.epoch).0);
+        (instant(window.start(label)), instant(window.end(label)))
     }
 
     /// Whether nothing was broken while a window was open, nor until its counts had to be known.
     pub fn undisturbed(&self, key: usize, label: Label) -> bool {
-        let window = self.keys[key].window;
-        let instant =
-            |time: tidegate_core::time::ClusterTime| Instant(time.since(self.schedule.epoch).0);
-        let start = instant(window.start(label));
-        let end = instant(window.end(label)) + self.schedule.converge_within();
+        let (start, end) = self.span_of(key, label);
+        let end = end + self.schedule.converge_within();
         self.disturbed.iter().all(|(from, to)| *to <= start || end <= *from)
     }
 

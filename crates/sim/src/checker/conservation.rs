@@ -72,7 +72,7 @@ impl Checker for Conservation {
             return;
         }
         for (life, admitted) in window.admitted.iter().enumerate() {
-            let listeners = (0..book.lives.len()).filter(|n| book.must_hear(window.key, *n, life));
+            let listeners = (0..book.lives.len()).filter(|n| book.must_hear(window, *n, life));
             for listener in listeners {
                 let heard = window.heard_by(listener, life);
                 if heard != *admitted {
@@ -94,7 +94,7 @@ impl Checker for Conservation {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Charge, testing::*},
+        super::{Charge, LifeFacts, testing::*},
         *,
     };
 
@@ -137,6 +137,15 @@ mod tests {
         bench.tell(0, 1, 3);
         bench.admit(0, 1);
         assert_eq!(bench.finish(), 1);
+    }
+
+    #[test]
+    fn a_node_that_came_later_need_not_hear() {
+        let mut bench = bench();
+        bench.admit(0, 3);
+        bench.tell(0, 1, 3);
+        bench.see(Seen::Started(LifeFacts { node: 2, region: 1, since: AT }));
+        assert_eq!(bench.finish(), 0);
     }
 
     #[test]

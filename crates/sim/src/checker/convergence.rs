@@ -207,7 +207,11 @@ mod tests {
             let mut bench = bench();
             bench.tell(1, 0, 2);
             bench.see(Seen::Stopped { life: 1, store_lost: true });
-            bench.see(Seen::Started(super::super::LifeFacts { node: 1, region: 1 }));
+            bench.see(Seen::Started(super::super::LifeFacts {
+                node: 1,
+                region: 1,
+                since: Instant(0),
+            }));
             let at = QUIET + Span::millis(5);
             bench.view(at, 0, [3, 2]);
             bench.view(at, 2, second);

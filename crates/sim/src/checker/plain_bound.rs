@@ -124,7 +124,11 @@ mod tests {
             bench.admit(0, 10);
             bench.tell(0, 1, told);
             bench.see(Seen::Stopped { life: 0, store_lost: true });
-            bench.see(Seen::Started(super::super::LifeFacts { node: 0, region: 0 }));
+            bench.see(Seen::Started(super::super::LifeFacts {
+                node: 0,
+                region: 0,
+                since: Instant(0),
+            }));
             bench.admit(2, again);
             bench.finish()
         };

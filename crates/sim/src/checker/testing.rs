@@ -48,8 +48,8 @@ pub(super) struct Bench<C> {
 impl<C: Checker> Bench<C> {
     pub(super) fn new(book: Book, checker: C) -> Self {
         let mut bench = Self { book, checker };
-        bench.see(Seen::Started(LifeFacts { node: 0, region: 0 }));
-        bench.see(Seen::Started(LifeFacts { node: 1, region: 1 }));
+        bench.see(Seen::Started(LifeFacts { node: 0, region: 0, since: Instant(0) }));
+        bench.see(Seen::Started(LifeFacts { node: 1, region: 1, since: Instant(0) }));
         bench
     }
 
