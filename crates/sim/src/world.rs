@@ -29,7 +29,7 @@ use crate::{
 
 /// Keys whose views are compared; with more, the first stand for all.
 const WATCHED_MAX: usize = 64;
-/// How often views are compared once the load has ended.
+/// How often views are compared once the load has ended, until they agree.
 const QUIET_SAMPLE: Span = Span::millis(1);
 /// How often stores forget what has expired, and how much they look at.
 const SWEEP: Span = Span::millis(100);
@@ -770,7 +770,9 @@ impl<'a> World<'a> {
             }
         }
         self.panel.see(now, &Seen::Sampled);
-        let pause = if self.quiet { QUIET_SAMPLE } else { self.scenario.gossip };
+        // Once they agree it is enough to see now and then that they still do.
+        let impatient = self.quiet && self.panel.converged_after().is_none();
+        let pause = if impatient { QUIET_SAMPLE } else { self.scenario.gossip };
         if self.quiet || now + pause < schedule.load_end {
             self.queue.push(now + pause, Event::Sample);
         }
