@@ -1,1 +1,3 @@
-//! Helpers for whole-cluster tests.
+//! What whole-cluster tests share: real processes on ports that the system gives.
+
+pub mod redis_server;

@@ -194,6 +194,24 @@ pub struct Key {
     pub limit: LimitId,
 }
 
+/// A session as a small number, within one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionIndex(pub(crate) u16);
+
+impl SessionIndex {
+    /// This node's own session.
+    pub(crate) const OWN: Self = Self(0);
+}
+
+/// A region as a small number, within one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct RegionIndex(pub(crate) u16);
+
+impl RegionIndex {
+    /// This node's own region.
+    pub(crate) const OWN: Self = Self(0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,1 +1,13 @@
-//! The server.
+//! Tidegate's server: HTTP, Redis and QUIC around the core.
+//!
+//! The parts do not know each other: [`api`], [`store`] and the rest meet in one composition root.
+
+pub mod api;
+pub mod certs;
+pub mod clock;
+pub mod config;
+pub mod faults;
+pub mod guard;
+pub mod store;
+pub mod telemetry;
+pub mod transport;

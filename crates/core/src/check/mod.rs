@@ -1,5 +1,10 @@
 //! A check: planned against what is known, carried out by the store, completed into a decision.
 
 pub use decision::{Decision, LimitVerdict, Reason, RegionUse};
+pub use plan::{LIMITS_MAX, PlanError, Purpose, Subject, Ticket};
 
+pub(crate) use clock::Clock;
+
+mod clock;
 mod decision;
+pub(crate) mod plan;

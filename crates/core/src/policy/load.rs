@@ -1,19 +1,288 @@
-//! Reads a policy file. (placeholder until merged)
-use super::PolicySet;
-use alloc::{string::String, vec::Vec};
-/// One thing wrong in a policy file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    /// Line in the file, from 1.
-    pub line: usize,
-    /// Where: `policy "public-api", limit "hourly", field "window"`.
-    pub place: String,
-    /// What is wrong, what was expected, what mends it.
-    pub message: String,
-}
+//! Reads a policy file as a whole, or says everything that is wrong in it.
+//!
+//! What a later version brings (other algorithms, calendar windows, tiers, ...) is refused here by
+//! name, so that no file means something else than what it says.
+
+use alloc::{boxed::Box, collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
+
+use toml::de::DeTable;
+
+use super::{
+    Algorithm, Consistency, Glob, Limit, OnStoreFailure, Policy, PolicySet, QUANTITY_MAX, Scope,
+    fields::{Field, Fields},
+    mistake::{Mistake, Notes, Shown},
+    nesting::{DEPTH_MAX, too_deep},
+};
+use crate::{
+    ids::LimitId,
+    time::{Span, Window},
+};
+
+/// The longest policy file, in bytes.
+pub const FILE_BYTES_MAX: usize = 4 << 20;
+/// The most policies of one file.
+pub const POLICIES_MAX: usize = 1_000;
+/// The most limits of one policy: as many as one check may weigh.
+pub const LIMITS_MAX: usize = 16;
+/// The most attributes that `match` or `key` name: as many as a request may have.
+pub const ATTRIBUTES_MAX: usize = 32;
+/// The longest name of an attribute, in bytes.
+pub const ATTRIBUTE_BYTES_MAX: usize = 64;
+/// The longest name of a policy or a limit.
+pub const NAME_CHARS_MAX: usize = 64;
+
 impl PolicySet {
-    /// Reads a policy file as a whole, or says everything that is wrong in it.
-    pub fn parse(_text: &str) -> Result<Self, Vec<Mistake>> {
-        Ok(Self::default())
+    /// Reads a policy file as a whole, or says everything that is wrong in it, in the order of the
+    /// text. A text that is not TOML has that one mistake only.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        let notes = Notes::new(text);
+        let policies = read(text, &notes);
+        let mistakes = notes.into_mistakes();
+        if mistakes.is_empty() { Ok(Self::new(policies)) } else { Err(mistakes) }
     }
 }
+
+/// The policies of a text; whole only if nothing was noted.
+fn read(text: &str, notes: &Notes) -> Vec<Arc<Policy>> {
+    if text.len() > FILE_BYTES_MAX {
+        notes.add(0, "", format_args!("the file has more than {FILE_BYTES_MAX} bytes"));
+        return Vec::new();
+    }
+    if let Some(at) = too_deep(text) {
+        notes.add(at, "", format_args!("more than {DEPTH_MAX} nested brackets and dots"));
+        return Vec::new();
+    }
+    match DeTable::parse(text) {
+        Ok(root) => {
+            let table = root.get_ref();
+            policies(&Fields { notes, table, at: 0, place: String::new() })
+        }
+        Err(error) => {
+            notes.add_syntax(&error);
+            Vec::new()
+        }
+    }
+}
+
+/// What one file may say once only, with the place that has said it.
+#[derive(Default)]
+struct Seen<'a> {
+    policies: BTreeMap<&'a str, usize>,
+    limits: BTreeMap<LimitId, String>,
+}
+
+fn policies(file: &Fields<'_>) -> Vec<Arc<Policy>> {
+    file.allow(&["policy"], &[]);
+    let Some(field) = file.get("policy") else { return Vec::new() };
+    let tables = field.list("one or more tables, each under its own [[policy]]", POLICIES_MAX);
+    let mut seen = Seen::default();
+    let mut policies = Vec::new();
+    for (index, field) in tables.iter().flatten().enumerate() {
+        let place = field.named_place("", "policy", index);
+        let Some(fields) = field.table(place, "a table under [[policy]]") else { continue };
+        policies.extend(policy(&fields, &mut seen).map(Arc::new));
+    }
+    policies
+}
+
+fn policy<'a>(fields: &Fields<'a>, seen: &mut Seen<'a>) -> Option<Policy> {
+    fields.allow(
+        &["name", "match", "key", "on_store_failure", "shadow", "limit"],
+        &[("tier", "tiers"), ("override", "overrides")],
+    );
+    let name = name(fields, "\"public-api\"", &mut seen.policies);
+    let matches = fields.get("match").map_or(Some(Vec::new()), |field| matches(&field, fields));
+    let key = fields
+        .require("key", "key = [\"api_key\", \"ip\"], or key = [] for one count for all")
+        .and_then(|field| key(&field));
+    let on_store_failure =
+        fields.get("on_store_failure").map_or(Some(OnStoreFailure::Degrade), |field| {
+            let known = [OnStoreFailure::Degrade, OnStoreFailure::Open, OnStoreFailure::Closed];
+            field.choice(&known.map(|choice| (choice.as_str(), choice)), &[])
+        });
+    let shadow = fields.get("shadow").map_or(Some(false), |field| field.boolean());
+    let limits = fields
+        .require("limit", "at least one [[policy.limit]] below the policy")
+        .and_then(|field| limits(&field, fields, name, seen));
+    Some(Policy {
+        name: name?.into(),
+        matches: matches?,
+        key: key?,
+        on_store_failure: on_store_failure?,
+        shadow: shadow?,
+        limits: limits?,
+    })
+}
+
+/// The name of a policy or limit, which nothing before it in `seen` may have.
+fn name<'a>(
+    fields: &Fields<'a>,
+    example: &str,
+    seen: &mut BTreeMap<&'a str, usize>,
+) -> Option<&'a str> {
+    let field = fields.require("name", &format!("name = {example}"))?;
+    let name = field.text()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > NAME_CHARS_MAX || !name.chars().all(plain) {
+        return field.refuse(format_args!(
+            "{} is not a name: use 1 to {NAME_CHARS_MAX} letters, digits, \"-\", \"_\" or \".\"",
+            Shown(name)
+        ));
+    }
+    if let Some(first) = seen.get(name) {
+        let line = fields.notes.line(*first);
+        return field.refuse(format_args!("line {line} has this name already: names are unique"));
+    }
+    seen.insert(name, field.offset());
+    Some(name)
+}
+
+fn matches(field: &Field<'_>, policy: &Fields<'_>) -> Option<Vec<(Box<str>, Glob)>> {
+    const WANTED: &str = "a table of attributes and globs, such as { route = \"/api/**\" }";
+    let fields = field.table(format!("{}, field \"match\"", policy.place), WANTED)?;
+    if fields.table.len() > ATTRIBUTES_MAX {
+        return field.refuse(format_args!("names more than {ATTRIBUTES_MAX} attributes"));
+    }
+    let entries = fields.table.keys().map(|key| {
+        let attribute: &str = key.get_ref();
+        let field = fields.get(attribute)?;
+        let attribute = attribute_name(&field, attribute);
+        let glob = field
+            .text()
+            .and_then(|text| Glob::parse(text).map_or_else(|error| field.refuse(error), Some));
+        Some((attribute?, glob?))
+    });
+    // Every entry is read before any decides, so that all mistakes are noted.
+    entries.collect::<Vec<_>>().into_iter().collect()
+}
+
+fn key(field: &Field<'_>) -> Option<Vec<Vec<Box<str>>>> {
+    const WANTED: &str = "a list of attribute names, or of lists of them, such as [\"api_key\", [\"tenant\", \"route\"]]";
+    let elements = field.list(WANTED, ATTRIBUTES_MAX)?;
+    let alternatives = elements.iter().map(|element| {
+        let names = if element.is_list() {
+            element.list(WANTED, ATTRIBUTES_MAX)?
+        } else {
+            [element.clone()].into()
+        };
+        if names.is_empty() {
+            return element
+                .refuse("an alternative names no attribute: for one count for all write key = []");
+        }
+        let names = names.iter().map(|name| attribute_name(name, name.text()?));
+        names.collect::<Vec<_>>().into_iter().collect()
+    });
+    alternatives.collect::<Vec<_>>().into_iter().collect()
+}
+
+fn attribute_name(field: &Field<'_>, name: &str) -> Option<Box<str>> {
+    if (1..=ATTRIBUTE_BYTES_MAX).contains(&name.len()) {
+        return Some(name.into());
+    }
+    field.refuse(format_args!(
+        "{} is not the name of an attribute: it has {} bytes, not 1 to {ATTRIBUTE_BYTES_MAX}",
+        Shown(name),
+        name.len()
+    ))
+}
+
+fn limits<'a>(
+    field: &Field<'a>,
+    policy: &Fields<'a>,
+    policy_name: Option<&str>,
+    seen: &mut Seen<'a>,
+) -> Option<Vec<Limit>> {
+    let tables =
+        field.list("one or more tables, each under its own [[policy.limit]]", LIMITS_MAX)?;
+    if tables.is_empty() {
+        return field.refuse("is empty: a policy has at least one [[policy.limit]]");
+    }
+    let mut names = BTreeMap::new();
+    let mut limits = Vec::new();
+    for (index, field) in tables.iter().enumerate() {
+        let place = field.named_place(&policy.place, "limit", index);
+        let Some(fields) = field.table(place, "a table under [[policy.limit]]") else { continue };
+        limits.extend(limit(&fields, policy_name, &mut names, &mut seen.limits));
+    }
+    Some(limits)
+}
+
+fn limit<'a>(
+    fields: &Fields<'a>,
+    policy: Option<&str>,
+    names: &mut BTreeMap<&'a str, usize>,
+    ids: &mut BTreeMap<LimitId, String>,
+) -> Option<Limit> {
+    fields.allow(
+        &["name", "quantity", "window", "algorithm", "scope", "consistency"],
+        &[
+            ("burst", "token and leaky buckets"),
+            ("overdraft", "bounded limits"),
+            ("time_zone", "calendar windows"),
+        ],
+    );
+    let name = name(fields, "\"hourly\"", names);
+    let quantity = fields
+        .require("quantity", "how much may be used in one window, such as quantity = 5000")
+        .and_then(|field| field.whole(1, QUANTITY_MAX));
+    let window = fields.require("window", "window = \"1h\"").and_then(|field| window(&field));
+    let algorithm = fields.get("algorithm").map_or(Some(Algorithm::FixedWindow), |field| {
+        const LATER: [&str; 5] =
+            ["sliding-window", "sliding-log", "token-bucket", "leaky-bucket", "concurrency"];
+        field.choice(&[(Algorithm::FixedWindow.as_str(), Algorithm::FixedWindow)], &LATER)
+    });
+    let scope = fields.get("scope").map_or(Some(Scope::Region), |field| {
+        field.choice(&[Scope::Region, Scope::Global].map(|scope| (scope.as_str(), scope)), &[])
+    });
+    let consistency = consistency(fields, scope);
+    let (name, window, algorithm, scope) = (name?, window?, algorithm?, scope?);
+    let micros = format!("{}", window.length().0);
+    let id = LimitId::of(&[policy?, name, algorithm.as_str(), &micros, scope.as_str()]);
+    if let Some(other) = ids.insert(id, fields.place.clone()) {
+        let message = format_args!("has by chance the same number as {other}: rename one of them");
+        fields.notes.add(fields.at, &fields.place, message);
+    }
+    Some(Limit {
+        name: name.into(),
+        quantity: quantity?,
+        window,
+        algorithm,
+        scope,
+        consistency: consistency?,
+        id,
+    })
+}
+
+fn window(field: &Field<'_>) -> Option<Window> {
+    let text = field.text()?;
+    if let "day" | "week" | "month" = text {
+        return field.refuse("calendar windows are not built yet: write a length, such as \"1d\"");
+    }
+    let length = text
+        .parse::<Span>()
+        .map_or_else(|error| field.refuse(format_args!("{} is {error}", Shown(text))), Some)?;
+    Window::new(length).map_or_else(
+        || field.refuse(format_args!("{} is not within \"1ms\" to \"400d\"", Shown(text))),
+        Some,
+    )
+}
+
+/// What a global limit promises. Its default is to be `eventual`: as long as that is missing, a file
+/// says `plain`, lest it means something else when the default is there.
+fn consistency(fields: &Fields<'_>, scope: Option<Scope>) -> Option<Consistency> {
+    let plain = (Consistency::Plain.as_str(), Consistency::Plain);
+    match (scope?, fields.get("consistency")) {
+        (Scope::Region, None) => Some(Consistency::Plain),
+        (Scope::Region, Some(field)) => field.refuse_key(
+            "is for global limits: leave it out of a regional one, which is exact, or write scope = \"global\"",
+        ),
+        (Scope::Global, Some(field)) => field.choice(&[plain], &["eventual", "bounded", "strict"]),
+        (Scope::Global, None) => fields.missing(
+            "consistency",
+            "the default, \"eventual\", is not built yet: write consistency = \"plain\"",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,11 +7,22 @@ use crate::{
     time::Window,
 };
 
-pub use glob::Glob;
-pub use load::Mistake;
+pub use glob::{GLOB_BYTES_MAX, Glob, GlobError};
+pub use load::{
+    ATTRIBUTE_BYTES_MAX, ATTRIBUTES_MAX, FILE_BYTES_MAX, LIMITS_MAX, NAME_CHARS_MAX, POLICIES_MAX,
+};
+pub use mistake::Mistake;
+pub use nesting::{DEPTH_MAX, too_deep};
+pub use span::BadSpan;
 
+mod fields;
 mod glob;
+mod hash;
 mod load;
+mod mistake;
+mod nesting;
+mod span;
+mod suggest;
 
 /// The largest quantity of a limit: 2^53, up to which a double counts exactly.
 pub const QUANTITY_MAX: u64 = 1 << 53;
@@ -23,6 +34,15 @@ pub enum Algorithm {
     FixedWindow,
 }
 
+impl Algorithm {
+    /// The word for it in policy files and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FixedWindow => "fixed-window",
+        }
+    }
+}
+
 /// Where the counts of a limit add up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -32,11 +52,30 @@ pub enum Scope {
     Global,
 }
 
+impl Scope {
+    /// The word for it in policy files and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Region => "region",
+            Self::Global => "global",
+        }
+    }
+}
+
 /// How a global limit treats what it cannot know yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Consistency {
     /// Admit while what is known leaves room.
     Plain,
+}
+
+impl Consistency {
+    /// The word for it in policy files and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+        }
+    }
 }
 
 /// What answers a check while the store cannot.
@@ -48,6 +87,17 @@ pub enum OnStoreFailure {
     Open,
     /// Refuse.
     Closed,
+}
+
+impl OnStoreFailure {
+    /// The word for it in policy files and answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Degrade => "degrade",
+            Self::Open => "open",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// A quantity per window.
@@ -125,7 +175,7 @@ impl Policy {
 }
 
 /// All policies of one file, checked as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicySet {
     /// In file order.
     pub policies: Vec<Arc<Policy>>,
@@ -133,7 +183,20 @@ pub struct PolicySet {
     pub hash: Box<str>,
 }
 
+/// No policy at all: every request passes, unmatched.
+impl Default for PolicySet {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
 impl PolicySet {
+    /// Puts policies together, in the order in which they weigh.
+    pub fn new(policies: Vec<Arc<Policy>>) -> Self {
+        let hash = hash::of(&policies);
+        Self { policies, hash }
+    }
+
     /// The policies that apply to a request, in file order.
     pub fn matching<'a>(
         &'a self,

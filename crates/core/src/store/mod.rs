@@ -10,6 +10,14 @@ use crate::{
     time::{Label, StoreTime},
 };
 
+pub use step::{Record, Records, TableFull, step};
+pub use table::Table;
+
+mod step;
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;
+
 /// What one key of one label has seen: both numbers only grow, and `refunded <= used`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Counts {

@@ -1,0 +1,230 @@
+//! From subjects to a store command, and from the store's reply to a decision.
+//!
+//! Everything here is a function of its arguments: what is known comes in as [`Known`], and what is to be
+//! counted goes out as [`Planned`] operations with their outcome.
+
+use alloc::{sync::Arc, vec::Vec};
+
+use super::{
+    clock::Clock,
+    decision::{Decision, LimitVerdict, Reason},
+};
+use crate::{
+    counts::{Known, Shape},
+    ids::Key,
+    policy::{Attributes, Limit, OnStoreFailure, Policy, Scope},
+    store::{Action, Counts, Operation},
+    time::{ClusterTime, Label, Mono, Span},
+};
+
+/// Limits that may weigh in one check.
+pub const LIMITS_MAX: usize = 16;
+
+/// How far a store's clock may be from the planned label before the store asks for another one.
+pub(crate) const LABEL_TOLERANCE: Span = Span::millis(500);
+
+/// One thing that is asked for: who, and how much.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The request's attributes.
+    pub attributes: &'a Attributes<'a>,
+    /// What it costs, 1 to 1,000,000.
+    pub cost: u64,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Decide, and charge if admitted.
+    Charge,
+    /// Say what is used, by region; charge nothing.
+    Usage,
+}
+
+/// A check that cannot be planned; nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// More limits apply than one check may weigh.
+    #[error(
+        "{found} limits apply to this request, but one check weighs at most {LIMITS_MAX}: make the policies' matches narrower"
+    )]
+    TooManyLimits {
+        /// How many apply.
+        found: usize,
+    },
+}
+
+/// One limit of one subject, planned.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) index: usize,
+    pub(crate) cost: u64,
+    pub(crate) key: Key,
+    pub(crate) label: Label,
+    /// Net use of all other regions, as known when it was planned; zero for a regional limit.
+    pub(crate) others: u64,
+    /// What this region is known to have used: the command's floor.
+    pub(crate) floor: Counts,
+}
+
+impl Planned {
+    pub(crate) fn limit(&self) -> &Limit {
+        &self.policy.limits[self.index]
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        let limit = self.limit();
+        Shape { limit: limit.id, window: limit.window, scope: limit.scope }
+    }
+
+    /// Gives it the label of `now`, and what is known of that label.
+    pub(crate) fn label_at(&mut self, now: ClusterTime, known: impl FnOnce(Key, Label) -> Known) {
+        self.label = self.limit().window.label_at(now);
+        let known = known(self.key, self.label);
+        self.floor = known.own_region;
+        self.others = match self.limit().scope {
+            Scope::Global => known.others.net(),
+            Scope::Region => 0,
+        };
+    }
+
+    /// What this region may have used in the label at most, as far as is known.
+    pub(crate) fn ceiling(&self) -> u64 {
+        self.limit().quantity.saturating_sub(self.others)
+    }
+
+    pub(crate) fn operation(&self, purpose: Purpose, clock: &Clock) -> Operation {
+        let window = self.limit().window;
+        let (start, end) = (window.start(self.label), window.end(self.label));
+        Operation {
+            key: self.key,
+            action: match purpose {
+                Purpose::Charge => Action::Charge { cost: self.cost },
+                Purpose::Usage => Action::Peek,
+            },
+            label: self.label,
+            not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
+            not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
+            ceiling: self.ceiling(),
+            floor: self.floor,
+            enforce: !self.policy.shadow,
+            expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
+        }
+    }
+
+    /// Describes how the limit weighed, given this region's counts after the check.
+    pub(crate) fn verdict(&self, allowed: bool, counts: Counts, now: ClusterTime) -> LimitVerdict {
+        let limit = self.limit();
+        let used = counts.net().saturating_add(self.others);
+        let reset_after = limit.window.end(self.label).since(now);
+        let may_pass_later = self.cost <= limit.quantity;
+        LimitVerdict {
+            policy: Arc::clone(&self.policy),
+            index: self.index,
+            cost: self.cost,
+            label: self.label,
+            allowed,
+            used,
+            remaining: limit.quantity.saturating_sub(used),
+            reset_after,
+            retry_after: (!allowed && may_pass_later).then_some(reset_after),
+            staleness: None,
+            regions: Vec::new(),
+        }
+    }
+}
+
+/// What a plan waits for: give it back with the store's outcome, exactly once.
+#[derive(Debug)]
+#[must_use = "a plan's ticket must be completed, or its admission is not counted"]
+pub struct Ticket {
+    pub(crate) purpose: Purpose,
+    pub(crate) planned: Vec<Planned>,
+    pub(crate) asked_at: Mono,
+    /// Whether the store has asked for other labels already.
+    pub(crate) relabelled: bool,
+}
+
+impl Ticket {
+    /// Number of limits that weigh.
+    pub fn limits(&self) -> usize {
+        self.planned.len()
+    }
+}
+
+/// How a failed store is answered, limit by limit, in order: `known` gives what is known of the region
+/// now, `live_nodes` how many nodes share what is left.
+pub(crate) fn decide_without_store(
+    planned: &[Planned],
+    live_nodes: u64,
+    mut known: impl FnMut(&Planned) -> Counts,
+) -> (bool, Vec<bool>) {
+    let mut passes: Vec<bool> = Vec::with_capacity(planned.len());
+    for (i, plan) in planned.iter().enumerate() {
+        passes.push(match plan.policy.on_store_failure {
+            OnStoreFailure::Open => true,
+            OnStoreFailure::Closed => false,
+            OnStoreFailure::Degrade => {
+                // An earlier limit of this check on the same key has not been counted yet.
+                let pending: u64 = planned[..i]
+                    .iter()
+                    .filter(|p| p.key == plan.key && p.label == plan.label)
+                    .map(|p| p.cost)
+                    .sum();
+                // Every live node may admit the same at the same time before it hears of the others.
+                let asked = plan.cost.saturating_mul(live_nodes).saturating_add(pending);
+                known(plan).net().saturating_add(asked) <= plan.ceiling()
+            }
+        });
+    }
+    let admitted = planned.iter().zip(&passes).all(|(plan, passes)| *passes || plan.policy.shadow);
+    (admitted, passes)
+}
+
+/// Puts verdicts together. `reason` is what answered in place of the limits, if something did.
+pub(crate) fn decision(
+    admitted: bool,
+    limits: Vec<LimitVerdict>,
+    unanswered: Option<Reason>,
+) -> Decision {
+    let binding = binding(&limits, admitted);
+    let refused = |verdict: &LimitVerdict| !verdict.allowed;
+    let reason = unanswered.or_else(|| {
+        let verdict = binding.filter(|_| !admitted).map(|at| &limits[at])?;
+        let hopeless = verdict.cost > verdict.limit().quantity;
+        Some(if hopeless { Reason::CostExceedsLimit } else { Reason::Limit })
+    });
+    Decision {
+        allowed: admitted,
+        reason,
+        shadow: admitted && limits.iter().any(refused),
+        degraded: unanswered.is_some(),
+        binding,
+        limits,
+    }
+}
+
+/// The limit that describes a decision: when refused, the refusing one with the longest wait (never is
+/// longest); else the one with the smallest remaining part. Shadow limits describe it only when there are
+/// no others.
+fn binding(limits: &[LimitVerdict], admitted: bool) -> Option<usize> {
+    let enforced = |verdict: &&(usize, &LimitVerdict)| !verdict.1.policy.shadow;
+    let all: Vec<(usize, &LimitVerdict)> = limits.iter().enumerate().collect();
+    let mut candidates: Vec<&(usize, &LimitVerdict)> = all.iter().filter(enforced).collect();
+    if candidates.is_empty() {
+        candidates = all.iter().collect();
+    }
+    if admitted {
+        // remaining_a / quantity_a < remaining_b / quantity_b, without division.
+        let scale = |v: &LimitVerdict, by: &LimitVerdict| {
+            u128::from(v.remaining) * u128::from(by.limit().quantity)
+        };
+        let least = candidates.into_iter().min_by(|(_, a), (_, b)| scale(a, b).cmp(&scale(b, a)));
+        return least.map(|(at, _)| *at);
+    }
+    let wait = |verdict: &LimitVerdict| verdict.retry_after.map_or(u64::MAX, |wait| wait.0);
+    let refusing = candidates.into_iter().filter(|(_, verdict)| !verdict.allowed);
+    // The first of several equals: `max_by_key` would take the last.
+    refusing.rev().max_by_key(|(_, verdict)| wait(verdict)).map(|(at, _)| *at)
+}

@@ -1,0 +1,12 @@
+//! What every session has used of every key in every label: the replicated counts.
+//!
+//! The state is a set of cells, one per key *and label*; a cell holds one tally per session. Each tally
+//! is written by its session alone and only grows, so that merging is a maximum (INV-2) and a cell of one
+//! window can never leak into another.
+
+pub(crate) use shard::{Cursor, Entry, Known, Shape, Shard, WalkFilter};
+pub use tally::Tally;
+
+mod log;
+mod shard;
+mod tally;

@@ -1,0 +1,462 @@
+//! One shard of the counts: a bounded table of cells, its change log, and collection by label.
+
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+
+use hashbrown::HashTable;
+
+use super::{
+    log::{Item, Log},
+    tally::Tally,
+};
+use crate::{
+    ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
+    policy::Scope,
+    slab::Slab,
+    store::Counts,
+    time::{ClusterTime, Label, Span, Window},
+};
+
+/// Distinct limit shapes that one shard can hold at a time.
+const SHAPES_MAX: usize = 4_096;
+
+/// What a count needs to know of its limit: enough to keep it without the policy file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Which limit.
+    pub(crate) limit: LimitId,
+    /// How long its labels are.
+    pub(crate) window: Window,
+    /// Who must hear of it.
+    pub(crate) scope: Scope,
+}
+
+/// No room for another cell or shape; nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// What this node knows of a key in one label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Known {
+    /// This region's sum over its sessions, dead ones included: the floor of a command.
+    pub(crate) own_region: Counts,
+    /// The sum of all other regions.
+    pub(crate) others: Counts,
+}
+
+/// One session's tally, on its way to or from a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) caller: Caller,
+    pub(crate) shape: Shape,
+    pub(crate) label: Label,
+    pub(crate) session: SessionIndex,
+    pub(crate) tally: Tally,
+}
+
+/// How far a peer has been told: first the walk over all cells, then the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Cursor {
+    /// The next place of the walk; `None` when it is over.
+    pub(crate) walk: Option<u32>,
+    /// The last sequence number told.
+    pub(crate) log: u64,
+}
+
+/// Which slots a walk tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WalkFilter<'a> {
+    /// The region of the peer that is told.
+    pub(crate) region: RegionIndex,
+    /// The peer's own session, which knows itself best.
+    pub(crate) peer: SessionIndex,
+    /// Sessions that speak for themselves: connected peers.
+    pub(crate) live: &'a [SessionIndex],
+}
+
+impl WalkFilter<'_> {
+    /// A walk tells the slots of this region's sessions that nobody else tells, and gives the peer
+    /// back what is known of earlier sessions of its region.
+    fn tells(&self, slot: &Slot) -> bool {
+        let ours = slot.region == RegionIndex::OWN
+            && (slot.session == SessionIndex::OWN || !self.live.contains(&slot.session));
+        let theirs = slot.region == self.region && slot.session != self.peer;
+        ours || theirs
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    tally: Tally,
+    /// Low half of the sequence number of its item in the log; 0 if it has none.
+    mark: u32,
+    session: SessionIndex,
+    region: RegionIndex,
+}
+
+#[derive(Debug)]
+struct Cell {
+    caller: Caller,
+    label: Label,
+    /// Exact size: a cell gains a slot once per session, and there are few.
+    slots: Box<[Slot]>,
+    shape: u16,
+}
+
+/// A shape in use.
+#[derive(Debug)]
+struct ShapeInUse {
+    shape: Shape,
+    cells: usize,
+}
+
+/// One shard of the counts.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    cells: Slab<Cell>,
+    index: HashTable<u32>,
+    shapes: Vec<Option<ShapeInUse>>,
+    by_limit: BTreeMap<LimitId, u16>,
+    /// Cells by the end of their label: what is collected together.
+    by_end: BTreeMap<(ClusterTime, u16), Vec<u32>>,
+    log: Log,
+    cells_max: usize,
+    slots: usize,
+}
+
+fn hash_of(caller: Caller, shape: u16, label: Label) -> u64 {
+    let salt = (u64::from(shape) << 48) ^ label.0;
+    caller.0[1] ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Shard {
+    /// An empty shard for at most `cells_max` cells.
+    pub(crate) fn new(cells_max: usize) -> Self {
+        Self {
+            cells: Slab::new(),
+            index: HashTable::new(),
+            shapes: Vec::new(),
+            by_limit: BTreeMap::new(),
+            by_end: BTreeMap::new(),
+            log: Log::default(),
+            cells_max,
+            slots: 0,
+        }
+    }
+
+    // -- getters
+
+    pub(crate) fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let by_end: usize = self.by_end.values().map(|v| v.capacity() * size_of::<u32>()).sum();
+        self.cells.memory_bytes()
+            + self.index.allocation_size()
+            + self.slots * size_of::<Slot>()
+            + self.log.memory_bytes()
+            + by_end
+    }
+
+    pub(crate) const fn log_head(&self) -> u64 {
+        self.log.head()
+    }
+
+    /// Whether one more cell of this node's own would fit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.cells.len() < self.cells_max
+    }
+
+    fn find(&self, key: Key, label: Label) -> Option<u32> {
+        let shape = *self.by_limit.get(&key.limit)?;
+        let same = |at: &u32| {
+            self.cells.get(*at).is_some_and(|cell| {
+                cell.caller == key.caller && cell.label == label && cell.shape == shape
+            })
+        };
+        self.index.find(hash_of(key.caller, shape, label), same).copied()
+    }
+
+    fn slots_of(&self, key: Key, label: Label) -> &[Slot] {
+        self.find(key, label).and_then(|at| self.cells.get(at)).map_or(&[], |cell| &*cell.slots)
+    }
+
+    /// Whether anything is known of a key in one label.
+    pub(crate) fn has(&self, key: Key, label: Label) -> bool {
+        self.find(key, label).is_some()
+    }
+
+    /// What is known of a key in one label.
+    pub(crate) fn known(&self, key: Key, label: Label) -> Known {
+        let mut known = Known::default();
+        for slot in self.slots_of(key, label) {
+            let sum = if slot.region == RegionIndex::OWN {
+                &mut known.own_region
+            } else {
+                &mut known.others
+            };
+            *sum = sum.plus(slot.tally.counts);
+        }
+        known
+    }
+
+    /// What is known of a key in one label, region by region, in no order.
+    pub(crate) fn by_region(&self, key: Key, label: Label) -> Vec<(RegionIndex, Tally)> {
+        let mut regions: Vec<(RegionIndex, Tally)> = Vec::new();
+        for slot in self.slots_of(key, label) {
+            match regions.iter_mut().find(|(region, _)| *region == slot.region) {
+                Some((_, tally)) => *tally = tally.plus(slot.tally),
+                None => regions.push((slot.region, slot.tally)),
+            }
+        }
+        regions
+    }
+
+    // -- inputs
+
+    /// Adds to this session's own slot. Takes a cell even beyond the bound: the caller has asked
+    /// [`has_room`](Self::has_room) before, and what the store has charged must be counted (INV-1).
+    ///
+    /// `tell` says whether peers should hear of it now; what grew untold goes with the next change.
+    pub(crate) fn add_own(
+        &mut self,
+        caller: Caller,
+        shape: Shape,
+        label: Label,
+        add: Tally,
+        tell: bool,
+    ) {
+        let Ok(at) = self.cell_for(caller, shape, label, usize::MAX) else {
+            return;
+        };
+        let slot = self.slot_mut(at, SessionIndex::OWN, RegionIndex::OWN);
+        slot.tally = slot.tally.plus(add);
+        debug_assert!(slot.tally.is_sound(), "INV-3");
+        if tell {
+            self.touch(at, SessionIndex::OWN);
+        }
+    }
+
+    /// Merges a peer's tally (INV-2); `tell` says whether it is for this node to pass on.
+    /// Returns whether anything grew.
+    pub(crate) fn merge(
+        &mut self,
+        entry: &Entry,
+        region: RegionIndex,
+        tell: bool,
+    ) -> Result<bool, Full> {
+        // The last sixteenth is kept for this node's own admissions.
+        let bound = self.cells_max - self.cells_max / 16;
+        let at = self.cell_for(entry.caller, entry.shape, entry.label, bound)?;
+        let slot = self.slot_mut(at, entry.session, region);
+        let before = slot.tally;
+        slot.tally = before.merge(entry.tally);
+        let grew = slot.tally != before;
+        if grew && tell {
+            self.touch(at, entry.session);
+        }
+        Ok(grew)
+    }
+
+    fn cell_for(
+        &mut self,
+        caller: Caller,
+        shape: Shape,
+        label: Label,
+        cells_max: usize,
+    ) -> Result<u32, Full> {
+        if let Some(at) = self.find(Key { caller, limit: shape.limit }, label) {
+            return Ok(at);
+        }
+        if self.cells.len() >= cells_max {
+            return Err(Full);
+        }
+        let shape_index = self.shape_index(shape)?;
+        if let Some(in_use) = &mut self.shapes[usize::from(shape_index)] {
+            in_use.cells += 1;
+        }
+        let cell = Cell { caller, label, slots: Box::default(), shape: shape_index };
+        let at = self.cells.insert(cell);
+        let cells = &self.cells;
+        let rehash = |at: &u32| {
+            cells.get(*at).map_or(0, |cell| hash_of(cell.caller, cell.shape, cell.label))
+        };
+        self.index.insert_unique(hash_of(caller, shape_index, label), at, rehash);
+        self.by_end.entry((shape.window.end(label), shape_index)).or_default().push(at);
+        Ok(at)
+    }
+
+    /// The index of a shape; a second window or scope under one limit's number is refused.
+    fn shape_index(&mut self, shape: Shape) -> Result<u16, Full> {
+        if let Some(index) = self.by_limit.get(&shape.limit) {
+            let same = matches!(&self.shapes[usize::from(*index)], Some(s) if s.shape == shape);
+            return if same { Ok(*index) } else { Err(Full) };
+        }
+        let free = self.shapes.iter().position(Option::is_none);
+        if free.is_none() && self.shapes.len() == SHAPES_MAX {
+            return Err(Full);
+        }
+        let index = free.unwrap_or_else(|| {
+            self.shapes.push(None);
+            self.shapes.len() - 1
+        });
+        self.shapes[index] = Some(ShapeInUse { shape, cells: 0 });
+        self.by_limit.insert(shape.limit, index as u16);
+        Ok(index as u16)
+    }
+
+    fn slot_mut(&mut self, at: u32, session: SessionIndex, region: RegionIndex) -> &mut Slot {
+        let cell = self.cells.get_mut(at).expect("the index names cells that exist");
+        let place = match cell.slots.iter().position(|slot| slot.session == session) {
+            Some(place) => place,
+            None => {
+                let mut slots = Vec::with_capacity(cell.slots.len() + 1);
+                slots.extend_from_slice(&cell.slots);
+                slots.push(Slot { tally: Tally::default(), mark: 0, session, region });
+                cell.slots = slots.into_boxed_slice();
+                self.slots += 1;
+                cell.slots.len() - 1
+            }
+        };
+        &mut cell.slots[place]
+    }
+
+    /// Moves a slot to the log's end.
+    fn touch(&mut self, at: u32, session: SessionIndex) {
+        let Some(cell) = self.cells.get_mut(at) else { return };
+        let Some(slot) = cell.slots.iter_mut().find(|slot| slot.session == session) else {
+            return;
+        };
+        slot.mark = self.log.push(at, session, slot.mark != 0);
+        if self.log.wants_compaction() {
+            let cells = &self.cells;
+            self.log.compact(|item| live_slot(cells, item).is_some());
+        }
+    }
+
+    // -- outputs
+
+    /// Appends what a peer has not been told yet to `out`, at most `budget` entries, and returns the
+    /// cursor behind them. `wanted` decides by shape whether the peer must hear of it at all.
+    pub(crate) fn collect(
+        &self,
+        mut cursor: Cursor,
+        filter: WalkFilter<'_>,
+        wanted: impl Fn(&Shape) -> bool,
+        budget: usize,
+        out: &mut Vec<Entry>,
+    ) -> Cursor {
+        let full = out.len() + budget;
+        if let Some(from) = cursor.walk {
+            let mut place = from;
+            while place < self.cells.places() && out.len() < full {
+                if let Some(cell) = self.cells.get(place) {
+                    let told = cell.slots.iter().filter(|slot| filter.tells(slot));
+                    out.extend(
+                        told.filter_map(|slot| self.entry(cell, slot)).filter(|e| wanted(&e.shape)),
+                    );
+                }
+                place += 1;
+            }
+            let done = place >= self.cells.places();
+            cursor.walk = (!done).then_some(place);
+            if !done {
+                return cursor;
+            }
+        }
+        // Looking at an item costs less than sending it, but not nothing.
+        let looks_max = budget.saturating_mul(8);
+        for item in self.log.after(cursor.log).take(looks_max) {
+            if out.len() >= full {
+                return cursor;
+            }
+            if let Some((cell, slot)) = live_slot(&self.cells, item) {
+                out.extend(self.entry(cell, slot).filter(|e| wanted(&e.shape)));
+            }
+            cursor.log = item.sequence;
+        }
+        cursor
+    }
+
+    fn entry(&self, cell: &Cell, slot: &Slot) -> Option<Entry> {
+        let in_use = self.shapes[usize::from(cell.shape)].as_ref()?;
+        Some(Entry {
+            caller: cell.caller,
+            shape: in_use.shape,
+            label: cell.label,
+            session: slot.session,
+            tally: slot.tally,
+        })
+    }
+
+    // -- upkeep
+
+    /// Forgets log items that every cursor has passed, at most `budget`.
+    pub(crate) fn trim(&mut self, through: u64, budget: usize) {
+        for _ in 0..budget {
+            let Some(item) = self.log.pop_through(through) else { return };
+            match live_slot_mut(&mut self.cells, &item) {
+                Some(slot) => slot.mark = 0,
+                None => self.log.forget_stale(),
+            }
+        }
+    }
+
+    /// Collects cells whose label ended more than one window and `grace` before `now` (INV-5), at most
+    /// `budget`. Returns how many.
+    pub(crate) fn sweep(&mut self, now: ClusterTime, grace: Span, budget: usize) -> usize {
+        let mut collected = 0;
+        while collected < budget {
+            let due = self.by_end.keys().copied().find(|(end, shape)| {
+                let window = self.shapes[usize::from(*shape)].as_ref().map(|s| s.shape.window);
+                *end + window.map_or(Span::ZERO, Window::length) + grace <= now
+            });
+            let Some(due) = due else { break };
+            let Some(places) = self.by_end.get_mut(&due) else { break };
+            let take = places.len().min(budget - collected);
+            let gone: Vec<u32> = places.drain(places.len() - take..).collect();
+            if places.is_empty() {
+                self.by_end.remove(&due);
+            }
+            collected += take;
+            for at in gone {
+                self.remove(at);
+            }
+        }
+        collected
+    }
+
+    fn remove(&mut self, at: u32) {
+        let Some(cell) = self.cells.remove(at) else { return };
+        let hash = hash_of(cell.caller, cell.shape, cell.label);
+        if let Ok(entry) = self.index.find_entry(hash, |place| *place == at) {
+            entry.remove();
+        }
+        self.slots -= cell.slots.len();
+        for _ in cell.slots.iter().filter(|slot| slot.mark != 0) {
+            self.log.note_stale();
+        }
+        let place = &mut self.shapes[usize::from(cell.shape)];
+        if let Some(in_use) = place {
+            in_use.cells -= 1;
+            if in_use.cells == 0 {
+                self.by_limit.remove(&in_use.shape.limit);
+                *place = None;
+            }
+        }
+    }
+}
+
+/// The slot of a log item, unless the item is stale.
+fn live_slot<'a>(cells: &'a Slab<Cell>, item: &Item) -> Option<(&'a Cell, &'a Slot)> {
+    let cell = cells.get(item.cell)?;
+    let mark = Item::mark_of(item.sequence);
+    let slot = cell.slots.iter().find(|s| s.session == item.session && s.mark == mark)?;
+    Some((cell, slot))
+}
+
+fn live_slot_mut<'a>(cells: &'a mut Slab<Cell>, item: &Item) -> Option<&'a mut Slot> {
+    let mark = Item::mark_of(item.sequence);
+    let cell = cells.get_mut(item.cell)?;
+    cell.slots.iter_mut().find(|s| s.session == item.session && s.mark == mark)
+}

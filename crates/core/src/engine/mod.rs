@@ -1,0 +1,522 @@
+//! The engine: everything that decides and replicates, as one state machine without IO.
+
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+
+use rand::Rng;
+
+use crate::{
+    check::{
+        Clock, Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
+        plan::{self, Planned},
+    },
+    counts::{Known, Shard, Tally},
+    exchange::{self, Exchange, ExchangeStats, Freshness, PeerStatus, Shards},
+    guard::{Guard, Guarding},
+    ids::{Key, RegionIndex, Secret, Session},
+    invariants::Invariant,
+    policy::{PolicySet, Scope},
+    store::{Counts, StoreCommand, StoreReply},
+    time::{ClusterTime, Label, Mono, Span},
+    wire::FrameError,
+};
+
+/// How often cells and logs are looked after.
+const UPKEEP: Span = Span::millis(100);
+/// Cells and log items that one round of upkeep takes per shard.
+const UPKEEP_BUDGET: usize = 4_096;
+
+/// What an engine is given once.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This run of this node.
+    pub session: Session,
+    /// How often a peer is told what changed, 1 ms to 10 s.
+    pub gossip: Span,
+    /// In how many parts the counts are kept: a power of two, 1 to 1,024.
+    pub shards: usize,
+    /// Cells (keys times live labels) that the node holds at most; beyond, new keys are answered by
+    /// `on_store_failure`.
+    pub cells_max: usize,
+    /// Panic where an invariant is broken, instead of counting it.
+    pub strict_invariants: bool,
+}
+
+impl Settings {
+    /// The defaults: gossip every 50 ms, 64 shards, 4 M cells, panics in debug builds only.
+    pub fn new(session: Session) -> Self {
+        Self {
+            session,
+            gossip: Span::millis(50),
+            shards: 64,
+            cells_max: 4_000_000,
+            strict_invariants: cfg!(debug_assertions),
+        }
+    }
+}
+
+/// What became of a plan.
+#[derive(Debug)]
+pub enum Plan {
+    /// No policy applies: nothing to ask, the request may pass.
+    Unmatched,
+    /// Ask the store, then [`Engine::complete`] the ticket.
+    Ask(StoreCommand, Ticket),
+    /// No room to count: do not ask the store, complete the ticket with [`Outcome::Cancelled`].
+    Full(Ticket),
+}
+
+/// What became of a store call.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The store answered.
+    Reply(StoreReply),
+    /// No answer in time, or a broken connection: the step may have been carried out, or not.
+    Unknown,
+    /// The step was certainly not carried out.
+    Cancelled,
+}
+
+/// What became of a ticket.
+#[derive(Debug)]
+pub enum Completion {
+    /// The answer.
+    Decided(Decision),
+    /// The labels did not fit the store's clock: ask once more with these.
+    Again(StoreCommand, Ticket),
+}
+
+/// Numbers about an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Cells held: keys times live labels.
+    pub cells: usize,
+    /// Bytes that the counts hold.
+    pub memory_bytes: usize,
+    /// What the exchange did not take, and what it told twice.
+    pub exchange: ExchangeStats,
+    /// Broken invariants, by invariant.
+    pub broken: BTreeMap<Invariant, u64>,
+    /// Checks that the store asked to label again.
+    pub relabelled: u64,
+}
+
+/// Decides and replicates for one node.
+///
+/// Nothing in here reads a clock, opens a socket or draws an ambient random number. Methods come in
+/// families:
+///
+/// - *decisions*: [`plan`](Self::plan), then ask the store, then [`complete`](Self::complete) exactly
+///   once, by whoever owns the store call and not by a future that may be dropped;
+/// - *inputs* `handle_*`: what the network and the timer bring;
+/// - *outputs*: [`poll_frame`](Self::poll_frame) until `None`, then sleep until
+///   [`next_deadline`](Self::next_deadline) or the next input; calling too early is harmless;
+/// - *getters*.
+///
+/// Every method takes `now`, which must not run backwards by more than threads racing each other make it.
+/// All take `&self`: parts are guarded one by one (see [`Guarding`]), each for a short, bounded time.
+pub struct Engine<G: Guarding> {
+    settings: Settings,
+    shards: Box<[G::Of<Shard>]>,
+    exchange: G::Of<Exchange>,
+    clock: G::Of<Clock>,
+    /// What the request path needs of the exchange, so that it never waits for a merge.
+    freshness: G::Of<Vec<Freshness>>,
+    upkeep: G::Of<Upkeep>,
+}
+
+struct Upkeep {
+    next: Mono,
+    broken: BTreeMap<Invariant, u64>,
+    relabelled: u64,
+}
+
+struct ShardSet<'a, G: Guarding>(&'a [G::Of<Shard>]);
+
+impl<G: Guarding> Shards for ShardSet<'_, G> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn with<R>(&self, index: usize, f: impl FnOnce(&mut Shard) -> R) -> R {
+        self.0[index].with(f)
+    }
+}
+
+impl<G: Guarding> Engine<G> {
+    /// A new run of a node. `clock` is the wall clock at `now`; the store's replies correct it.
+    ///
+    /// # Panics
+    ///
+    /// If `settings.shards` is not a power of two from 1 to 1,024.
+    pub fn new(
+        settings: Settings,
+        now: Mono,
+        clock: ClusterTime,
+        random: Box<dyn Rng + Send>,
+    ) -> Self {
+        let count = settings.shards;
+        assert!(count.is_power_of_two() && count <= 1_024, "shards: a power of two up to 1,024");
+        let per_shard = settings.cells_max.div_ceil(count).max(16);
+        Self {
+            shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
+            exchange: Guard::new(Exchange::new(settings.session.clone(), settings.gossip, random)),
+            clock: Guard::new(Clock::new(now, clock)),
+            freshness: Guard::new(Vec::new()),
+            upkeep: Guard::new(Upkeep { next: now, broken: BTreeMap::new(), relabelled: 0 }),
+            settings,
+        }
+    }
+
+    // -- getters
+
+    /// This run of this node.
+    pub fn session(&self) -> &Session {
+        &self.settings.session
+    }
+
+    /// The time that labels are cut from.
+    pub fn cluster_time(&self, now: Mono) -> ClusterTime {
+        self.clock.with(|clock| clock.cluster_time(now))
+    }
+
+    /// All peers ever connected, the newest session of each.
+    pub fn peers(&self, now: Mono) -> Vec<PeerStatus> {
+        self.exchange.with(|exchange| exchange.peers(now))
+    }
+
+    /// Numbers about the engine.
+    pub fn stats(&self) -> Stats {
+        let (mut cells, mut memory_bytes) = (0, 0);
+        for shard in &self.shards {
+            shard.with(|shard| {
+                cells += shard.len();
+                memory_bytes += shard.memory_bytes();
+            });
+        }
+        let exchange = self.exchange.with(|exchange| exchange.stats().clone());
+        let (broken, relabelled) = self.upkeep.with(|u| (u.broken.clone(), u.relabelled));
+        Stats { cells, memory_bytes, exchange, broken, relabelled }
+    }
+
+    /// What every session known here has of `key` in `label`, region by region: for checkers and tests.
+    pub fn regions_of(&self, key: Key, label: Label) -> Vec<(crate::ids::RegionName, Tally)> {
+        let by_region = self.with_shard(key, |shard| shard.by_region(key, label));
+        self.exchange.with(|exchange| {
+            by_region.into_iter().map(|(r, tally)| (exchange.region(r).clone(), tally)).collect()
+        })
+    }
+
+    fn with_shard<R>(&self, key: Key, f: impl FnOnce(&mut Shard) -> R) -> R {
+        self.shards[exchange::shard_of(key.caller, self.shards.len())].with(f)
+    }
+
+    fn known(&self, key: Key, label: Label) -> Known {
+        self.with_shard(key, |shard| shard.known(key, label))
+    }
+
+    // -- decisions
+
+    /// Plans one all-or-nothing command over every limit of every policy that applies to a subject.
+    pub fn plan(
+        &self,
+        policies: &PolicySet,
+        secret: &Secret,
+        now: Mono,
+        subjects: &[Subject<'_>],
+        purpose: Purpose,
+    ) -> Result<Plan, PlanError> {
+        let mut planned = Vec::new();
+        for subject in subjects {
+            for policy in policies.matching(subject.attributes) {
+                let caller = policy.caller(secret, subject.attributes);
+                planned.extend(policy.limits.iter().enumerate().map(|(index, limit)| Planned {
+                    policy: policy.clone(),
+                    index,
+                    cost: subject.cost,
+                    key: Key { caller, limit: limit.id },
+                    label: Label(0),
+                    others: 0,
+                    floor: Counts::default(),
+                }));
+            }
+        }
+        if planned.len() > plan::LIMITS_MAX {
+            return Err(PlanError::TooManyLimits { found: planned.len() });
+        }
+        if planned.is_empty() {
+            return Ok(Plan::Unmatched);
+        }
+        let mut ticket = Ticket { purpose, planned, asked_at: now, relabelled: false };
+        let command = self.label(&mut ticket, now);
+        let has_room = |plan: &Planned| {
+            self.with_shard(plan.key, |s| s.has_room() || s.has(plan.key, plan.label))
+        };
+        if purpose == Purpose::Charge && !ticket.planned.iter().all(has_room) {
+            return Ok(Plan::Full(ticket));
+        }
+        Ok(Plan::Ask(command, ticket))
+    }
+
+    /// Gives every planned limit the label of `now`, and makes the command of it.
+    fn label(&self, ticket: &mut Ticket, now: Mono) -> StoreCommand {
+        let (cluster, clock) = self.clock.with(|c| (c.cluster_time(now), c.clone()));
+        ticket.asked_at = now;
+        for plan in &mut ticket.planned {
+            plan.label_at(cluster, |key, label| self.known(key, label));
+        }
+        let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, &clock));
+        StoreCommand { operations: operations.collect() }
+    }
+
+    /// Turns a store call's outcome into the decision, and counts what was admitted (INV-1).
+    pub fn complete(&self, now: Mono, mut ticket: Ticket, outcome: Outcome) -> Completion {
+        match outcome {
+            Outcome::Reply(StoreReply::Done { admitted, now: reading, operations }) => {
+                self.clock.with(|clock| clock.handle_reading(ticket.asked_at, now, reading));
+                let believable = operations.len() == ticket.planned.len()
+                    && self.holds(Invariant::AllOrNothing, {
+                        let enforced = |(plan, op): (&Planned, &crate::store::OperationReply)| {
+                            op.passes || plan.policy.shadow
+                        };
+                        admitted == ticket.planned.iter().zip(&operations).all(enforced)
+                    })
+                    && ticket.planned.iter().zip(&operations).all(|(plan, op)| {
+                        let floored = op.counts.max(plan.floor) == op.counts;
+                        let written = ticket.purpose == Purpose::Charge;
+                        self.holds(Invariant::Floored, floored || !written)
+                            && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
+                    });
+                if !believable {
+                    return Completion::Decided(self.answer_without_store(now, &ticket));
+                }
+                let passes: Vec<bool> = operations.iter().map(|op| op.passes).collect();
+                self.count(&ticket, admitted, &passes);
+                let cluster = self.cluster_time(now);
+                let verdicts = ticket.planned.iter().zip(&operations).map(|(plan, op)| {
+                    // A peek does not write, so that the floor may be above what the record says.
+                    plan.verdict(op.passes, op.counts.max(plan.floor), cluster)
+                });
+                let limits = self.with_views(now, &ticket, verdicts.collect());
+                Completion::Decided(plan::decision(admitted, limits, None))
+            }
+            Outcome::Reply(StoreReply::Relabel { now: reading }) if !ticket.relabelled => {
+                self.clock.with(|clock| clock.handle_reading(ticket.asked_at, now, reading));
+                self.upkeep.with(|upkeep| upkeep.relabelled += 1);
+                ticket.relabelled = true;
+                let command = self.label(&mut ticket, now);
+                Completion::Again(command, ticket)
+            }
+            Outcome::Reply(StoreReply::Relabel { .. }) | Outcome::Unknown | Outcome::Cancelled => {
+                Completion::Decided(self.answer_without_store(now, &ticket))
+            }
+        }
+    }
+
+    /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
+    /// so the next command's floor charges it exactly once, also where the store had charged it after all.
+    fn answer_without_store(&self, now: Mono, ticket: &Ticket) -> Decision {
+        let live_nodes = self.exchange.with(|exchange| exchange.live_nodes()) as u64;
+        let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
+        let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
+        self.count(ticket, admitted, &passes);
+        let cluster = self.cluster_time(now);
+        let verdicts = ticket
+            .planned
+            .iter()
+            .zip(&passes)
+            .map(|(plan, passes)| plan.verdict(*passes, known(plan), cluster));
+        let limits = self.with_views(now, ticket, verdicts.collect());
+        plan::decision(admitted, limits, Some(Reason::StoreUnavailable))
+    }
+
+    /// Adds what a check asked for, and what it was given, to this session's own slots.
+    fn count(&self, ticket: &Ticket, admitted: bool, passes: &[bool]) {
+        if ticket.purpose != Purpose::Charge {
+            return;
+        }
+        for (plan, passes) in ticket.planned.iter().zip(passes) {
+            let used = if admitted && *passes { plan.cost } else { 0 };
+            let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
+            self.with_shard(plan.key, |shard| {
+                shard.add_own(plan.key.caller, plan.shape(), plan.label, add, used > 0);
+            });
+        }
+    }
+
+    /// Adds to verdicts how stale the other regions' part is and, for usage, what each region has.
+    fn with_views(
+        &self,
+        now: Mono,
+        ticket: &Ticket,
+        mut limits: Vec<LimitVerdict>,
+    ) -> Vec<LimitVerdict> {
+        let global = |verdict: &LimitVerdict| verdict.limit().scope == Scope::Global;
+        if !limits.iter().any(global) && ticket.purpose == Purpose::Charge {
+            return limits;
+        }
+        let views = self.freshness.with(|freshness| views(freshness, now));
+        let stalest = stalest(&views);
+        for (verdict, plan) in limits.iter_mut().zip(&ticket.planned) {
+            if global(verdict) {
+                verdict.staleness = stalest;
+            }
+            if ticket.purpose == Purpose::Usage {
+                verdict.regions = self.regions_used(plan, verdict, &views);
+            }
+        }
+        limits
+    }
+
+    fn regions_used(
+        &self,
+        plan: &Planned,
+        verdict: &LimitVerdict,
+        views: &[RegionView],
+    ) -> Vec<RegionUse> {
+        let known = self.with_shard(plan.key, |shard| shard.by_region(plan.key, plan.label));
+        let of = |region: RegionIndex| {
+            known.iter().find(|(r, _)| *r == region).map_or(Counts::default(), |(_, t)| t.counts)
+        };
+        let own = self.settings.session.id.region.clone();
+        // The store's record is exact for the own region; its refunds are what the slots know of them.
+        let refunded = of(RegionIndex::OWN).refunded;
+        let net = verdict.used.saturating_sub(plan.others);
+        let counts = Counts { used: net.saturating_add(refunded), refunded };
+        let mut uses = Vec::from([RegionUse { region: own, counts, staleness: Some(Span::ZERO) }]);
+        if verdict.limit().scope == Scope::Global {
+            uses.extend(views.iter().map(|view| RegionUse {
+                region: view.name.clone(),
+                counts: of(view.region),
+                staleness: view.staleness,
+            }));
+        }
+        uses
+    }
+
+    fn holds(&self, invariant: Invariant, condition: bool) -> bool {
+        if !condition {
+            assert!(!self.settings.strict_invariants, "{invariant} is broken");
+            self.upkeep.with(|upkeep| *upkeep.broken.entry(invariant).or_default() += 1);
+        }
+        condition
+    }
+
+    // -- inputs
+
+    /// A connection to a peer's session stands; a newer session of a node replaces the older one. An
+    /// error says that the peer is not taken; nothing was changed.
+    pub fn handle_connected(&self, now: Mono, peer: &Session) -> Result<(), FrameError> {
+        self.exchange.with(|exchange| {
+            let result = exchange.handle_connected(now, peer, &self.shard_set());
+            self.refresh(exchange);
+            result
+        })
+    }
+
+    /// The connection to a peer's session is gone. What it was told is kept for when it returns.
+    pub fn handle_disconnected(&self, _now: Mono, peer: &Session) {
+        self.exchange.with(|exchange| {
+            exchange.handle_disconnected(peer);
+            self.refresh(exchange);
+        });
+    }
+
+    /// Takes a frame from a connected peer. Errors are counted by reason; see [`FrameError`] for what
+    /// each has left undone. None of them is a reason to stop listening to the peer.
+    pub fn handle_frame(&self, now: Mono, from: &Session, bytes: &[u8]) -> Result<(), FrameError> {
+        let cluster = self.cluster_time(now);
+        self.exchange.with(|exchange| {
+            let result = exchange.handle_frame(now, cluster, from, bytes, &self.shard_set());
+            self.refresh(exchange);
+            result
+        })
+    }
+
+    /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
+    pub fn handle_timeout(&self, now: Mono) {
+        let due = self.upkeep.with(|upkeep| {
+            let due = upkeep.next <= now;
+            if due {
+                upkeep.next = now + UPKEEP;
+            }
+            due
+        });
+        if !due {
+            return;
+        }
+        let cluster = self.cluster_time(now);
+        let grace = Span::secs(2).max(self.settings.gossip.times(10));
+        for shard in &self.shards {
+            shard.with(|shard| shard.sweep(cluster, grace, UPKEEP_BUDGET));
+        }
+        let set = self.shard_set();
+        self.exchange.with(|exchange| exchange.handle_timeout(now, &set, UPKEEP_BUDGET));
+    }
+
+    fn shard_set(&self) -> ShardSet<'_, G> {
+        ShardSet(&self.shards)
+    }
+
+    fn refresh(&self, exchange: &Exchange) {
+        self.freshness.with(|freshness| *freshness = exchange.freshness());
+    }
+
+    // -- outputs
+
+    /// The next frame that is due, and the session it is for. Call until `None`.
+    pub fn poll_frame(&self, now: Mono) -> Option<(Session, Vec<u8>)> {
+        let cluster = self.cluster_time(now);
+        self.exchange.with(|exchange| exchange.poll_frame(now, cluster, &self.shard_set()))
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_frame`](Self::poll_frame) again.
+    pub fn next_deadline(&self, now: Mono) -> Mono {
+        let upkeep = self.upkeep.with(|upkeep| upkeep.next);
+        let frame = self.exchange.with(|exchange| exchange.next_deadline(now));
+        frame.map_or(upkeep, |frame| frame.min(upkeep)).max(now)
+    }
+}
+
+/// What is known of how fresh another region's counts are.
+struct RegionView {
+    region: RegionIndex,
+    name: crate::ids::RegionName,
+    staleness: Option<Span>,
+}
+
+/// By other region: the stalest of its connected nodes, else the freshest of those that were connected.
+fn views(freshness: &[Freshness], now: Mono) -> Vec<RegionView> {
+    let mut regions: BTreeMap<RegionIndex, (bool, RegionView)> = BTreeMap::new();
+    for peer in freshness.iter().filter(|peer| peer.region != RegionIndex::OWN) {
+        let staleness = peer.newest_at.map(|at| now.since(at) + peer.delay);
+        let view = RegionView { region: peer.region, name: peer.region_name.clone(), staleness };
+        match regions.get_mut(&peer.region) {
+            None => {
+                regions.insert(peer.region, (peer.connected, view));
+            }
+            Some((connected, known)) => {
+                known.staleness = match (*connected, peer.connected) {
+                    (true, true) => known.staleness.max(staleness),
+                    (true, false) => known.staleness,
+                    (false, true) => staleness,
+                    (false, false) => match (known.staleness, staleness) {
+                        (Some(a), Some(b)) => Some(a.min(b)),
+                        (a, b) => a.or(b),
+                    },
+                };
+                *connected |= peer.connected;
+            }
+        }
+    }
+    let mut views: Vec<RegionView> = regions.into_values().map(|(_, view)| view).collect();
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
+/// The age of the oldest view of another region: zero without any, `None` while one is unheard.
+fn stalest(views: &[RegionView]) -> Option<Span> {
+    views.iter().try_fold(Span::ZERO, |oldest, view| Some(oldest.max(view.staleness?)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,397 @@
+//! Engines over a lossy network, with stores that fail: what the whole must keep.
+
+use alloc::{boxed::Box, vec, vec::Vec};
+
+use proptest::prelude::*;
+use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use super::*;
+use crate::{
+    guard::OneThread,
+    ids::{Boot, NodeId},
+    policy::{Attributes, PolicySet},
+    store::{StoreReply, Table},
+    time::StoreTime,
+};
+
+const POLICIES: &str = r#"
+[[policy]]
+name = "api"
+match = { route = "/api/**" }
+key = ["api_key"]
+
+[[policy.limit]]
+name = "hourly"
+quantity = 100
+window = "1h"
+scope = "global"
+consistency = "plain"
+
+[[policy.limit]]
+name = "burst"
+quantity = 50
+window = "1m"
+"#;
+
+const SECRET: Secret = Secret([3; 16]);
+/// Half past some hour, so that no label ends within a test.
+const START: ClusterTime = ClusterTime(1_700_001_000_000_000);
+
+fn policies() -> PolicySet {
+    PolicySet::parse(POLICIES).expect("the policies are right")
+}
+
+fn session(region: &str, node: &str, boot: u64) -> Session {
+    Session { id: NodeId::new(region, node).expect("names"), boot: Boot(boot) }
+}
+
+fn engine(session: Session) -> Engine<OneThread> {
+    let seed = session.boot.0 + session.id.region.as_str().len() as u64;
+    let settings = Settings { shards: 4, cells_max: 10_000, ..Settings::new(session) };
+    let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(seed));
+    Engine::new(settings, Mono(0), START, random)
+}
+
+/// Some engines, a store for each, and a clock.
+struct World {
+    now: Mono,
+    nodes: Vec<(Engine<OneThread>, Table)>,
+    policies: PolicySet,
+}
+
+fn wall(now: Mono) -> StoreTime {
+    StoreTime(START.0 + now.0)
+}
+
+impl World {
+    fn new(sessions: Vec<Session>) -> Self {
+        let nodes = sessions.into_iter().map(|s| (engine(s), Table::new(1_000))).collect();
+        Self { now: Mono(0), nodes, policies: policies() }
+    }
+
+    fn connect(&self, a: usize, b: usize) {
+        for (to, of) in [(a, b), (b, a)] {
+            let (session, now) = (self.nodes[of].0.session().clone(), self.now);
+            self.nodes[to].0.handle_connected(now, &session).expect("taken");
+        }
+    }
+
+    fn disconnect(&self, a: usize, b: usize) {
+        for (to, of) in [(a, b), (b, a)] {
+            self.nodes[to].0.handle_disconnected(self.now, self.nodes[of].0.session());
+        }
+    }
+
+    fn ask_with(
+        &mut self,
+        at: usize,
+        key: &str,
+        cost: u64,
+        purpose: Purpose,
+        store_up: bool,
+    ) -> Decision {
+        let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", key)];
+        let subject = Subject { attributes, cost };
+        let (engine, store) = &mut self.nodes[at];
+        let plan = engine.plan(&self.policies, &SECRET, self.now, &[subject], purpose);
+        let Plan::Ask(command, ticket) = plan.expect("planned") else { panic!("nothing to ask") };
+        let outcome = if store_up {
+            Outcome::Reply(store.apply(&command, wall(self.now)).expect("room"))
+        } else {
+            Outcome::Cancelled
+        };
+        match engine.complete(self.now, ticket, outcome) {
+            Completion::Decided(decision) => decision,
+            Completion::Again(..) => panic!("the clocks agree"),
+        }
+    }
+
+    fn ask(&mut self, at: usize, key: &str, cost: u64) -> bool {
+        self.ask_with(at, key, cost, Purpose::Charge, true).allowed
+    }
+
+    /// Net use of the global limit as a node and its store see it.
+    fn used(&mut self, at: usize, key: &str) -> u64 {
+        self.ask_with(at, key, 1, Purpose::Usage, true).limits[0].used
+    }
+
+    /// Lets time pass; `arrives` says of each frame whether it does.
+    fn run(&mut self, ms: u64, mut arrives: impl FnMut(usize, usize) -> bool) {
+        for _ in 0..ms / 10 {
+            self.now += Span::millis(10);
+            for from in 0..self.nodes.len() {
+                self.nodes[from].0.handle_timeout(self.now);
+                while let Some((to, bytes)) = self.nodes[from].0.poll_frame(self.now) {
+                    let sender = self.nodes[from].0.session().clone();
+                    let to = self.nodes.iter().position(|(e, _)| *e.session() == to);
+                    if let Some(to) = to.filter(|to| arrives(from, *to)) {
+                        let _ = self.nodes[to].0.handle_frame(self.now, &sender, &bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        self.run(12_000, |_, _| true);
+    }
+}
+
+fn three_regions() -> World {
+    let world = World::new(vec![
+        session("eu", "eu-0", 1),
+        session("us", "us-0", 1),
+        session("ap", "ap-0", 1),
+    ]);
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        world.connect(a, b);
+    }
+    world
+}
+
+#[test]
+fn a_global_limit_spent_in_one_region_is_refused_in_the_others() {
+    let mut world = three_regions();
+    assert!(world.ask(0, "k", 50));
+    world.run(70_000, |_, _| true);
+    assert!(world.ask(0, "k", 50), "the minute's burst limit has passed");
+    world.run(200, |_, _| true);
+    for at in 0..3 {
+        assert!(!world.ask(at, "k", 1), "node {at}");
+        assert_eq!(world.used(at, "k"), 100);
+    }
+    assert!(world.ask(1, "another", 1));
+}
+
+#[test]
+fn a_regional_limit_is_nobody_elses_business() {
+    let mut world = three_regions();
+    for at in 0..2 {
+        assert!(world.ask(at, "k", 50));
+    }
+    world.settle();
+    let decision = world.ask_with(0, "k", 1, Purpose::Usage, true);
+    assert_eq!(decision.limits[1].limit().name.as_ref(), "burst");
+    assert_eq!(decision.limits[1].used, 50);
+    assert_eq!(decision.limits[0].used, 100);
+}
+
+#[test]
+fn spent_on_both_sides_of_a_cut_adds_up_after_the_heal() {
+    let mut world = three_regions();
+    world.run(500, |_, _| true);
+    let cut = |from: usize, to: usize| from != 0 && to != 0;
+    assert!(world.ask(0, "k", 10));
+    assert!(world.ask(1, "k", 20));
+    world.run(5_000, cut);
+    assert_eq!((world.used(0, "k"), world.used(1, "k"), world.used(2, "k")), (10, 20, 20));
+    world.run(2_000, |_, _| true);
+    assert_eq!((world.used(0, "k"), world.used(1, "k"), world.used(2, "k")), (30, 30, 30));
+}
+
+#[test]
+fn a_wiped_store_is_healed_by_the_first_check() {
+    let mut world = three_regions();
+    assert!(world.ask(0, "k", 40));
+    world.nodes[0].1 = Table::new(1_000);
+    assert_eq!(world.used(0, "k"), 40);
+    assert!(!world.ask(0, "k", 11), "the burst limit of 50 remembers");
+    assert!(world.ask(0, "k", 10));
+}
+
+#[test]
+fn a_restarted_node_with_an_empty_store_learns_its_regions_count_from_peers() {
+    let mut world = three_regions();
+    assert!(world.ask(0, "k", 40));
+    world.run(200, |_, _| true);
+    for peer in 1..3 {
+        world.disconnect(0, peer);
+    }
+    world.nodes[0] = (engine(session("eu", "eu-0", 2)), Table::new(1_000));
+    world.nodes[0]
+        .0
+        .clock
+        .with(|clock| *clock = Clock::new(world.now, ClusterTime(wall(world.now).0)));
+    world.connect(0, 1);
+    world.run(200, |_, _| true);
+    assert!(world.nodes[0].0.peers(world.now).iter().any(|peer| peer.answered));
+    assert_eq!(world.used(0, "k"), 40, "one peer is enough");
+    // A peer that never heard the first run directly hears of it from the second.
+    world.nodes[2] = (engine(session("ap", "ap-0", 7)), Table::new(1_000));
+    world.connect(0, 2);
+    world.run(200, |_, _| true);
+    assert_eq!(world.used(2, "k"), 40);
+}
+
+#[test]
+fn two_nodes_of_one_region_heal_their_shared_store_to_the_exact_sum() {
+    let mut world = World::new(vec![session("eu", "eu-0", 1), session("eu", "eu-1", 1)]);
+    world.connect(0, 1);
+    // One store for both: node 0's, lent to whoever asks.
+    let ask = |world: &mut World, at: usize, cost: u64| {
+        if at == 1 {
+            let (left, right) = world.nodes.split_at_mut(1);
+            core::mem::swap(&mut left[0].1, &mut right[0].1);
+        }
+        let allowed = world.ask(at, "k", cost);
+        if at == 1 {
+            let (left, right) = world.nodes.split_at_mut(1);
+            core::mem::swap(&mut left[0].1, &mut right[0].1);
+        }
+        allowed
+    };
+    assert!(ask(&mut world, 0, 10));
+    assert!(ask(&mut world, 1, 15));
+    world.run(200, |_, _| true);
+    world.nodes[0].1 = Table::new(1_000);
+    assert!(!ask(&mut world, 0, 26), "25 + 26 > 50");
+    assert!(ask(&mut world, 1, 25));
+    assert!(!ask(&mut world, 0, 1));
+}
+
+#[test]
+fn an_unreachable_store_is_answered_by_what_is_known_and_charged_once_afterwards() {
+    let mut world = three_regions();
+    assert!(world.ask(0, "k", 30));
+    let down = world.ask_with(0, "k", 15, Purpose::Charge, false);
+    assert!(down.allowed && down.degraded);
+    assert_eq!(down.reason, Some(Reason::StoreUnavailable));
+    let more = world.ask_with(0, "k", 6, Purpose::Charge, false);
+    assert!(!more.allowed, "30 + 15 + 6 > 50");
+    assert_eq!(world.used(0, "k"), 45);
+    assert!(world.ask(0, "k", 5));
+    assert!(!world.ask(0, "k", 1));
+}
+
+#[test]
+fn labels_are_collected_when_they_are_over() {
+    let mut world = three_regions();
+    for key in ["a", "b", "c"] {
+        assert!(world.ask(0, key, 1));
+    }
+    world.run(500, |_, _| true);
+    assert_eq!(world.nodes[0].0.stats().cells, 6);
+    assert_eq!(world.nodes[1].0.stats().cells, 3, "the regional ones stay at home");
+    world.run(200_000, |_, _| true);
+    assert_eq!(world.nodes[0].0.stats().cells, 3, "two minutes later the burst labels are gone");
+}
+
+#[test]
+fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
+    let mut world = three_regions();
+    // The node's clock is two hours late.
+    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000)));
+    let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
+    let (engine, store) = &mut world.nodes[0];
+    let subject = [Subject { attributes, cost: 1 }];
+    let plan = engine.plan(&world.policies, &SECRET, Mono(0), &subject, Purpose::Charge);
+    let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
+    let reply = store.apply(&command, wall(Mono(0))).expect("room");
+    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)) });
+    let Completion::Again(command, ticket) =
+        engine.complete(Mono(0), ticket, Outcome::Reply(reply))
+    else {
+        panic!("decided with the wrong label")
+    };
+    let reply = store.apply(&command, wall(Mono(0))).expect("room");
+    let Completion::Decided(decision) = engine.complete(Mono(0), ticket, Outcome::Reply(reply))
+    else {
+        panic!("asked a third time")
+    };
+    assert!(decision.allowed && !decision.degraded);
+    assert_eq!(engine.stats().relabelled, 1);
+}
+
+#[test]
+fn a_frame_may_not_speak_for_another_region_or_contradict_itself() {
+    use crate::wire::{Frame, Header, Section, SlotEntry, Slots, Speaker};
+    let mut world = three_regions();
+    world.run(500, |_, _| true);
+    let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
+    let frame = |of: Option<Speaker>, refunded: u64, label: u64| {
+        let entry = SlotEntry { caller: [1; 16], used: 5, refunded, refused: 0 };
+        let slots =
+            Slots { of, limit: 9, window: 1_000_000, global: true, label, entries: vec![entry] };
+        let header = Header { number: 1_000, open: 1, acknowledged: 0, sent: 0, echo: None };
+        Frame { header, sections: vec![Section::Slots(slots)] }.encode()
+    };
+    let now_label = (START.0 + world.now.0) / 1_000_000;
+    let speaker = |region: &str| Some(Speaker { region: region.into(), node: "n".into(), boot: 1 });
+    let take = |bytes: &[u8]| eu.handle_frame(world.now, &us, bytes);
+    assert_eq!(take(&frame(speaker("ap"), 0, now_label)), Err(FrameError::SpeaksForAnother));
+    assert_eq!(
+        take(&frame(speaker("eu"), 0, now_label)),
+        Err(FrameError::SpeaksForAnother),
+        "us has told all it knew of eu already"
+    );
+    assert_eq!(take(&frame(None, 6, now_label)), Err(FrameError::Unsound));
+    assert_eq!(take(&frame(None, 0, now_label + 5)), Err(FrameError::LabelAhead));
+    assert_eq!(eu.stats().cells, 0);
+    assert_eq!(take(&frame(speaker("us"), 0, now_label)), Ok(()));
+    assert_eq!(take(&frame(None, 0, now_label - 9)), Ok(()));
+    assert_eq!(eu.stats().exchange.closed, 1);
+    assert_eq!(eu.stats().exchange.dropped.len(), 3);
+    let stranger = session("us", "us-9", 1);
+    let stranger = eu.handle_frame(world.now, &stranger, &frame(None, 0, now_label));
+    assert_eq!(stranger, Err(FrameError::UnknownSender));
+}
+
+#[test]
+fn thousands_of_keys_are_told_once_each() {
+    let mut world = three_regions();
+    world.run(500, |_, _| true);
+    for node in &mut world.nodes {
+        node.1 = Table::new(100_000);
+    }
+    let keys: Vec<_> = (0..3_000).map(|n| alloc::format!("key-{n}")).collect();
+    for key in &keys {
+        assert!(world.ask(0, key, 2));
+    }
+    world.run(1_000, |_, _| true);
+    for key in &keys {
+        assert_eq!(world.used(1, key), 2);
+    }
+    let sent = world.nodes[0].0.peers(world.now)[0].sent;
+    assert_eq!(sent.changes, 3_000, "each change once");
+    assert!(sent.bytes < 3_000 * 24, "{} bytes", sent.bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of
+    /// what was admitted (INV-1, INV-2, INV-8), as long as somebody who knew survived.
+    #[test]
+    fn counts_converge_to_what_was_admitted(
+        steps in prop::collection::vec((0_usize..3, 0_u8..10, 1_u64..5, any::<u32>()), 1..40)
+    ) {
+        let mut world = three_regions();
+        let mut admitted = 0;
+        for (at, what, cost, luck) in steps {
+            match what {
+                0..=4 => admitted += if world.ask(at, "k", cost) { cost } else { 0 },
+                5 => admitted += {
+                    let decision = world.ask_with(at, "k", cost, Purpose::Charge, false);
+                    if decision.allowed { cost } else { 0 }
+                },
+                6 => world.nodes[at].1 = Table::new(1_000),
+                7 => {
+                    let other = (at + 1) % 3;
+                    world.disconnect(at, other);
+                    world.run(30, |_, _| true);
+                    world.connect(at, other);
+                }
+                _ => {
+                    let mut luck = luck | 1;
+                    world.run(300, |_, _| {
+                        luck = luck.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        luck >> 31 == 0
+                    });
+                }
+            }
+        }
+        world.settle();
+        for at in 0..3 {
+            prop_assert_eq!(world.used(at, "k"), admitted);
+        }
+    }
+}

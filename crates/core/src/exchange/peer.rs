@@ -1,0 +1,402 @@
+//! What one node keeps for one peer's session: how far each has told the other, and how far away it is.
+//!
+//! Telling is a cursor, not a queue. A frame remembers where the cursor stood behind it; an
+//! acknowledgement moves the told part up to there, and a loss moves the cursor back. What changed twice
+//! in between is told once.
+
+use alloc::{
+    collections::{BTreeSet, VecDeque},
+    vec::Vec,
+};
+
+use crate::{
+    counts::Cursor,
+    ids::{RegionIndex, Session, SessionIndex},
+    time::{Mono, Span},
+    wire::Echo,
+};
+
+/// Frames that may be under way to one peer.
+pub(super) const IN_FLIGHT_MAX: usize = 64;
+/// Numbers received out of order that are remembered; beyond, a frame is merged but told again.
+const OUT_OF_ORDER_MAX: usize = 256;
+/// The longest wait before unacknowledged changes are told again.
+const RESEND_AFTER_MAX: Span = Span::secs(4);
+
+/// How far a peer has been told, over all shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    /// One cursor per shard.
+    pub(super) cursors: Vec<Cursor>,
+    /// Whether the end of the walk has been told.
+    pub(super) walk_ended: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    sent: Mono,
+    /// Where the cursor stood behind this frame; `None` in all but the last of frames cut from one batch.
+    behind: Option<Position>,
+}
+
+/// What this node tells the peer.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// Told, perhaps not acknowledged.
+    pub(super) position: Position,
+    acknowledged: Position,
+    in_flight: VecDeque<InFlight>,
+    last_number: u64,
+    /// Consecutive resends without progress.
+    resends: u32,
+}
+
+impl Outgoing {
+    pub(super) fn new(start: Position) -> Self {
+        Self {
+            acknowledged: start.clone(),
+            position: start,
+            in_flight: VecDeque::new(),
+            last_number: 0,
+            resends: 0,
+        }
+    }
+
+    /// The log position of each shard up to which this peer needs nothing any more.
+    pub(super) fn acknowledged(&self) -> &[Cursor] {
+        &self.acknowledged.cursors
+    }
+
+    pub(super) fn has_window(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    /// Numbers the next frame. Returns its number and how many are open, itself included.
+    pub(super) fn number(&mut self, now: Mono, behind: Option<Position>) -> (u64, u64) {
+        self.last_number += 1;
+        self.in_flight.push_back(InFlight { number: self.last_number, sent: now, behind });
+        (self.last_number, self.in_flight.len() as u64)
+    }
+
+    /// The cursor moved, but there was nothing for this peer to hear.
+    pub(super) fn skip_told(&mut self) {
+        match self.in_flight.back_mut() {
+            Some(frame) if frame.behind.is_some() => frame.behind = Some(self.position.clone()),
+            Some(_) => {}
+            None => self.acknowledged = self.position.clone(),
+        }
+    }
+
+    /// Takes the peer's word that everything up to `number` is merged.
+    pub(super) fn handle_acknowledged(&mut self, number: u64) {
+        while self.in_flight.front().is_some_and(|frame| frame.number <= number) {
+            self.resends = 0;
+            if let Some(behind) = self.in_flight.pop_front().and_then(|frame| frame.behind) {
+                self.acknowledged = behind;
+            }
+        }
+    }
+
+    /// When unacknowledged changes are due to be told again.
+    pub(super) fn resend_at(&self, patience: Span) -> Option<Mono> {
+        let wait = patience.times(1 << self.resends.min(5));
+        self.in_flight.front().map(|frame| frame.sent + wait.min(RESEND_AFTER_MAX))
+    }
+
+    /// Gives up what is under way: the cursor goes back to what is acknowledged.
+    pub(super) fn rewind(&mut self) {
+        self.in_flight.clear();
+        self.position = self.acknowledged.clone();
+        self.resends += 1;
+    }
+
+    /// As [`rewind`](Self::rewind), for a new connection: without impatience.
+    pub(super) fn resume(&mut self) {
+        self.rewind();
+        self.resends = 0;
+    }
+}
+
+/// What the peer tells this node.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// Everything up to this number is merged.
+    contiguous: u64,
+    beyond: BTreeSet<u64>,
+    /// The number of the frame that ended the peer's walk.
+    walk_end: Option<u64>,
+    /// Whether an acknowledgement is owed.
+    pub(super) owes: bool,
+    /// Stamp and arrival of the newest frame.
+    newest: Option<(u32, Mono)>,
+}
+
+impl Incoming {
+    pub(super) const fn contiguous(&self) -> u64 {
+        self.contiguous
+    }
+
+    /// Takes note that a frame came, whatever is in it.
+    pub(super) fn handle_arrival(&mut self, now: Mono, stamp: u32) {
+        // Frames may overtake each other; a stamp is newer if it is less than half the circle ahead.
+        let newer = self.newest.is_none_or(|(last, _)| stamp.wrapping_sub(last) < u32::MAX / 2);
+        if newer {
+            self.newest = Some((stamp, now));
+        }
+    }
+
+    /// Takes note that the frame `number`, the last of `open` open ones, was merged.
+    pub(super) fn handle_merged(&mut self, number: u64, open: u64, ends_walk: bool) {
+        self.owes = true;
+        self.close(number.saturating_sub(open));
+        if ends_walk {
+            self.walk_end = Some(self.walk_end.map_or(number, |end| end.min(number)));
+        }
+        if self.beyond.len() < OUT_OF_ORDER_MAX && number > self.contiguous {
+            self.beyond.insert(number);
+        }
+        self.advance();
+    }
+
+    /// Takes note that the frame `number` came but was not merged whole: it stays open.
+    pub(super) fn handle_unmerged(&mut self, number: u64, open: u64) {
+        self.owes = true;
+        self.close(number.saturating_sub(open));
+        self.advance();
+    }
+
+    /// Numbers up to this one are no longer open: they were acknowledged, or given up and told again
+    /// under later numbers. An end of the walk among the latter will come again too.
+    fn close(&mut self, through: u64) {
+        if self.walk_end.is_some_and(|end| end > self.contiguous && end <= through) {
+            self.walk_end = None;
+        }
+        self.contiguous = self.contiguous.max(through);
+    }
+
+    fn advance(&mut self) {
+        while self.beyond.remove(&(self.contiguous + 1)) {
+            self.contiguous += 1;
+        }
+        self.beyond = self.beyond.split_off(&(self.contiguous + 1));
+    }
+
+    /// Whether the peer has told all that it knew when the two met.
+    pub(super) fn walk_is_complete(&self) -> bool {
+        self.walk_end.is_some_and(|end| self.contiguous >= end)
+    }
+
+    /// When the newest frame came.
+    pub(super) fn newest_at(&self) -> Option<Mono> {
+        self.newest.map(|(_, at)| at)
+    }
+
+    /// What the peer needs to measure its round trip.
+    pub(super) fn echo(&self, now: Mono) -> Option<Echo> {
+        self.newest.map(|(stamp, at)| Echo::of(stamp, now.since(at)))
+    }
+}
+
+/// How far away a peer is, and how its clock differs.
+#[derive(Debug, Default)]
+pub(super) struct Distance {
+    /// Smoothed round trip.
+    round_trip: Option<Span>,
+    /// The newest clock differences, with the round trip that each was measured under.
+    offsets: VecDeque<(Span, i64)>,
+}
+
+/// Clock differences that are remembered; the one with the shortest round trip is believed.
+const OFFSETS_KEPT: usize = 8;
+
+impl Distance {
+    /// The smoothed round trip, once an echo has come.
+    pub(super) const fn round_trip(&self) -> Option<Span> {
+        self.round_trip
+    }
+
+    /// One-way delay: half a round trip. Zero until one is known.
+    pub(super) fn delay(&self) -> Span {
+        self.round_trip.unwrap_or_default().divided_by(2)
+    }
+
+    /// Peer's clock minus ours in µs, from the measurement with the shortest round trip among the last.
+    pub(super) fn clock_offset(&self) -> Option<i64> {
+        self.offsets.iter().min_by_key(|(trip, _)| *trip).map(|(_, offset)| *offset)
+    }
+
+    pub(super) fn handle_echo(&mut self, trip: Span) {
+        self.round_trip = Some(self.round_trip.map_or(trip, |old| Span((old.0 * 7 + trip.0) / 8)));
+    }
+
+    /// Takes a reading of the peer's clock that has just come; `own` is ours now.
+    pub(super) fn handle_clock(&mut self, peer: u64, own: u64) {
+        let Some(trip) = self.round_trip else { return };
+        let at_arrival = i128::from(peer) + i128::from(trip.0 / 2);
+        let offset = at_arrival - i128::from(own);
+        let offset = offset.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+        if self.offsets.len() == OFFSETS_KEPT {
+            self.offsets.pop_front();
+        }
+        self.offsets.push_back((trip, offset));
+    }
+}
+
+/// Frames, bytes and changes in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes, without the transport's own.
+    pub bytes: u64,
+    /// Slots in them.
+    pub changes: u64,
+}
+
+/// Everything about one peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) session: Session,
+    pub(super) index: SessionIndex,
+    pub(super) region: RegionIndex,
+    pub(super) connected: bool,
+    pub(super) outgoing: Outgoing,
+    pub(super) incoming: Incoming,
+    pub(super) distance: Distance,
+    /// When the next frame may go.
+    pub(super) next_at: Mono,
+    /// When the last one went; `None` before the first of a connection.
+    pub(super) last_sent: Option<Mono>,
+    /// When the last reading of our clock went.
+    pub(super) last_clock: Option<Mono>,
+    /// Encoded frames that wait for the driver to take them; at most one batch.
+    pub(super) ready: VecDeque<Vec<u8>>,
+    pub(super) sent: Traffic,
+    pub(super) received: Traffic,
+}
+
+impl Peer {
+    pub(super) fn new(
+        session: Session,
+        index: SessionIndex,
+        region: RegionIndex,
+        start: Position,
+    ) -> Self {
+        Self {
+            session,
+            index,
+            region,
+            connected: false,
+            outgoing: Outgoing::new(start),
+            incoming: Incoming::default(),
+            distance: Distance::default(),
+            next_at: Mono::default(),
+            last_sent: None,
+            last_clock: None,
+            ready: VecDeque::new(),
+            sent: Traffic::default(),
+            received: Traffic::default(),
+        }
+    }
+
+    /// Age of the newest frame plus one-way delay; `None` before the first.
+    pub(super) fn staleness(&self, now: Mono) -> Option<Span> {
+        self.incoming.newest_at().map(|at| now.since(at) + self.distance.delay())
+    }
+
+    /// How long to wait for an acknowledgement: a round trip, and a period on either side.
+    pub(super) fn patience(&self, gossip: Span) -> Span {
+        let round_trip = self.distance.round_trip().unwrap_or(Span::millis(500));
+        round_trip + gossip.times(2) + Span::millis(50)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn position(log: u64) -> Position {
+        Position { cursors: vec![Cursor { walk: None, log }], walk_ended: true }
+    }
+
+    #[test]
+    fn an_acknowledgement_moves_the_told_part_and_a_loss_moves_the_cursor_back() {
+        let mut out = Outgoing::new(position(0));
+        for n in 1..=3 {
+            out.position = position(n * 10);
+            assert_eq!(out.number(Mono(n), Some(position(n * 10))), (n, n));
+        }
+        out.handle_acknowledged(2);
+        assert_eq!(out.acknowledged()[0].log, 20);
+        out.rewind();
+        assert_eq!(out.position, position(20));
+        assert_eq!(out.number(Mono(9), Some(position(40))), (4, 1), "3 is no longer open");
+    }
+
+    #[test]
+    fn resends_grow_rarer_and_progress_makes_them_prompt_again() {
+        let mut out = Outgoing::new(position(0));
+        let patience = Span::millis(100);
+        let mut waits = vec![];
+        for _ in 0..8 {
+            out.number(Mono(0), Some(position(1)));
+            waits.push(out.resend_at(patience).expect("one is open").since(Mono(0)).as_millis());
+            out.rewind();
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 3200, 3200]);
+        let (number, _) = out.number(Mono(0), Some(position(1)));
+        out.handle_acknowledged(number);
+        out.number(Mono(0), Some(position(2)));
+        assert_eq!(out.resend_at(patience), Some(Mono(100_000)));
+    }
+
+    #[test]
+    fn only_what_is_whole_is_acknowledged() {
+        let mut incoming = Incoming::default();
+        incoming.handle_merged(1, 1, false);
+        incoming.handle_merged(3, 3, true);
+        assert_eq!(incoming.contiguous(), 1);
+        assert!(!incoming.walk_is_complete());
+        incoming.handle_unmerged(2, 2);
+        assert_eq!(incoming.contiguous(), 1, "2 came but was not merged");
+        // The sender gives 2 and 3 up and tells them again as 4.
+        incoming.handle_merged(4, 1, true);
+        assert_eq!(incoming.contiguous(), 4);
+        assert!(incoming.walk_is_complete());
+    }
+
+    #[test]
+    fn a_walk_is_complete_only_with_all_that_came_before_its_end() {
+        let mut incoming = Incoming::default();
+        incoming.handle_merged(2, 2, true);
+        assert!(!incoming.walk_is_complete());
+        incoming.handle_merged(1, 1, false);
+        assert!(incoming.walk_is_complete());
+    }
+
+    #[test]
+    fn an_end_of_the_walk_that_was_given_up_does_not_complete_it() {
+        let mut incoming = Incoming::default();
+        incoming.handle_merged(3, 3, true); // 1 and 2 are lost
+        incoming.handle_merged(4, 1, false); // all told again, beginning with 4
+        assert!(!incoming.walk_is_complete());
+        incoming.handle_merged(5, 2, true);
+        assert!(incoming.walk_is_complete());
+    }
+
+    #[test]
+    fn the_clock_offset_of_the_shortest_round_trip_is_believed() {
+        let mut distance = Distance::default();
+        distance.handle_clock(1_000, 0);
+        assert_eq!(distance.clock_offset(), None, "no round trip yet");
+        distance.handle_echo(Span::micros(100));
+        distance.handle_clock(1_000_000, 900_050);
+        for _ in 0..4 {
+            distance.handle_echo(Span::millis(50));
+            distance.handle_clock(2_000_000, 1_000_000);
+        }
+        assert_eq!(distance.clock_offset(), Some(100_000));
+    }
+}

@@ -1,0 +1,231 @@
+//! A frame: a header that keeps the exchange going, and sections that carry what it is about.
+
+use alloc::{string::String, vec::Vec};
+
+use bincode::{Decode, Encode};
+
+use super::codec::{self, FRAME_BYTES_MAX, Malformed};
+use crate::time::{Mono, Span};
+
+/// The version of this format.
+const VERSION: u8 = 1;
+
+/// Sections per frame, so that a frame of empty sections is refused.
+const SECTIONS_MAX: usize = 4_096;
+
+const KIND_SLOTS: u8 = 1;
+const KIND_WALK_END: u8 = 2;
+const KIND_CLOCK: u8 = 3;
+
+/// The unit of stamps.
+const STAMP_UNIT: Span = Span::micros(100);
+
+/// A monotonic instant of the sender, in units of 100 µs, modulo 2^32 (five days). Only its sender
+/// reads it.
+pub(crate) const fn stamp_of(now: Mono) -> u32 {
+    (now.0 / STAMP_UNIT.0) as u32
+}
+
+/// Returns a stamp to its sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Echo {
+    /// The stamp of the newest frame from there.
+    pub(crate) stamp: u32,
+    /// How long ago that came, in units of 100 µs.
+    pub(crate) held: u32,
+}
+
+impl Echo {
+    pub(crate) fn of(stamp: u32, held: Span) -> Self {
+        Self { stamp, held: u32::try_from(held.0 / STAMP_UNIT.0).unwrap_or(u32::MAX) }
+    }
+
+    /// The round trip that this echo measured, if it is one of ours and believable (under a minute).
+    pub(crate) fn round_trip(self, now: Mono) -> Option<Span> {
+        let trip = stamp_of(now).wrapping_sub(self.stamp).wrapping_sub(self.held);
+        (trip < 600_000).then(|| STAMP_UNIT.times(u64::from(trip)))
+    }
+}
+
+/// The head of every frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Header {
+    /// Counts the sender's frames to this peer that want an acknowledgement, from 1; 0 wants none.
+    pub(crate) number: u64,
+    /// How many numbers up to and including `number` are still open; older ones are acknowledged or
+    /// were given up and told again.
+    pub(crate) open: u64,
+    /// All of the receiver's numbers up to this one are merged.
+    pub(crate) acknowledged: u64,
+    /// When it was sent; see [`stamp_of`].
+    pub(crate) sent: u32,
+    /// What the receiver needs for its round trip.
+    pub(crate) echo: Option<Echo>,
+}
+
+/// A session whose slots the sender tells although it is not its own: an earlier run in its own region,
+/// or, to a starting node, an earlier run in the receiver's.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Speaker {
+    pub(crate) region: String,
+    pub(crate) node: String,
+    pub(crate) boot: u64,
+}
+
+/// One caller's tally.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct SlotEntry {
+    pub(crate) caller: [u8; 16],
+    pub(crate) used: u64,
+    pub(crate) refunded: u64,
+    /// Offered beyond used, which is less often a large number.
+    pub(crate) refused: u64,
+}
+
+/// Slots of one session under one limit and label.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Slots {
+    /// Whose; `None`: the sender's own.
+    pub(crate) of: Option<Speaker>,
+    pub(crate) limit: u32,
+    /// Length of the limit's window in µs, so that a receiver without its policy can keep the counts.
+    pub(crate) window: u64,
+    /// Whether the limit is global.
+    pub(crate) global: bool,
+    pub(crate) label: u64,
+    pub(crate) entries: Vec<SlotEntry>,
+}
+
+/// The sender's clock when the frame was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct ClockReading {
+    /// Cluster time, µs since 1970.
+    pub(crate) cluster: u64,
+}
+
+/// What a frame is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Section {
+    Slots(Slots),
+    /// With this frame the receiver has been told all that the sender knew when they met.
+    WalkEnd,
+    Clock(ClockReading),
+}
+
+/// A frame, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Frame {
+    pub(crate) header: Header,
+    pub(crate) sections: Vec<Section>,
+}
+
+/// Why a frame was not taken. Nothing of it was merged, unless the variant says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum FrameError {
+    /// Larger than [`FRAME_BYTES_MAX`].
+    #[error("the frame is larger than 64 KiB")]
+    TooLarge,
+    /// Empty, cut short, or not what its lengths say.
+    #[error("the frame's bytes are malformed")]
+    Malformed,
+    /// Another version of the format: upgrade the older node.
+    #[error("the frame has a version that this node does not speak: upgrade the older of the two")]
+    Version,
+    /// The sender is not connected, or this is not the session that is.
+    #[error("the frame comes from a session that is not connected")]
+    UnknownSender,
+    /// Slots of a session that the sender may not speak for.
+    #[error("the frame speaks for a session of another region")]
+    SpeaksForAnother,
+    /// Numbers that no session can have, such as more refunded than used.
+    #[error("the frame claims counts that contradict each other")]
+    Unsound,
+    /// A label further ahead than the next one. The rest of the frame was merged, but it is not
+    /// acknowledged and will be told again.
+    #[error(
+        "the frame names a label that is further ahead than the next: compare the nodes' clocks"
+    )]
+    LabelAhead,
+    /// A table is full. What fitted was merged; the frame is not acknowledged and will be told again.
+    #[error("no room for the frame's counts: raise the number of keys that a node may hold")]
+    Full,
+}
+
+impl FrameError {
+    /// A short name, for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::UnknownSender => "unknown_sender",
+            Self::SpeaksForAnother => "speaks_for_another",
+            Self::Unsound => "unsound",
+            Self::LabelAhead => "label_ahead",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl From<Malformed> for FrameError {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
+
+impl Frame {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.push(VERSION);
+        codec::encode(&self.header, &mut bytes);
+        let mut payload = Vec::new();
+        for section in &self.sections {
+            payload.clear();
+            let kind = match section {
+                Section::Slots(slots) => {
+                    codec::encode(slots, &mut payload);
+                    KIND_SLOTS
+                }
+                Section::WalkEnd => KIND_WALK_END,
+                Section::Clock(reading) => {
+                    codec::encode(reading, &mut payload);
+                    KIND_CLOCK
+                }
+            };
+            bytes.push(kind);
+            codec::encode(&(payload.len() as u64), &mut bytes);
+            bytes.extend_from_slice(&payload);
+        }
+        debug_assert!(bytes.len() <= FRAME_BYTES_MAX, "frames are cut by number of entries");
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLarge);
+        }
+        let (version, rest) = bytes.split_first().ok_or(FrameError::Malformed)?;
+        if *version != VERSION {
+            return Err(FrameError::Version);
+        }
+        let (header, mut rest) = codec::decode::<Header>(rest)?;
+        let mut sections = Vec::new();
+        while let Some((kind, behind_kind)) = rest.split_first() {
+            if sections.len() == SECTIONS_MAX {
+                return Err(FrameError::Malformed);
+            }
+            let (length, behind_length) = codec::decode::<u64>(behind_kind)?;
+            let length = usize::try_from(length).map_err(|_| FrameError::Malformed)?;
+            let (payload, behind) =
+                behind_length.split_at_checked(length).ok_or(FrameError::Malformed)?;
+            rest = behind;
+            sections.extend(match *kind {
+                KIND_SLOTS => Some(Section::Slots(codec::decode_all(payload)?)),
+                KIND_WALK_END => Some(Section::WalkEnd),
+                KIND_CLOCK => Some(Section::Clock(codec::decode_all(payload)?)),
+                _ => None, // of a later version
+            });
+        }
+        Ok(Self { header, sections })
+    }
+}

@@ -1,0 +1,20 @@
+//! What nodes say to each other: frames, and the one place that knows their bytes.
+//!
+//! ```text
+//! frame    = version (1 byte) · header · section*
+//! section  = kind (1 byte) · length (varint) · payload
+//! ```
+//!
+//! A reader skips sections of a kind it does not know, so that a later version can add some. Every
+//! length is limited, and reading arbitrary bytes gives an error at worst.
+
+pub use codec::FRAME_BYTES_MAX;
+pub use frame::FrameError;
+pub(crate) use frame::{
+    ClockReading, Echo, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of,
+};
+
+mod codec;
+mod frame;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! Frames survive their bytes; other bytes give errors and nothing worse.
+
+use alloc::{vec, vec::Vec};
+
+use proptest::prelude::*;
+
+use super::{codec, *};
+use crate::time::{Mono, Span};
+
+fn header() -> impl Strategy<Value = Header> {
+    let echo = prop::option::of((any::<u32>(), any::<u32>()));
+    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), echo).prop_map(
+        |(number, open, acknowledged, sent, echo)| Header {
+            number,
+            open,
+            acknowledged,
+            sent,
+            echo: echo.map(|(stamp, held)| Echo { stamp, held }),
+        },
+    )
+}
+
+fn section() -> impl Strategy<Value = Section> {
+    let entry = (any::<[u8; 16]>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+        |(caller, used, refunded, refused)| SlotEntry { caller, used, refunded, refused },
+    );
+    let of = prop::option::of(("[a-z]{1,8}", "[a-z]{1,8}", any::<u64>()))
+        .prop_map(|of| of.map(|(region, node, boot)| Speaker { region, node, boot }));
+    let entries = prop::collection::vec(entry, 0..20);
+    prop_oneof![
+        (of, any::<(u32, u64, bool, u64)>(), entries).prop_map(
+            |(of, (limit, window, global, label), entries)| {
+                Section::Slots(Slots { of, limit, window, global, label, entries })
+            }
+        ),
+        Just(Section::WalkEnd),
+        any::<u64>().prop_map(|cluster| Section::Clock(ClockReading { cluster })),
+    ]
+}
+
+fn frame() -> impl Strategy<Value = Frame> {
+    (header(), prop::collection::vec(section(), 0..6))
+        .prop_map(|(header, sections)| Frame { header, sections })
+}
+
+proptest! {
+    #[test]
+    fn a_frame_survives_its_bytes(frame in frame()) {
+        prop_assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Frame::decode(&bytes);
+    }
+
+    #[test]
+    fn a_truncated_frame_is_an_error_or_a_shorter_frame(frame in frame(), cut in any::<prop::sample::Index>()) {
+        let bytes = frame.encode();
+        let cut = cut.index(bytes.len());
+        if let Ok(shorter) = Frame::decode(&bytes[..cut]) {
+            prop_assert!(shorter.sections.len() < frame.sections.len());
+            prop_assert_eq!(shorter.header, frame.header);
+        }
+    }
+
+    #[test]
+    fn flipped_bits_never_panic(frame in frame(), at in any::<prop::sample::Index>(), bit in 0_u32..8) {
+        let mut bytes = frame.encode();
+        let at = at.index(bytes.len());
+        bytes[at] ^= 1_u8 << bit;
+        let _ = Frame::decode(&bytes);
+    }
+
+    #[test]
+    fn an_unknown_section_is_skipped(frame in frame(), kind in 100_u8.., payload in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut bytes = frame.encode();
+        bytes.push(kind);
+        codec::encode(&(payload.len() as u64), &mut bytes);
+        bytes.extend_from_slice(&payload);
+        prop_assert_eq!(Frame::decode(&bytes), Ok(frame));
+    }
+}
+
+#[test]
+fn a_length_that_claims_too_much_claims_no_memory() {
+    // version, number, open, acknowledged, sent, no echo, slots of 2^60 entries
+    let mut bytes = vec![1, 0, 0, 0, 0, 0, 1];
+    let mut payload: Vec<u8> = vec![0, 0, 0, 0, 0];
+    payload.extend_from_slice(&[253, 0, 0, 0, 0, 0, 0, 0, 16]);
+    bytes.push(payload.len() as u8);
+    bytes.extend_from_slice(&payload);
+    assert_eq!(Frame::decode(&bytes), Err(FrameError::Malformed));
+}
+
+#[test]
+fn large_and_foreign_frames_are_refused() {
+    assert_eq!(Frame::decode(&vec![1; FRAME_BYTES_MAX + 1]), Err(FrameError::TooLarge));
+    assert_eq!(Frame::decode(&[2, 0, 0, 0, 0, 0]), Err(FrameError::Version));
+    assert_eq!(Frame::decode(&[]), Err(FrameError::Malformed));
+}
+
+#[test]
+fn an_echo_measures_the_round_trip_without_the_time_it_was_held() {
+    let sent = Mono(5_000_000);
+    let echo = Echo::of(stamp_of(sent), Span::millis(7));
+    assert_eq!(echo.round_trip(Mono(5_090_000)), Some(Span::millis(83)));
+    let foreign = Echo { stamp: stamp_of(Mono(9_000_000)), held: 0 };
+    assert_eq!(foreign.round_trip(Mono(5_090_000)), None);
+}

@@ -1,0 +1,153 @@
+//! The HTTP interface: what callers ask, and what operators ask.
+//!
+//! Requests are read and answered here; what decides stands behind [`Limiter`] and [`Admin`].
+//! [`serve`] and [`serve_admin`] take their listener and the signal to stop as arguments.
+
+use std::{future::Future, io, net::IpAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::StatusCode,
+    routing::{any, get, post},
+};
+use tidegate_core::{
+    check::{Decision, PlanError},
+    ids::{Caller, RegionName},
+    policy::Attributes,
+};
+use tokio::net::TcpListener;
+
+pub use admin::{
+    Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
+    RegionView, UnknownRegion, admin_service,
+};
+pub use front::Front;
+
+use problem::Problem;
+
+mod admin;
+mod answer;
+mod authorize;
+mod batch;
+mod body;
+mod bounds;
+mod check;
+mod front;
+mod headers;
+mod json;
+mod later;
+mod problem;
+mod query;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+/// What decides.
+pub trait Limiter: Send + Sync + 'static {
+    /// Weighs a request of `cost` (1 to 1,000,000) and charges it if it may pass.
+    ///
+    /// The future may be dropped before its end (the client went away); what the store then answers
+    /// must still be counted.
+    fn check(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+    ) -> impl Future<Output = Result<Decision, PlanError>> + Send;
+
+    /// How much the caller of a request has used, read from the store; charges nothing. The limits
+    /// carry their use by region.
+    fn usage(
+        &self,
+        attributes: &Attributes<'_>,
+    ) -> impl Future<Output = Result<Decision, UsageError>> + Send;
+
+    /// Whether few enough limits apply to a request. A batch asks this of all its checks before it
+    /// charges the first.
+    fn few_enough_limits(&self, attributes: &Attributes<'_>) -> Result<(), PlanError>;
+
+    /// Whom a request counts under, one for each policy that applies. A batch makes two checks that
+    /// share a caller one after the other; others run side by side.
+    fn callers(&self, attributes: &Attributes<'_>) -> Vec<Caller>;
+}
+
+/// Why use cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// As for a check.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The store did not answer; asking again later may help.
+    #[error("the regional store did not answer: {0}")]
+    StoreUnavailable(String),
+}
+
+/// What `X-RateLimit-Reset` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResetStyle {
+    /// When the window ends, in seconds since 1970.
+    #[default]
+    UnixSeconds,
+    /// After how many seconds it ends.
+    Delta,
+}
+
+/// Everything that the endpoints for callers need.
+pub struct Api<L> {
+    /// What decides.
+    pub limiter: Arc<L>,
+    /// The region of this node.
+    pub region: RegionName,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    /// The time since 1970, for `X-RateLimit-Reset`.
+    pub unix_now: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// What `X-RateLimit-Reset` says.
+    pub reset: ResetStyle,
+}
+
+/// The endpoints for callers, as a service for one connection each.
+pub fn service<L: Limiter>(api: Api<L>) -> Front {
+    let router = Router::new()
+        .route("/v1/check", post(check::post::<L>))
+        .route("/check", get(check::get::<L>))
+        .route("/v1/check/batch", post(batch::post::<L>))
+        .route("/v1/authorize", any(authorize::any::<L>))
+        .route("/v1/authorize/", any(authorize::any::<L>))
+        .route("/v1/authorize/{*path}", any(authorize::any::<L>))
+        .route("/v1/usage", get(usage::get::<L>))
+        .route("/v1/reserve", post(later::reservations))
+        .route("/v1/settle", post(later::reservations))
+        .route("/v1/refund", post(later::reservations))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(Arc::new(api));
+    Front::new(router)
+}
+
+/// Answers callers until `shutdown` completes and the requests under way are answered.
+pub async fn serve<L: Limiter>(
+    listener: TcpListener,
+    api: Api<L>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    front::serve(listener, service(api), shutdown).await
+}
+
+/// Answers operators until `shutdown` completes and the requests under way are answered.
+pub async fn serve_admin(
+    listener: TcpListener,
+    admin: Arc<dyn Admin>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    front::serve(listener, admin_service(admin), shutdown).await
+}
+
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is no such path")
+}
+
+async fn method_not_allowed() -> Problem {
+    let detail = "this path does not take that method; `Allow` lists those that it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}

@@ -1,0 +1,66 @@
+//! The one place that reads the operating system's clocks.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tidegate_core::time::{ClusterTime, Mono, Span, StoreTime};
+
+/// Monotonic and wall time of this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+    wall_at_start: Duration,
+}
+
+impl Clock {
+    /// A clock whose monotonic time begins now.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
+    pub fn start() -> Self {
+        let wall_at_start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { start: Instant::now(), wall_at_start }
+    }
+
+    /// Monotonic time since the clock started.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
+    pub fn now(&self) -> Mono {
+        Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Wall time as it was at the start, moved on by monotonic time: no step of the wall clock shows.
+    pub fn steady(&self) -> StoreTime {
+        let start = u64::try_from(self.wall_at_start.as_micros()).unwrap_or(u64::MAX);
+        StoreTime(start) + self.now().since(Mono(0))
+    }
+
+    /// [`steady`](Self::steady) as a first guess at cluster time.
+    pub fn cluster_guess(&self) -> ClusterTime {
+        ClusterTime(self.steady().0)
+    }
+
+    /// The wall clock, in Unix seconds.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
+    pub fn unix_seconds() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    }
+
+    /// The wall clock, in Unix milliseconds: numbers a boot.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
+    pub fn unix_millis() -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The instant of the runtime's timer at which monotonic time shows `at`.
+    pub fn timer_at(&self, at: Mono) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.start + Duration::from_micros(at.0))
+    }
+}
+
+/// A core span as the standard library's duration.
+pub fn duration(span: Span) -> Duration {
+    Duration::from_micros(span.0)
+}
+
+/// A duration as a core span, at microsecond resolution.
+pub fn span(duration: Duration) -> Span {
+    Span::micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}

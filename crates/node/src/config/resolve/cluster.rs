@@ -1,0 +1,84 @@
+//! How a node and its peers find and trust each other.
+
+use std::{
+    net::SocketAddr,
+    ops::{Range, RangeInclusive},
+};
+
+use tidegate_core::{ids::Secret, time::Span};
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::{
+    Cluster,
+    raw::{self, Text},
+    secret,
+};
+
+const GOSSIP: Span = Span::millis(50);
+const GOSSIP_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(10);
+
+impl Resolver<'_> {
+    pub(super) fn cluster(&mut self, table: &Spanned<raw::Cluster>) -> Option<Cluster> {
+        let raw = table.get_ref();
+        let listen = self.required("cluster.listen", &raw.listen, table, Self::cluster_listen);
+        let advertise = match &raw.advertise {
+            Some(text) => self.dialled("cluster.advertise", text),
+            None => listen.and_then(|listen| self.advertised(listen, table.span())),
+        };
+        let seeds = raw.seeds.iter().map(|text| self.dialled("cluster.seeds", text));
+        let seeds: Vec<_> = seeds.collect();
+        let ca = self.required("cluster.ca", &raw.ca, table, Self::path);
+        let cert = self.required("cluster.cert", &raw.cert, table, Self::path);
+        let key = self.required("cluster.key", &raw.key, table, Self::path);
+        let secret = self.required("cluster.secret_file", &raw.secret_file, table, Self::secret);
+        let gossip = self.span("cluster.gossip", raw.gossip.as_ref(), GOSSIP, GOSSIP_RANGE);
+        Some(Cluster {
+            listen: listen?,
+            advertise: advertise?,
+            seeds: seeds.into_iter().collect::<Option<_>>()?,
+            ca: ca?,
+            cert: cert?,
+            key: key?,
+            secret: secret?,
+            gossip: gossip?,
+        })
+    }
+
+    /// A field that must be there, read by `read`.
+    fn required<T>(
+        &mut self,
+        field: &str,
+        text: &Option<Text>,
+        table: &Spanned<raw::Cluster>,
+        read: impl FnOnce(&mut Self, &str, &Text) -> Option<T>,
+    ) -> Option<T> {
+        match text {
+            Some(text) => read(self, field, text),
+            None => self.missing(field, table.span(), "a cluster needs it"),
+        }
+    }
+
+    fn cluster_listen(&mut self, field: &str, text: &Text) -> Option<SocketAddr> {
+        let address = self.address(field, text)?;
+        if address.port() == 0 {
+            let message = "port 0 is any free one, where no peer would look: write a port";
+            return self.refuse(field, text, message);
+        }
+        Some(address)
+    }
+
+    /// What peers dial if nothing is said: where the node listens, unless that is every address.
+    fn advertised(&mut self, listen: SocketAddr, table: Range<usize>) -> Option<SocketAddr> {
+        if listen.ip().is_unspecified() {
+            let message = format_args!("{listen} is no address that a peer can dial");
+            return self.missing("cluster.advertise", table, message);
+        }
+        Some(listen)
+    }
+
+    fn secret(&mut self, field: &str, text: &Text) -> Option<Secret> {
+        let file = self.path(field, text)?;
+        secret::read(&file).map_or_else(|wrong| self.refuse(field, text, wrong), Some)
+    }
+}

@@ -1,0 +1,88 @@
+//! The regional store's settings.
+
+use std::ops::{Range, RangeInclusive};
+
+use redis::IntoConnectionInfo;
+use tidegate_core::time::Span;
+
+use super::Resolver;
+use crate::config::{
+    Redis, RedisUrl, Store,
+    raw::{self, Text},
+};
+
+const TIMEOUT: Span = Span::millis(30);
+const TIMEOUT_RANGE: RangeInclusive<Span> = Span::millis(1)..=Span::secs(5);
+const NAMESPACE: &str = "tidegate";
+const NAMESPACE_CHARS_MAX: usize = 32;
+
+impl Resolver<'_> {
+    pub(super) fn store(&mut self, raw: &raw::Store) -> Option<Store> {
+        let Some(kind) = &raw.kind else { return self.memory(raw) };
+        match kind.get_ref().as_str() {
+            "memory" => self.memory(raw),
+            "redis" => self.redis(raw, kind.span()).map(Store::Redis),
+            other => {
+                let message = format_args!("unknown kind {other:?}: write \"memory\" or \"redis\"");
+                self.refuse("store.kind", kind, message)
+            }
+        }
+    }
+
+    /// The memory store, which has no settings.
+    fn memory(&mut self, raw: &raw::Store) -> Option<Store> {
+        const REMEDY: &str = "leave it out, or write kind = \"redis\"";
+        for (field, text) in [
+            ("store.url", &raw.url),
+            ("store.timeout", &raw.timeout),
+            ("store.namespace", &raw.namespace),
+        ] {
+            if let Some(text) = text {
+                let message = format_args!("the memory store has no such setting: {REMEDY}");
+                self.refuse::<()>(field, text, message);
+            }
+        }
+        Some(Store::Memory)
+    }
+
+    fn redis(&mut self, raw: &raw::Store, kind: Range<usize>) -> Option<Redis> {
+        let url = match &raw.url {
+            Some(text) => self.redis_url(text),
+            None => self.missing("store.url", kind, "write url = \"redis://127.0.0.1:6379/0\""),
+        };
+        let timeout = self.span("store.timeout", raw.timeout.as_ref(), TIMEOUT, TIMEOUT_RANGE);
+        let namespace = match &raw.namespace {
+            Some(text) => self.namespace(text),
+            None => Some(NAMESPACE.into()),
+        };
+        Some(Redis { url: url?, timeout: timeout?, namespace: namespace? })
+    }
+
+    /// A URL that the client can use. What is wrong is told without the URL: it may hold a password.
+    fn redis_url(&mut self, text: &Text) -> Option<RedisUrl> {
+        const WANTED: &str = "write it as \"redis://127.0.0.1:6379/0\"";
+        let url = text.get_ref().as_str();
+        let wrong = match url.split_once("://").map(|(scheme, _)| scheme) {
+            Some("redis") if url.into_connection_info().is_ok() => {
+                return Some(RedisUrl(url.into()));
+            }
+            Some("redis") => "is not complete",
+            Some("rediss") => "TLS to Redis is not built yet",
+            Some("unix" | "redis+unix") => "Unix sockets are not built yet",
+            Some(scheme) if scheme.contains("sentinel") => "Sentinel is not built yet",
+            Some(scheme) if scheme.contains("cluster") => "Redis Cluster is not built yet",
+            _ => "does not begin with redis://",
+        };
+        self.refuse("store.url", text, format_args!("{wrong}: {WANTED}"))
+    }
+
+    fn namespace(&mut self, text: &Text) -> Option<String> {
+        let name = text.get_ref();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if (1..=NAMESPACE_CHARS_MAX).contains(&name.len()) && name.chars().all(plain) {
+            return Some(name.clone());
+        }
+        let wanted = format_args!("1 to {NAMESPACE_CHARS_MAX} letters, digits, \"-\" or \"_\"");
+        self.refuse("store.namespace", text, format_args!("{name:?} is not {wanted}"))
+    }
+}

@@ -1,0 +1,360 @@
+//! Whole configurations, good and contradictory.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../config/node.example.toml");
+
+/// A directory with a secret file that is good and one that is not.
+fn directory() -> TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("secret"), "0123456789abcdef0123456789abcdef\n")
+        .expect("written");
+    fs::write(directory.path().join("empty"), "\n").expect("written");
+    directory
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, directory().path())
+}
+
+/// What is wrong with a configuration, a line for each problem.
+fn problems(text: &str) -> Vec<String> {
+    let error = parse(text).expect_err("the configuration has problems");
+    error.problems.iter().map(Problem::to_string).collect()
+}
+
+/// The only problem with a configuration.
+fn problem(text: &str) -> String {
+    let mut problems = problems(text);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    problems.remove(0)
+}
+
+/// A configuration of a cluster, with one line of its table replaced or (if empty) left out.
+fn cluster(field: &str, line: &str) -> String {
+    let all = [
+        ("listen", "listen = \"127.0.0.1:7946\""),
+        ("advertise", ""),
+        ("seeds", ""),
+        ("ca", "ca = \"ca.pem\""),
+        ("cert", "cert = \"node.pem\""),
+        ("key", "key = \"node.key\""),
+        ("secret_file", "secret_file = \"secret\""),
+        ("gossip", ""),
+    ];
+    let lines = all.map(|(name, usual)| if name == field { line } else { usual });
+    format!("region = \"eu\"\nnode = \"eu-0\"\n[cluster]\n{}\n", lines.join("\n"))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect(text)
+}
+
+#[test]
+fn the_example_says_what_it_shows() {
+    let directory = directory();
+    let path = |name| directory.path().join(name);
+    fs::write(path("node.toml"), EXAMPLE).expect("written");
+    let config = Config::load(Some(&path("node.toml"))).expect("the example is right");
+    let cluster = config.cluster.clone().expect("the example has a cluster");
+    let expected = Config {
+        id: NodeId::new("eu", "eu-0").expect("names"),
+        policies: Some(path("policies.example.toml")),
+        listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
+        store: Store::Redis(Redis {
+            url: RedisUrl("redis://127.0.0.1:6379/0".into()),
+            timeout: Duration::from_millis(30),
+            namespace: "tidegate".into(),
+        }),
+        cluster: Some(Cluster {
+            listen: address("127.0.0.1:7946"),
+            advertise: address("127.0.0.1:7946"),
+            seeds: vec![address("127.0.0.1:7956")],
+            ca: path("ca.pem"),
+            cert: path("node.pem"),
+            key: path("node.key"),
+            secret: cluster.secret,
+            gossip: Duration::from_millis(50),
+        }),
+        identity: Identity {
+            trusted_proxies: ["127.0.0.0/8", "::1/128"]
+                .map(|text| text.parse().expect(text))
+                .into(),
+        },
+    };
+    assert_eq!(config, expected);
+    assert_ne!(cluster.secret, Secret([0; 16]));
+}
+
+/// A line of the example that sets a field to its default can as well be left out.
+#[test]
+fn the_example_names_the_defaults() {
+    let full = parse(EXAMPLE).expect("right");
+    let mut tried = 0;
+    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip"] {
+        let without = |line: &&str| !line.starts_with(&format!("{field} = "));
+        let lines: Vec<_> = EXAMPLE.lines().filter(without).collect();
+        tried += EXAMPLE.lines().count() - lines.len();
+        let config = parse(&lines.join("\n")).expect(field);
+        assert_eq!(
+            (config.listen, config.store),
+            (full.listen.clone(), full.store.clone()),
+            "{field}"
+        );
+        let cluster =
+            |config: Option<Cluster>| config.map(|cluster| (cluster.advertise, cluster.gossip));
+        assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
+    }
+    assert_eq!(tried, 6);
+}
+
+#[test]
+fn without_a_file_a_node_is_alone_on_its_machine() {
+    let config = Config::load(None).expect("the defaults are right");
+    let expected = Config {
+        id: NodeId::new("local", "local-0").expect("names"),
+        policies: None,
+        listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
+        store: Store::Memory,
+        cluster: None,
+        identity: Identity::default(),
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn a_region_names_its_node() {
+    assert_eq!(parse("region = \"eu\"").expect("right").id.to_string(), "eu/eu-0");
+    assert!(problem("region = \"e u\"").starts_with("1: field \"region\": `e u` is not a name"));
+    assert!(problem("\nnode = \"\"").starts_with("2: field \"node\": `` is not a name"));
+    let long = format!("region = \"{}\"", "x".repeat(63));
+    assert!(problem(&long).contains("-0\" is too long: write node"));
+}
+
+#[test]
+fn a_missing_file_is_told() {
+    let error = Config::load(Some(Path::new("/nowhere/node.toml"))).expect_err("there is none");
+    let text = error.to_string();
+    assert!(text.starts_with("/nowhere/node.toml: cannot be read: "), "{text}");
+}
+
+#[test]
+fn an_endless_file_is_refused() {
+    let directory = directory();
+    let file = directory.path().join("long.toml");
+    fs::write(&file, "#".repeat(FILE_BYTES_MAX as usize + 1)).expect("written");
+    let error = Config::load(Some(&file)).expect_err("too long");
+    assert!(error.to_string().contains("more than 65536 bytes"), "{error}");
+}
+
+#[test]
+fn problems_are_shown_with_file_and_line() {
+    let directory = directory();
+    let file = directory.path().join("node.toml");
+    fs::write(&file, "[store]\nurl = \"redis://x\"\ntimeout = \"1s\"\n").expect("written");
+    let text = Config::load(Some(&file)).expect_err("two problems").to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    for (line, begin) in
+        lines.iter().zip(["2: field \"store.url\": ", "3: field \"store.timeout\": "])
+    {
+        assert!(line.starts_with(&format!("{}:{begin}", file.display())), "{line}");
+    }
+}
+
+#[test]
+fn what_is_no_configuration_is_told_with_its_line() {
+    assert!(problem("\nregion = \n").starts_with("2: "));
+    let unknown = problem("[listen]\nhttps = \"x\"");
+    assert!(unknown.starts_with("2: unknown field `https`, expected one of `http`"), "{unknown}");
+    let typed = problem("\n[store]\ntimeout = 30");
+    assert!(typed.starts_with("3: invalid type: integer `30`, expected a string"), "{typed}");
+    let deep =
+        format!("x = {}1{}", format!("{{{}a = ", "a.".repeat(70)).repeat(70), "}".repeat(70));
+    assert_eq!(problem(&deep), "1: nests too deeply");
+}
+
+#[test]
+fn all_contradictions_are_told_at_once() {
+    let text = r#"region = "e/u"
+policies = ""
+[listen]
+http = "localhost"
+grpc = "127.0.0.1:8081"
+[store]
+kind = "redis"
+timeout = "6s"
+namespace = "a b"
+[cluster]
+listen = "0.0.0.0:7946"
+seeds = ["127.0.0.1:0", "x"]
+gossip = "5"
+[identity]
+trusted_proxies = ["10.0.0.1/8", "10.0.0.1"]
+"#;
+    let expected = [
+        "1: field \"region\"",
+        "2: field \"policies\"",
+        "4: field \"listen.http\"",
+        "5: field \"listen.grpc\": gRPC is not built yet",
+        "7: field \"store.url\": is missing",
+        "8: field \"store.timeout\": \"6s\" is not within 1ms to 5s",
+        "9: field \"store.namespace\"",
+        "10: field \"node\": is missing: a cluster needs it",
+        "10: field \"cluster.advertise\": is missing: 0.0.0.0:7946",
+        "10: field \"cluster.ca\": is missing",
+        "10: field \"cluster.cert\": is missing",
+        "10: field \"cluster.key\": is missing",
+        "10: field \"cluster.secret_file\": is missing",
+        "12: field \"cluster.seeds\": 127.0.0.1:0",
+        "12: field \"cluster.seeds\": must be an IP address",
+        "13: field \"cluster.gossip\": not a span of time",
+        "15: field \"identity.trusted_proxies\": \"10.0.0.1/8\" is not a network, since",
+        "15: field \"identity.trusted_proxies\": \"10.0.0.1\" is not a network: write",
+    ];
+    let problems = problems(text);
+    assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    for (problem, begin) in problems.iter().zip(expected) {
+        assert!(problem.starts_with(begin), "{problem}\nnot {begin}");
+    }
+}
+
+#[test]
+fn http_and_admin_need_an_address_each() {
+    for listen in [
+        "http = \"127.0.0.1:9090\"",
+        "admin = \"127.0.0.1:8080\"",
+        "http = \"127.0.0.1:9\"\nadmin = \"127.0.0.1:9\"",
+        "http = \"0.0.0.0:9\"\nadmin = \"127.0.0.1:9\"",
+        "http = \"127.0.0.1:9\"\nadmin = \"[::]:9\"",
+    ] {
+        let problem = problem(&format!("[listen]\n{listen}"));
+        assert!(problem.contains("meets listen.http"), "{problem}");
+    }
+    for listen in [
+        "http = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"",
+        "http = \"127.0.0.1:9\"\nadmin = \"127.0.0.2:9\"",
+    ] {
+        assert!(parse(&format!("[listen]\n{listen}")).is_ok(), "{listen}");
+    }
+}
+
+#[test]
+fn the_memory_store_has_no_settings() {
+    for setting in ["url = \"redis://x\"", "timeout = \"1s\"", "namespace = \"x\""] {
+        for kind in ["", "kind = \"memory\"\n"] {
+            let problem = problem(&format!("[store]\n{kind}{setting}"));
+            assert!(problem.contains("or write kind = \"redis\""), "{problem}");
+        }
+    }
+    assert!(problem("[store]\nkind = \"disk\"").contains("write \"memory\" or \"redis\""));
+}
+
+#[test]
+fn redis_is_one_server_in_the_clear() {
+    let with = |url: &str| format!("[store]\nkind = \"redis\"\nurl = \"{url}\"");
+    for (url, wanted) in [
+        ("rediss://:hunter2@x", "TLS to Redis is not built yet"),
+        ("unix:///run/redis", "Unix sockets are not built yet"),
+        ("redis+unix:///run/redis", "Unix sockets are not built yet"),
+        ("redis-sentinel://:hunter2@x", "Sentinel is not built yet"),
+        ("redis-cluster://x", "Redis Cluster is not built yet"),
+        ("http://:hunter2@x", "does not begin with redis://"),
+        ("x:6379", "does not begin with redis://"),
+        ("redis://", "is not complete"),
+        ("redis://:hunter2@x/notanumber", "is not complete"),
+    ] {
+        let problem = problem(&with(url));
+        assert!(
+            problem.starts_with("3: field \"store.url\": ") && problem.contains(wanted),
+            "{problem}"
+        );
+        assert!(!problem.contains("hunter2"), "{problem}");
+    }
+    for namespace in ["", "a:b", &"x".repeat(33)] {
+        let text = with("redis://x") + &format!("\nnamespace = \"{namespace}\"");
+        assert!(problem(&text).starts_with("4: field \"store.namespace\": "));
+    }
+    for (timeout, good) in [("1ms", true), ("5s", true), ("0ms", false), ("5001ms", false)] {
+        let text = with("redis://x") + &format!("\ntimeout = \"{timeout}\"");
+        assert_eq!(parse(&text).is_ok(), good, "{timeout}");
+    }
+}
+
+#[test]
+fn a_password_is_not_shown() {
+    let text = "[store]\nkind = \"redis\"\nurl = \"redis://me:hunter2@10.0.0.1:6379/0\"";
+    let config = parse(text).expect("right");
+    let Store::Redis(redis) = &config.store else { panic!("a Redis store") };
+    assert_eq!(redis.url.secret(), "redis://me:hunter2@10.0.0.1:6379/0");
+    assert_eq!(redis.url.to_string(), "redis://10.0.0.1:6379/0");
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_cluster_needs_names_addresses_certificates_and_a_secret() {
+    assert!(parse(&cluster("", "")).is_ok());
+    for field in ["listen", "ca", "cert", "key", "secret_file"] {
+        assert_eq!(
+            problem(&cluster(field, "")),
+            format!("3: field \"cluster.{field}\": is missing: a cluster needs it")
+        );
+    }
+    let nameless = cluster("", "").replace("region = \"eu\"\nnode = \"eu-0\"\n", "");
+    let problems = problems(&nameless);
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    for (problem, begin) in problems.iter().zip(["1: field \"region\"", "1: field \"node\""]) {
+        assert!(problem.starts_with(begin), "{problem}");
+    }
+}
+
+#[test]
+fn peers_can_dial_what_a_node_advertises() {
+    let all = "listen = \"0.0.0.0:7946\"";
+    assert!(
+        problem(&cluster("listen", all))
+            .contains("0.0.0.0:7946 is no address that a peer can dial")
+    );
+    let both = |advertise: &str| cluster("listen", &format!("{all}\nadvertise = \"{advertise}\""));
+    let config = parse(&both("10.0.0.1:7946")).expect("right").cluster.expect("a cluster");
+    assert_eq!(config.advertise, address("10.0.0.1:7946"));
+    for bad in ["0.0.0.0:7946", "[::]:7946", "10.0.0.1:0"] {
+        assert!(problem(&both(bad)).contains("cannot be dialled"), "{bad}");
+    }
+    assert!(problem(&cluster("listen", "listen = \"127.0.0.1:0\"")).contains("write a port"));
+}
+
+#[test]
+fn gossip_has_a_range() {
+    for (gossip, good) in
+        [("10ms", true), ("10s", true), ("9ms", false), ("11s", false), ("fast", false)]
+    {
+        let text = cluster("gossip", &format!("gossip = \"{gossip}\""));
+        assert_eq!(parse(&text).is_ok(), good, "{gossip}");
+    }
+}
+
+#[test]
+fn a_secret_is_read_from_beside_the_configuration() {
+    for (file, wanted) in [("empty", "empty is empty"), ("absent", "absent cannot be read")] {
+        let text = problem(&cluster("secret_file", &format!("secret_file = \"{file}\"")));
+        assert!(
+            text.starts_with("10: field \"cluster.secret_file\": ") && text.contains(wanted),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_trusted_proxy_is_in_one_of_the_networks() {
+    let text = "[identity]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1/128\"]";
+    let identity = parse(text).expect("right").identity;
+    for (proxy, trusted) in [("10.1.2.3", true), ("::1", true), ("::2", false), ("11.0.0.1", false)]
+    {
+        assert_eq!(identity.trusts(proxy.parse().expect(proxy)), trusted, "{proxy}");
+    }
+}

@@ -1,0 +1,95 @@
+//! The regional store: one contract, kept by the memory store and by Redis.
+//!
+//! A store carries out commands of the core, each as one atomic step. `tests/store_contract.rs` runs one
+//! suite over every implementation, and compares Redis with the memory store on random commands.
+
+use std::fmt;
+
+use tidegate_core::store::{StoreCommand, StoreReply};
+
+pub use memory::MemoryStore;
+pub use redis::{RedisSettings, RedisStore};
+
+mod memory;
+mod redis;
+
+/// Why a store did not answer, and whether the step may have been carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// There is no connection; nothing was sent.
+    #[error("the store cannot be reached")]
+    Unreachable,
+    /// Too many calls are waiting already; nothing was sent.
+    #[error("too many calls are waiting for the store")]
+    Overload,
+    /// The store refused: nothing was carried out. The message is the store's own.
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// The store's table is full; nothing was carried out.
+    #[error("the store is full: raise the number of records it may hold, or add nodes")]
+    Full,
+    /// No answer in time: the step may have been carried out.
+    #[error("the store did not answer in time")]
+    Timeout,
+    /// The connection broke while waiting: the step may have been carried out.
+    #[error("the connection to the store broke: {0}")]
+    Broken(String),
+    /// The answer was not one that the script gives: the step may have been carried out.
+    #[error("the store's answer cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl StoreError {
+    /// Whether the step was certainly not carried out.
+    pub const fn nothing_done(&self) -> bool {
+        matches!(self, Self::Unreachable | Self::Overload | Self::Refused(_) | Self::Full)
+    }
+
+    /// A short name, for metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Overload => "overload",
+            Self::Refused(_) => "refused",
+            Self::Full => "full",
+            Self::Timeout => "timeout",
+            Self::Broken(_) => "broken",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+/// A regional store of either kind.
+pub enum Store {
+    /// In this process.
+    Memory(MemoryStore),
+    /// Shared by the nodes of the region.
+    Redis(RedisStore),
+}
+
+impl Store {
+    /// Carries out one command as one atomic step.
+    pub async fn apply(&self, command: &StoreCommand) -> Result<StoreReply, StoreError> {
+        match self {
+            Self::Memory(memory) => memory.apply(command),
+            Self::Redis(redis) => redis.apply(command).await,
+        }
+    }
+
+    /// Whether the store can be asked at the moment.
+    pub fn is_reachable(&self) -> bool {
+        match self {
+            Self::Memory(_) => true,
+            Self::Redis(redis) => redis.is_reachable(),
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        })
+    }
+}

@@ -1,0 +1,9 @@
+//! What a node tells about its work: logs on stderr, metrics for Prometheus.
+
+pub use logs::{BadLogFilter, LogFormat, init_logs};
+pub use metrics::{Metrics, ReloadResult};
+pub use sample::{ClockSample, NodeSample, PeerSample, Traffic};
+
+mod logs;
+mod metrics;
+mod sample;

@@ -1,0 +1,178 @@
+//! What the engine and the transport know at the instant of a scrape.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+};
+
+/// Values that others count; asked for at each scrape.
+#[derive(Debug, Clone, Default)]
+pub struct NodeSample {
+    /// Every peer that this node knows.
+    pub peers: Vec<PeerSample>,
+    /// Other regions' clocks, where known.
+    pub clocks: Vec<ClockSample>,
+    /// Frames that were not used, by reason.
+    pub frames_dropped: Vec<(&'static str, u64)>,
+    /// Connections that were refused, by reason.
+    pub peers_refused: Vec<(&'static str, u64)>,
+    /// Keys that the engine holds.
+    pub keys: u64,
+    /// What they take, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerSample {
+    /// Its region.
+    pub region: String,
+    /// Its name.
+    pub node: String,
+    /// Whether a connection stands.
+    pub connected: bool,
+    /// Age of what is known from it; `None` if it was never heard.
+    pub staleness: Option<Duration>,
+    /// What came from it.
+    pub received: Traffic,
+    /// What went to it.
+    pub sent: Traffic,
+}
+
+/// What went one way, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Changes of counts in them.
+    pub changes: u64,
+}
+
+/// How far another region's clock is ahead.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClockSample {
+    /// Which region.
+    pub region: String,
+    /// Seconds; negative if it is behind.
+    pub offset_seconds: f64,
+}
+
+type Label<'a> = (&'static str, &'a str);
+
+impl PeerSample {
+    fn labels(&self) -> [Label<'_>; 2] {
+        [("region", &self.region), ("node", &self.node)]
+    }
+}
+
+impl Collector for NodeSample {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Writer(encoder);
+        let connected = |peer: &PeerSample| Some(u64::from(peer.connected));
+        out.gauges(
+            "tidegate_peer_connected",
+            "Whether a connection to the peer stands (1) or not (0)",
+            self.peers.iter().filter_map(|p| Some((p.labels(), connected(p)?))),
+        )?;
+        out.gauges(
+            "tidegate_peer_staleness_seconds",
+            "Age of what this node knows from the peer",
+            self.peers.iter().filter_map(|p| Some((p.labels(), p.staleness?.as_secs_f64()))),
+        )?;
+        out.traffic("tidegate_peer_frames", "Frames exchanged", &self.peers, |t| t.frames)?;
+        out.traffic("tidegate_peer_bytes", "Bytes of frames exchanged", &self.peers, |t| t.bytes)?;
+        out.traffic(
+            "tidegate_peer_changes",
+            "Changes of counts in the frames exchanged",
+            &self.peers,
+            |t| t.changes,
+        )?;
+        out.counters(
+            "tidegate_frames_dropped",
+            "Frames received and not used",
+            self.frames_dropped.iter().map(|(reason, n)| ([("reason", *reason)], *n)),
+        )?;
+        out.counters(
+            "tidegate_peer_refused",
+            "Connections refused",
+            self.peers_refused.iter().map(|(reason, n)| ([("reason", *reason)], *n)),
+        )?;
+        out.gauges(
+            "tidegate_clock_offset_seconds",
+            "How far the region's clock is ahead of this node's",
+            self.clocks.iter().map(|c| ([("region", &*c.region)], c.offset_seconds)),
+        )?;
+        out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
+        out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
+    }
+}
+
+/// Writes whole families. The library appends `_total` to the name of a counter by itself.
+struct Writer<'a>(DescriptorEncoder<'a>);
+
+impl Writer<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let help = format!("{help}.");
+        let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
+    fn gauges<'l, V, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([Label<'l>; N], V)>,
+    ) -> fmt::Result
+    where
+        ConstGauge<V>: EncodeMetric,
+    {
+        let series = series.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
+        self.family(name, help, MetricType::Gauge, series)
+    }
+
+    fn counters<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = ([Label<'l>; N], u64)>,
+    ) -> fmt::Result {
+        let series = series.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value)));
+        self.family(name, help, MetricType::Counter, series)
+    }
+
+    /// One counter of each peer, both ways.
+    fn traffic(
+        &mut self,
+        name: &str,
+        help: &str,
+        peers: &[PeerSample],
+        count: impl Fn(&Traffic) -> u64,
+    ) -> fmt::Result {
+        let both = peers.iter().flat_map(|peer| {
+            let [region, node] = peer.labels();
+            [("received", &peer.received), ("sent", &peer.sent)].map(|(direction, traffic)| {
+                ([region, node, ("direction", direction)], count(traffic))
+            })
+        });
+        self.counters(name, help, both)
+    }
+
+    fn family<L: EncodeLabelSet, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        series: impl Iterator<Item = (L, M)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, &format!("{help}."), None, kind)?;
+        for (labels, metric) in series {
+            metric.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,320 @@
+//! One connection to one session of a peer: its queue, what it sends and what it receives.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use quinn::{Connection, RecvStream, SendStream};
+use tidegate_core::ids::Session;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    Event, FRAME_BYTES_MAX, Inner, SendError, hello,
+    refusal::{CODE_PROTOCOL, CODE_SUPERSEDED, Failure},
+    registry::Seat,
+};
+
+/// How many messages may wait for one peer.
+pub(super) const QUEUE_MESSAGES_MAX: usize = 1024;
+/// How many bytes may wait for one peer.
+const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A message that does not arrive whole in this time is given up.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the answer to a confirmation may take.
+const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a connection is looked at for silence.
+const SILENCE_CHECK: Duration = Duration::from_millis(200);
+/// A connection that has been silent for so long is replaced as soon as another can be made.
+/// Keep-alives are answered several times in this span, unless the way is broken.
+const SILENT_AFTER: Duration = Duration::from_millis(1200);
+
+/// How long the peer may take to close a connection that is not needed.
+const CLOSE_LATE: Duration = Duration::from_secs(2);
+
+/// What a message is for; the first byte of its stream or datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    Frame = 1,
+    Membership = 2,
+}
+
+impl Channel {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Frame, Self::Membership].into_iter().find(|channel| *channel as u8 == byte)
+    }
+}
+
+/// A connection whose peer has proved who it is.
+pub(super) struct Link {
+    pub(super) session: Session,
+    pub(super) connection: Connection,
+    /// Whether we dialled.
+    pub(super) ours: bool,
+    /// Where the peer says it can be dialled.
+    pub(super) advertise: SocketAddr,
+    /// Where it was seen.
+    pub(super) remote: SocketAddr,
+    queue: mpsc::Sender<(Channel, Bytes)>,
+    queued_bytes: AtomicUsize,
+}
+
+/// What the task that serves a link owns.
+pub(super) struct Ends {
+    queue: mpsc::Receiver<(Channel, Bytes)>,
+    hello_send: SendStream,
+    hello_recv: RecvStream,
+}
+
+impl Link {
+    pub(super) fn new(
+        session: Session,
+        advertise: SocketAddr,
+        connection: Connection,
+        ours: bool,
+        (hello_send, hello_recv): (SendStream, RecvStream),
+    ) -> (Arc<Self>, Ends) {
+        let (sender, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let remote = connection.remote_address();
+        let link = Self {
+            session,
+            connection,
+            ours,
+            advertise,
+            remote,
+            queue: sender,
+            queued_bytes: AtomicUsize::new(0),
+        };
+        (Arc::new(link), Ends { queue, hello_send, hello_recv })
+    }
+
+    /// Whether both are the same connection.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.connection.stable_id() == other.connection.stable_id()
+    }
+
+    /// Puts a message into the queue; never waits.
+    pub(super) fn enqueue(&self, channel: Channel, message: Bytes) -> Result<(), SendError> {
+        let length = message.len();
+        if length > FRAME_BYTES_MAX {
+            return Err(SendError::TooLong { length });
+        }
+        // Only an estimate when many send at once, which may pass the bound by a frame each.
+        if self.queued_bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
+            return Err(SendError::QueueFull);
+        }
+        self.queued_bytes.fetch_add(length, Ordering::Relaxed);
+        self.queue.try_send((channel, message)).map_err(|error| {
+            self.queued_bytes.fetch_sub(length, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => SendError::QueueFull,
+                mpsc::error::TrySendError::Closed(_) => SendError::NotConnected,
+            }
+        })
+    }
+
+    /// Sends a membership message: as a datagram if it fits, through the queue otherwise.
+    pub(super) fn send_membership(&self, message: Bytes) -> Result<(), SendError> {
+        let fits = self.connection.max_datagram_size().is_some_and(|max| message.len() < max);
+        if !fits {
+            return self.enqueue(Channel::Membership, message);
+        }
+        let mut datagram = Vec::with_capacity(1 + message.len());
+        datagram.push(Channel::Membership as u8);
+        datagram.extend_from_slice(&message);
+        self.connection.send_datagram(datagram.into()).map_err(|_| SendError::NotConnected)
+    }
+
+    pub(super) fn close(&self, code: u32, reason: &str) {
+        self.connection.close(code.into(), reason.as_bytes());
+    }
+}
+
+/// Serves a connection that has been let in, until it ends: tells of its beginning, delivers what
+/// comes, sends what is queued, tells of its end.
+pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: Seat) {
+    let Seat { told, ending, predecessor } = seat;
+    let Ends { queue, hello_send, hello_recv } = ends;
+    let mut helpers = JoinSet::new();
+    helpers.spawn(finish_hello(inner.clone(), link.clone(), hello_send, hello_recv));
+    let outgoing = Outgoing { inner: inner.clone(), queue, current: None };
+    helpers.spawn(write_queue(outgoing, link.clone()));
+    helpers.spawn(watch_silence(inner.clone(), link.clone()));
+
+    let mut begins = true;
+    if let Some(predecessor) = predecessor {
+        predecessor.link.close(CODE_SUPERSEDED, "another connection takes over");
+        begins = !predecessor.ending.is_quiet();
+        predecessor.ending.told().await;
+    }
+    if begins {
+        tracing::info!(peer = %link.session, address = %link.remote, dialled = link.ours, "connected");
+        inner.tell(Event::Connected(link.session.clone())).await;
+    }
+
+    receive(&inner, &link).await;
+
+    let reason = link.connection.closed().await;
+    helpers.shutdown().await;
+    inner.registry.remove(&link);
+    if !ending.is_quiet() {
+        tracing::info!(peer = %link.session, %reason, "disconnected");
+        inner.tell(Event::Disconnected(link.session.clone())).await;
+    }
+    told.send_replace(true);
+}
+
+/// The last step of the hello: the acceptor says that it counts on the connection.
+async fn finish_hello(
+    inner: Arc<Inner>,
+    link: Arc<Link>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
+    let steps = async {
+        if link.ours {
+            hello::write_confirm(&mut send).await?;
+            hello::read_accepted(&mut recv).await?;
+            inner.registry.acknowledge(&link);
+        } else {
+            hello::write_accepted(&mut send).await?;
+        }
+        Ok::<(), Failure>(())
+    };
+    match tokio::time::timeout(ACCEPTED_TIMEOUT, steps).await {
+        // Dropping the streams would reset what was written last, should it be lost on the way.
+        Ok(Ok(())) => {
+            let _ = send.finish();
+            let _ = send.stopped().await;
+        }
+        // A connection that gave way to another in the meantime has been closed, and that is fine.
+        Ok(Err(Failure::Unreachable(_) | Failure::Rejected { .. })) => {}
+        Ok(Err(error)) => link.close(CODE_PROTOCOL, &error.to_string()),
+        Err(_) => link.close(CODE_PROTOCOL, "the hello was not finished in time"),
+    }
+}
+
+/// The reading end of a link's queue. Counts what is lost with its connection, also when the task
+/// that holds it is stopped.
+struct Outgoing {
+    inner: Arc<Inner>,
+    queue: mpsc::Receiver<(Channel, Bytes)>,
+    /// The message being written.
+    current: Option<Channel>,
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.queue.close();
+        let waiting = std::iter::from_fn(|| self.queue.try_recv().ok()).map(|(channel, _)| channel);
+        let lost = self.current.into_iter().chain(waiting).filter(|c| *c == Channel::Frame).count();
+        self.inner.counters.dropped_disconnected.add(lost as u64);
+    }
+}
+
+/// Sends queued messages, one stream each, in their order.
+async fn write_queue(mut outgoing: Outgoing, link: Arc<Link>) {
+    while let Some((channel, message)) = outgoing.queue.recv().await {
+        outgoing.current = Some(channel);
+        link.queued_bytes.fetch_sub(message.len(), Ordering::Relaxed);
+        if write_message(&link.connection, channel, message).await.is_err() {
+            return;
+        }
+        outgoing.current = None;
+    }
+}
+
+async fn write_message(
+    connection: &Connection,
+    channel: Channel,
+    message: Bytes,
+) -> Result<(), quinn::WriteError> {
+    let mut stream = connection.open_uni().await?;
+    let first: &'static [u8] = match channel {
+        Channel::Frame => &[Channel::Frame as u8],
+        Channel::Membership => &[Channel::Membership as u8],
+    };
+    stream.write_all_chunks(&mut [Bytes::from_static(first), message]).await?;
+    // Fails only if the stream was finished before.
+    let _ = stream.finish();
+    Ok(())
+}
+
+/// Notes when nothing has been heard for a while.
+async fn watch_silence(inner: Arc<Inner>, link: Arc<Link>) {
+    let heard = || link.connection.stats().udp_rx.datagrams;
+    let (mut count, mut at, mut silent) = (heard(), Instant::now(), false);
+    loop {
+        tokio::time::sleep(SILENCE_CHECK).await;
+        let (now, latest) = (Instant::now(), heard());
+        if latest != count {
+            (count, at) = (latest, now);
+        }
+        if silent != (now - at >= SILENT_AFTER) {
+            silent = !silent;
+            inner.registry.set_silent(&link, silent);
+        }
+    }
+}
+
+/// Delivers messages until the connection ends. Each stream has its own task, so that one that
+/// stalls holds up no other; the number of streams that a peer may open bounds them.
+async fn receive(inner: &Arc<Inner>, link: &Arc<Link>) {
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = link.connection.accept_uni() => match stream {
+                Ok(stream) => {
+                    streams.spawn(read_stream(inner.clone(), link.clone(), stream));
+                }
+                Err(_) => break,
+            },
+            datagram = link.connection.read_datagram() => match datagram {
+                Ok(datagram) => deliver_datagram(inner, link, &datagram),
+                Err(_) => break,
+            },
+            Some(_) = streams.join_next() => {}
+        }
+    }
+    // What has arrived whole is not delivered any more: after `Disconnected` nothing may follow.
+    streams.shutdown().await;
+}
+
+async fn read_stream(inner: Arc<Inner>, link: Arc<Link>, mut stream: RecvStream) {
+    let read = tokio::time::timeout(READ_TIMEOUT, stream.read_to_end(1 + FRAME_BYTES_MAX)).await;
+    let message = match read {
+        Ok(Ok(message)) => Bytes::from(message),
+        // Dropping the stream tells the peer to stop.
+        Ok(Err(_)) | Err(_) => return inner.counters.dropped_malformed.add(1),
+    };
+    match message.first().copied().and_then(Channel::from_byte) {
+        Some(Channel::Frame) => {
+            let bytes = message.slice(1..);
+            inner.counters.frames_received.add(1);
+            inner.counters.bytes_received.add(bytes.len() as u64);
+            inner.tell(Event::Frame { from: link.session.clone(), bytes }).await;
+        }
+        Some(Channel::Membership) => inner.deliver_membership(&link, message.slice(1..)),
+        None => inner.counters.dropped_malformed.add(1),
+    }
+}
+
+fn deliver_datagram(inner: &Inner, link: &Link, datagram: &Bytes) {
+    if datagram.first().copied() == Some(Channel::Membership as u8) {
+        inner.deliver_membership(link, datagram.slice(1..));
+    } else {
+        inner.counters.dropped_malformed.add(1);
+    }
+}
+
+/// Closes a connection that is not needed, but leaves the first word to the peer, which will find
+/// out by itself: so the peer never sees itself without a connection.
+pub(super) async fn close_late(link: Arc<Link>) {
+    let _ = tokio::time::timeout(CLOSE_LATE, link.connection.closed()).await;
+    link.close(CODE_SUPERSEDED, "there is another connection");
+}

@@ -1,0 +1,194 @@
+//! Making connections, both ways: dialling, accepting, and checking who is there.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::{Connection, Incoming, RecvStream, SendStream};
+use rustls::pki_types::CertificateDer;
+use tidegate_core::ids::{NodeId, Session};
+use tokio::sync::Semaphore;
+
+use super::{
+    Inner,
+    hello::{self, Hello},
+    link::{self, Ends, Link},
+    refusal::{CODE_GOODBYE, CODE_SUPERSEDED, Failure, Refusal},
+};
+use crate::certs;
+
+/// How long a peer may take from the first datagram to the end of the hello.
+const MEET_TIMEOUT: Duration = Duration::from_secs(3);
+/// How many peers may be introducing themselves at a time.
+pub(super) const MEETINGS_MAX: usize = 256;
+/// From how many on a peer must first prove that its address is its own.
+const MEETINGS_UNPROVEN_MAX: usize = 64;
+
+/// Accepts connections until the endpoint is closed.
+pub(super) async fn accept(inner: Arc<Inner>) {
+    let meetings = Arc::new(Semaphore::new(MEETINGS_MAX));
+    while let Some(incoming) = inner.endpoint.accept().await {
+        let Ok(permit) = meetings.clone().try_acquire_owned() else {
+            let detail = format!("{MEETINGS_MAX} peers are introducing themselves already");
+            inner.fail(incoming.remote_address(), &Failure::refused(Refusal::Limit, detail));
+            incoming.ignore();
+            continue;
+        };
+        let busy = MEETINGS_MAX - meetings.available_permits();
+        if busy > MEETINGS_UNPROVEN_MAX && !incoming.remote_address_validated() {
+            // Fails only if the peer has proved its address, which was just excluded.
+            let _ = incoming.retry();
+            continue;
+        }
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let peer = incoming.remote_address();
+            if let Err(failure) = answer(&inner, incoming).await {
+                inner.fail(peer, &failure);
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(inner: &Arc<Inner>, incoming: Incoming) -> Result<(), Failure> {
+    let mut started = None;
+    let steps = async {
+        let connection = incoming.accept()?.await?;
+        let connection = &*started.insert(connection);
+        let proven = proven_identity(inner, connection, &[])?;
+        let (mut send, mut recv) = connection.accept_bi().await?;
+        let theirs = Hello::read(&mut recv).await?;
+        check(inner, &proven, &theirs)?;
+        inner.registry.check(&theirs.session, connection.remote_address())?;
+        inner.hello().write(&mut send).await?;
+        hello::read_confirm(&mut recv).await?;
+        Ok((theirs, (send, recv)))
+    };
+    let met = match tokio::time::timeout(MEET_TIMEOUT, steps).await {
+        Ok(met) => met,
+        Err(_) => Err(Failure::refused(Refusal::Timeout, "it did not introduce itself in time")),
+    };
+    conclude(inner, started, met, None)
+}
+
+/// Dials `address` and introduces this node there. Dropping the future gives the attempt up.
+pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<(), Failure> {
+    let mut started = None;
+    let steps = async {
+        let connection = inner
+            .endpoint
+            .connect(address, certs::SERVER_NAME)
+            .map_err(|e| Failure::Unreachable(e.to_string()))?
+            .await?;
+        let connection = &*started.insert(connection);
+        let proven = proven_identity(inner, connection, &[address])?;
+        let (mut send, mut recv) = connection.open_bi().await?;
+        inner.hello().write(&mut send).await?;
+        let theirs = Hello::read(&mut recv).await?;
+        check(inner, &proven, &theirs)?;
+        Ok((theirs, (send, recv)))
+    };
+    // Without an answer nobody is there, which is not a refusal.
+    let met = match tokio::time::timeout(MEET_TIMEOUT, steps).await {
+        Ok(met) => met,
+        Err(_) => Err(Failure::Unreachable("no answer in time".into())),
+    };
+    conclude(inner, started, met, Some(address))
+}
+
+/// Lets a connection in, or closes it with the reason. There is no await in here: a connection that
+/// was let in is always served.
+fn conclude(
+    inner: &Arc<Inner>,
+    connection: Option<Connection>,
+    met: Result<(Hello, (SendStream, RecvStream)), Failure>,
+    dialled: Option<SocketAddr>,
+) -> Result<(), Failure> {
+    let Some(connection) = connection else { return met.map(|_| ()) };
+    let result = met.and_then(|(theirs, hello)| {
+        let (link, ends) = Link::new(
+            theirs.session,
+            theirs.advertise,
+            connection.clone(),
+            dialled.is_some(),
+            hello,
+        );
+        let_in(inner, link, ends, dialled)
+    });
+    match &result {
+        Err(Failure::Refused { reason, detail }) => {
+            connection.close(reason.code().into(), detail.as_bytes());
+        }
+        Err(Failure::Duplicate) if dialled.is_some() => {
+            connection.close(CODE_SUPERSEDED.into(), b"connected already");
+        }
+        Err(Failure::Rejected { .. } | Failure::Unreachable(_)) => {
+            connection.close(CODE_GOODBYE.into(), b"");
+        }
+        Err(Failure::Duplicate) | Ok(()) => {}
+    }
+    result
+}
+
+fn let_in(
+    inner: &Arc<Inner>,
+    link: Arc<Link>,
+    ends: Ends,
+    dialled: Option<SocketAddr>,
+) -> Result<(), Failure> {
+    if let Some(faults) = &inner.faults {
+        faults.learn(link.advertise, &link.session.id.region);
+    }
+    match inner.registry.admit(&link, dialled) {
+        Ok(seat) => {
+            tokio::spawn(link::serve(inner.clone(), link, ends, seat));
+            Ok(())
+        }
+        Err(failure) => {
+            if matches!(failure, Failure::Duplicate) && dialled.is_none() {
+                tokio::spawn(link::close_late(link));
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Who the peer is by its certificate, which TLS has checked to be from our authority.
+fn proven_identity(
+    inner: &Inner,
+    connection: &Connection,
+    dialled: &[SocketAddr],
+) -> Result<NodeId, Failure> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let Some(certificate) = chain.as_ref().and_then(|chain| chain.first()) else {
+        return Err(Failure::refused(Refusal::NoCertificate, "it showed no certificate"));
+    };
+    let proven = certs::identity(certificate)
+        .map_err(|e| Failure::refused(Refusal::IdentityMismatch, e.to_string()))?;
+    // From here on cuts and delays reach it, even if it is not let in.
+    if let Some(faults) = &inner.faults {
+        for address in dialled.iter().copied().chain([connection.remote_address()]) {
+            faults.learn(address, &proven.region);
+        }
+    }
+    Ok(proven)
+}
+
+/// Whether the peer is whom its certificate names, and not ourselves.
+fn check(inner: &Inner, proven: &NodeId, theirs: &Hello) -> Result<(), Failure> {
+    let Session { id, boot } = &theirs.session;
+    if id != proven {
+        let detail = format!("it says it is {id}, but its certificate is that of {proven}");
+        return Err(Failure::refused(Refusal::IdentityMismatch, detail));
+    }
+    let own = &inner.session;
+    if *id != own.id {
+        Ok(())
+    } else if *boot == own.boot {
+        Err(Failure::refused(Refusal::Own, "this is our own address"))
+    } else {
+        let detail = format!("it says it is {id}, which is our own name");
+        Err(Failure::refused(Refusal::DuplicateName, detail))
+    }
+}

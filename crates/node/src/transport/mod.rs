@@ -1,0 +1,352 @@
+//! The connections to other nodes: QUIC with mutual TLS over one UDP port.
+//!
+//! A [`Transport`] keeps the addresses that it is given dialled, accepts what comes, and reports a
+//! peer as connected only once both sides have proved who they are ([`hello`]). Two nodes have one
+//! connection between them, whoever dialled ([`registry`]). Messages go as one stream each, out of
+//! a bounded queue per peer; sending never waits, and what does not fit is dropped and counted.
+
+mod hello;
+mod keep;
+mod link;
+mod meet;
+mod refusal;
+mod registry;
+mod stats;
+#[cfg(test)]
+pub(crate) mod tests;
+mod tls;
+
+use std::{
+    collections::BTreeSet,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quinn::{
+    AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
+};
+use tidegate_core::ids::{Boot, NodeId, RegionName, Session};
+use tokio::sync::mpsc;
+
+pub use refusal::Refusal;
+pub use stats::TransportStats;
+pub use tls::TransportError;
+
+use crate::faults::{Faults, FaultySocket};
+use hello::Hello;
+use keep::Kept;
+use link::{Channel, Link};
+use refusal::{CODE_GOODBYE, Failure, FailureLog};
+use registry::Registry;
+use stats::Counters;
+
+/// The longest message in bytes: a frame of 64 KiB and a little.
+pub const FRAME_BYTES_MAX: usize = 65 * 1024;
+
+/// How many events may wait for their reader; then the peers' streams wait, and at last their
+/// senders drop.
+const EVENTS_MAX: usize = 1024;
+/// How many membership messages may wait for their reader.
+const MEMBERSHIP_MAX: usize = 1024;
+
+/// An idle connection asks for a sign of life this often.
+const KEEP_ALIVE: Duration = Duration::from_millis(400);
+/// A connection without one ends after this time. Until then others are tried beside it.
+const IDLE_TIMEOUT: Duration = Duration::from_millis(3000);
+/// The first guess at a round trip: it sets how soon a lost first datagram is sent again.
+const INITIAL_RTT: Duration = Duration::from_millis(150);
+/// How many messages a peer may have under way.
+const STREAMS_MAX: u32 = 1024;
+/// How many bytes a peer may have under way that were not read yet.
+const RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
+/// How many bytes of one message may be under way that were not read yet.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// How many bytes may be on their way to a peer.
+const SEND_WINDOW: u64 = 8 * 1024 * 1024;
+/// How many bytes of datagrams may wait, each way; the oldest give way.
+const DATAGRAM_BUFFER: usize = 256 * 1024;
+/// How long closing may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a transport needs to know.
+pub struct Config {
+    /// Who we are.
+    pub identity: NodeId,
+    /// Which run of us this is.
+    pub boot: Boot,
+    /// The UDP socket, bound already.
+    pub socket: UdpSocket,
+    /// Where peers can dial us.
+    pub advertise: SocketAddr,
+    /// The authority's certificate, as PEM.
+    pub ca_pem: Vec<u8>,
+    /// Our certificate, as PEM.
+    pub cert_pem: Vec<u8>,
+    /// Our private key, as PEM.
+    pub key_pem: Vec<u8>,
+    /// The faults to obey; none: the plain socket is used.
+    pub faults: Option<Arc<Faults>>,
+}
+
+/// What happens between us and a peer. For one session: `Connected`, frames, `Disconnected`, and
+/// perhaps `Connected` again; nothing of a session follows its `Disconnected`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection stands; both sides have proved who they are.
+    Connected(Session),
+    /// A frame has come. Frames may be lost, and may overtake each other.
+    Frame {
+        /// Who sent it.
+        from: Session,
+        /// The frame.
+        bytes: Bytes,
+    },
+    /// The connection has ended.
+    Disconnected(Session),
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// There is no connection with that session.
+    #[error("not connected")]
+    NotConnected,
+    /// The queue to that peer is full; the message was dropped and counted.
+    #[error("the queue to the peer is full")]
+    QueueFull,
+    /// The message is too long.
+    #[error("a message of {length} bytes is longer than {FRAME_BYTES_MAX}")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+}
+
+/// One connection, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// With whom.
+    pub session: Session,
+    /// Where the peer says it can be dialled.
+    pub address: SocketAddr,
+    /// The round trip as QUIC estimates it.
+    pub rtt: Duration,
+    /// Nothing has been heard for more than a second.
+    pub silent: bool,
+}
+
+/// The connections to other nodes; clones share them.
+#[derive(Clone)]
+pub struct Transport {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    session: Session,
+    advertise: SocketAddr,
+    local: SocketAddr,
+    endpoint: Endpoint,
+    faults: Option<Arc<Faults>>,
+    registry: Registry,
+    kept: Mutex<Kept>,
+    events: mpsc::Sender<Event>,
+    /// Where membership messages go: to whoever asked last.
+    membership: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
+    counters: Counters,
+    failures: FailureLog,
+}
+
+impl Transport {
+    /// Starts a transport on a bound socket. Must be called within a tokio runtime.
+    ///
+    /// The events must be read: while their queue is full, nothing more is received.
+    pub fn start(config: Config) -> Result<(Self, mpsc::Receiver<Event>), TransportError> {
+        let Config { identity, boot, socket, advertise, ca_pem, cert_pem, key_pem, faults } =
+            config;
+        let tls = tls::build(&identity, &ca_pem, &cert_pem, &key_pem)?;
+        let transport = Arc::new(transport_config());
+        let mut server = ServerConfig::with_crypto(Arc::new(tls.server));
+        server.transport_config(transport.clone()).migration(false).max_incoming(
+            // Beyond what is being answered, a few may wait to be looked at.
+            2 * meet::MEETINGS_MAX,
+        );
+        let mut client = ClientConfig::new(Arc::new(tls.client));
+        client.transport_config(transport);
+
+        let local = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        let runtime = Arc::new(TokioRuntime);
+        let mut wrapped = runtime.wrap_udp_socket(socket)?;
+        if let Some(faults) = &faults {
+            let faulty: Arc<dyn AsyncUdpSocket> =
+                Arc::new(FaultySocket::new(wrapped, faults.clone()));
+            wrapped = faulty;
+        }
+        let mut endpoint = Endpoint::new_with_abstract_socket(
+            EndpointConfig::default(),
+            Some(server),
+            wrapped,
+            runtime,
+        )?;
+        endpoint.set_default_client_config(client);
+
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let inner = Arc::new(Inner {
+            registry: Registry::new(identity.clone()),
+            session: Session { id: identity, boot },
+            advertise,
+            local,
+            endpoint,
+            faults,
+            kept: Mutex::default(),
+            events,
+            membership: Mutex::default(),
+            counters: Counters::default(),
+            failures: FailureLog::default(),
+        });
+        tokio::spawn(meet::accept(inner.clone()));
+        Ok((Self { inner }, receiver))
+    }
+
+    /// This run of this node.
+    pub fn session(&self) -> &Session {
+        &self.inner.session
+    }
+
+    /// The address of the socket.
+    pub fn local_address(&self) -> SocketAddr {
+        self.inner.local
+    }
+
+    /// Sends a frame to a session; never waits.
+    ///
+    /// `Ok` means that it was queued: a connection that breaks loses it.
+    pub fn send(&self, to: &Session, frame: Bytes) -> Result<(), SendError> {
+        let counters = &self.inner.counters;
+        let length = frame.len() as u64;
+        let link = self.inner.registry.of_session(to).ok_or(SendError::NotConnected)?;
+        let result = link.enqueue(Channel::Frame, frame);
+        match result {
+            Ok(()) => {
+                counters.frames_sent.add(1);
+                counters.bytes_sent.add(length);
+            }
+            Err(SendError::QueueFull) => counters.dropped_queue_full.add(1),
+            Err(SendError::NotConnected | SendError::TooLong { .. }) => {}
+        }
+        result
+    }
+
+    /// Says who is to be connected to; replaces the list given before. Our own address may be
+    /// among them. At most 1024 are kept dialled. Connections that stand are not ended.
+    pub fn keep_dialled(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let addresses: BTreeSet<SocketAddr> = addresses.into_iter().collect();
+        self.inner.kept.lock().set(&self.inner, &addresses);
+    }
+
+    /// Says to which region an address belongs, so that faults reach it before it is connected.
+    pub fn learn(&self, address: SocketAddr, region: &RegionName) {
+        if let Some(faults) = &self.inner.faults {
+            faults.learn(address, region);
+        }
+    }
+
+    /// The connections that stand.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let info = |(link, silent): (Arc<Link>, bool)| ConnectionInfo {
+            session: link.session.clone(),
+            address: link.advertise,
+            rtt: link.connection.rtt(),
+            silent,
+        };
+        self.inner.registry.all().into_iter().map(info).collect()
+    }
+
+    /// What was sent, received, dropped and refused since the start.
+    pub fn stats(&self) -> TransportStats {
+        self.inner.counters.snapshot()
+    }
+
+    /// Sends a membership message to whoever an address leads to; never waits.
+    pub fn send_membership(&self, to: SocketAddr, message: Bytes) -> Result<(), SendError> {
+        let link = self.inner.registry.of_address(to).ok_or(SendError::NotConnected);
+        let result = link.and_then(|link| link.send_membership(message));
+        if result.is_err() {
+            self.inner.counters.dropped_membership.add(1);
+        }
+        result
+    }
+
+    /// The membership messages that come from now on, each with its sender's advertised address.
+    /// Whoever called this before gets no more.
+    pub fn membership_messages(&self) -> mpsc::Receiver<(SocketAddr, Bytes)> {
+        let (sender, receiver) = mpsc::channel(MEMBERSHIP_MAX);
+        *self.inner.membership.lock() = Some(sender);
+        receiver
+    }
+
+    /// Ends all connections, and says so: peers see `Disconnected` at once. Takes at most a second.
+    pub async fn close(&self) {
+        self.inner.kept.lock().clear();
+        self.inner.endpoint.close(CODE_GOODBYE.into(), b"goodbye");
+        // After that time peers find out by silence.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.inner.endpoint.wait_idle()).await;
+    }
+}
+
+impl Inner {
+    fn hello(&self) -> Hello {
+        Hello { session: self.session.clone(), advertise: self.advertise }
+    }
+
+    /// Counts and logs a connection that did not come to stand.
+    fn fail(&self, peer: SocketAddr, failure: &Failure) {
+        if let Failure::Refused { reason, .. } = failure {
+            self.counters.refuse(*reason);
+        }
+        self.failures.log(canonical(peer), failure);
+    }
+
+    /// Hands an event up; waits while the queue is full. Without a reader it goes nowhere.
+    async fn tell(&self, event: Event) {
+        let _ = self.events.send(event).await;
+    }
+
+    fn deliver_membership(&self, link: &Link, message: Bytes) {
+        let taken = match &*self.membership.lock() {
+            Some(sender) => sender.try_send((link.advertise, message)).is_ok(),
+            None => false,
+        };
+        if !taken {
+            self.counters.dropped_membership.add(1);
+        }
+    }
+}
+
+fn transport_config() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(
+            IdleTimeout::try_from(IDLE_TIMEOUT).expect("seconds fit into QUIC's integers"),
+        ))
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_uni_streams(STREAMS_MAX.into())
+        // One, for the hello.
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(RECEIVE_WINDOW.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER);
+    config
+}
+
+/// The form in which an address is compared: IPv4 also where an IPv6 socket shows it mapped.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

@@ -1,0 +1,306 @@
+//! Which peers are connected, by which connection, and who gives way when there are two.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tidegate_core::ids::{NodeId, Session};
+use tokio::sync::watch;
+
+use super::{
+    canonical,
+    link::Link,
+    refusal::{Failure, Refusal},
+};
+
+/// How many peers may be connected.
+pub(super) const PEERS_MAX: usize = 1024;
+
+/// The connected peers.
+pub(super) struct Registry {
+    own: NodeId,
+    peers: Mutex<Peers>,
+    /// Moves whenever a peer may have become reachable or unreachable.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Peers {
+    by_id: BTreeMap<NodeId, Peer>,
+    /// Whom an address leads to: as dialled, as advertised, and as seen.
+    by_address: HashMap<SocketAddr, NodeId>,
+}
+
+struct Peer {
+    link: Arc<Link>,
+    addresses: BTreeSet<SocketAddr>,
+    /// The acceptor has said that it counts on this connection too.
+    acknowledged: bool,
+    /// Nothing has been heard for a while; another connection is welcome.
+    silent: bool,
+    ending: Ending,
+}
+
+/// How the end of a connection is told, shared with the task that serves it.
+#[derive(Clone)]
+pub(super) struct Ending {
+    /// Another connection of the same two sessions takes over: nothing is told.
+    quiet: Arc<AtomicBool>,
+    /// Becomes true, or loses its sender, when everything is told.
+    told: watch::Receiver<bool>,
+}
+
+/// The place of a connection that has been let in.
+pub(super) struct Seat {
+    /// Tells that this connection's events are all sent.
+    pub(super) told: watch::Sender<bool>,
+    /// How this connection's end is to be told.
+    pub(super) ending: Ending,
+    /// The connection that gave way.
+    pub(super) predecessor: Option<Predecessor>,
+}
+
+/// A connection that gave way to another.
+pub(super) struct Predecessor {
+    pub(super) link: Arc<Link>,
+    pub(super) ending: Ending,
+}
+
+impl Ending {
+    fn new() -> (watch::Sender<bool>, Self) {
+        let (sender, told) = watch::channel(false);
+        (sender, Self { quiet: Arc::default(), told })
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Acquire)
+    }
+
+    /// Waits until all events of that connection have been sent.
+    pub(super) async fn told(mut self) {
+        // An error means that its task is gone, and then it tells nothing any more.
+        let _ = self.told.wait_for(|told| *told).await;
+    }
+}
+
+/// What becomes of the connection that stands already.
+enum Precedence {
+    /// It stays; the new one is not needed.
+    Old,
+    /// It ends, and that is told; then the new one begins.
+    New,
+    /// The new one takes over without a word: both were dialled at the same time.
+    NewQuietly,
+}
+
+impl Registry {
+    pub(super) fn new(own: NodeId) -> Self {
+        Self { own, peers: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    /// Moves whenever a peer may have become reachable or unreachable.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Lets a connection in, or says why not. `dialled` is the address that we dialled, if we did.
+    ///
+    /// The dialler calls this before it confirms, the acceptor after the confirmation. So whoever
+    /// receives a confirmation knows that the dialler holds no other connection.
+    pub(super) fn admit(
+        &self,
+        link: &Arc<Link>,
+        dialled: Option<SocketAddr>,
+    ) -> Result<Seat, Failure> {
+        let mut guard = self.peers.lock();
+        let Peers { by_id, by_address } = &mut *guard;
+        let id = &link.session.id;
+        let mut addresses: BTreeSet<SocketAddr> =
+            [Some(link.advertise), Some(link.remote), dialled]
+                .into_iter()
+                .flatten()
+                .map(canonical)
+                .collect();
+
+        let full = by_id.len() >= PEERS_MAX;
+        let mut predecessor = None;
+        match by_id.get_mut(id) {
+            None if full => {
+                let detail = format!("{PEERS_MAX} peers are connected already");
+                return Err(Failure::refused(Refusal::Limit, detail));
+            }
+            None => {}
+            Some(old) => {
+                check_name(old, link)?;
+                let quiet = match self.precedence(old, link) {
+                    Precedence::Old => {
+                        // Whatever address led here leads to that peer.
+                        for address in addresses {
+                            by_address.entry(address).or_insert_with(|| id.clone());
+                            old.addresses.insert(address);
+                        }
+                        drop(guard);
+                        self.changed.send_replace(());
+                        return Err(Failure::Duplicate);
+                    }
+                    Precedence::New => false,
+                    Precedence::NewQuietly => true,
+                };
+                old.ending.quiet.store(quiet, Ordering::Release);
+                if old.link.session == link.session {
+                    addresses.append(&mut old.addresses);
+                }
+                predecessor =
+                    Some(Predecessor { link: old.link.clone(), ending: old.ending.clone() });
+                forget(by_id, by_address, id);
+            }
+        }
+
+        let (told, ending) = Ending::new();
+        for address in &addresses {
+            // The peer that last proved to be there wins an address.
+            if let Some(before) = by_address.insert(*address, id.clone())
+                && before != *id
+                && let Some(other) = by_id.get_mut(&before)
+            {
+                other.addresses.remove(address);
+            }
+        }
+        let peer = Peer {
+            link: link.clone(),
+            addresses,
+            acknowledged: false,
+            silent: false,
+            ending: ending.clone(),
+        };
+        by_id.insert(id.clone(), peer);
+        drop(guard);
+        self.changed.send_replace(());
+        Ok(Seat { told, ending, predecessor })
+    }
+
+    /// Whether a peer that introduces itself may be answered; [`admit`](Self::admit) decides.
+    pub(super) fn check(&self, session: &Session, remote: SocketAddr) -> Result<(), Failure> {
+        let peers = self.peers.lock();
+        match peers.by_id.get(&session.id) {
+            Some(old) => check_session(old, session, remote),
+            None => Ok(()),
+        }
+    }
+
+    fn precedence(&self, old: &Peer, new: &Link) -> Precedence {
+        if new.session.boot > old.link.session.boot {
+            return Precedence::New;
+        }
+        match (new.ours, old.link.ours) {
+            // The dialler looks for a connection only to replace one that has gone silent.
+            (true, _) if old.silent => Precedence::New,
+            (true, _) => Precedence::Old,
+            // The peer dialled again: it has given up the old one.
+            (false, false) => Precedence::New,
+            (false, true) if old.acknowledged || old.silent => Precedence::New,
+            // Both dialled at the same time: the smaller name's connection stays.
+            (false, true) if new.session.id < self.own => Precedence::NewQuietly,
+            (false, true) => Precedence::Old,
+        }
+    }
+
+    /// The acceptor counts on this connection too.
+    pub(super) fn acknowledge(&self, link: &Link) {
+        self.with_current(link, |peer| peer.acknowledged = true);
+    }
+
+    /// Notes whether a connection has been silent for a while.
+    pub(super) fn set_silent(&self, link: &Link, silent: bool) {
+        if self.with_current(link, |peer| peer.silent = silent) {
+            self.changed.send_replace(());
+        }
+    }
+
+    fn with_current(&self, link: &Link, change: impl FnOnce(&mut Peer)) -> bool {
+        let mut peers = self.peers.lock();
+        match peers.by_id.get_mut(&link.session.id) {
+            Some(peer) if peer.link.is(link) => {
+                change(peer);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets a connection that has ended, unless another has taken its place.
+    pub(super) fn remove(&self, link: &Link) {
+        let mut peers = self.peers.lock();
+        let Peers { by_id, by_address } = &mut *peers;
+        if by_id.get(&link.session.id).is_some_and(|peer| peer.link.is(link)) {
+            forget(by_id, by_address, &link.session.id);
+            drop(peers);
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The connection with a session.
+    pub(super) fn of_session(&self, session: &Session) -> Option<Arc<Link>> {
+        let peers = self.peers.lock();
+        let peer = peers.by_id.get(&session.id)?;
+        (peer.link.session == *session).then(|| peer.link.clone())
+    }
+
+    /// The connection that an address leads to.
+    pub(super) fn of_address(&self, address: SocketAddr) -> Option<Arc<Link>> {
+        let peers = self.peers.lock();
+        let id = peers.by_address.get(&canonical(address))?;
+        peers.by_id.get(id).map(|peer| peer.link.clone())
+    }
+
+    /// Whether an address leads to a peer that has been heard lately.
+    pub(super) fn is_reachable(&self, address: SocketAddr) -> bool {
+        let peers = self.peers.lock();
+        let id = peers.by_address.get(&canonical(address));
+        id.and_then(|id| peers.by_id.get(id)).is_some_and(|peer| !peer.silent)
+    }
+
+    /// All connections, and whether each has been silent for a while.
+    pub(super) fn all(&self) -> Vec<(Arc<Link>, bool)> {
+        let peers = self.peers.lock();
+        peers.by_id.values().map(|peer| (peer.link.clone(), peer.silent)).collect()
+    }
+}
+
+fn check_name(old: &Peer, link: &Link) -> Result<(), Failure> {
+    check_session(old, &link.session, link.remote)
+}
+
+/// One name is one process: a second one is refused while the first is alive.
+fn check_session(old: &Peer, session: &Session, remote: SocketAddr) -> Result<(), Failure> {
+    let live = &old.link.session;
+    let moved = canonical(remote) != canonical(old.link.remote);
+    if session.boot < live.boot || (session.boot == live.boot && moved && !old.silent) {
+        let detail = format!(
+            "it says it is {session}, but {live} is connected from {}",
+            canonical(old.link.remote)
+        );
+        return Err(Failure::refused(Refusal::DuplicateName, detail));
+    }
+    Ok(())
+}
+
+fn forget(
+    by_id: &mut BTreeMap<NodeId, Peer>,
+    by_address: &mut HashMap<SocketAddr, NodeId>,
+    id: &NodeId,
+) {
+    if let Some(peer) = by_id.remove(id) {
+        for address in peer.addresses {
+            if by_address.get(&address) == Some(id) {
+                by_address.remove(&address);
+            }
+        }
+    }
+}

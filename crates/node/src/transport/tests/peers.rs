@@ -1,0 +1,157 @@
+//! Peers that may talk: frames, one connection per pair, restarts, goodbyes, full queues.
+
+use super::*;
+use crate::transport::{FRAME_BYTES_MAX, SendError, link::QUEUE_MESSAGES_MAX};
+
+#[tokio::test]
+async fn two_nodes_exchange_frames() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+
+    let large = Bytes::from(vec![7; FRAME_BYTES_MAX]);
+    eu.transport.send(&us.session(), large.clone()).unwrap();
+    assert_eq!(us.next().await, Event::Frame { from: eu.session(), bytes: large });
+    us.transport.send(&eu.session(), Bytes::new()).unwrap();
+    assert_eq!(eu.next().await, Event::Frame { from: us.session(), bytes: Bytes::new() });
+
+    let too_long = Bytes::from(vec![7; FRAME_BYTES_MAX + 1]);
+    let length = too_long.len();
+    let refused = eu.transport.send(&us.session(), too_long);
+    assert_eq!(refused, Err(SendError::TooLong { length }));
+    let other_run = Session { boot: Boot(2), ..us.session() };
+    let refused = eu.transport.send(&other_run, Bytes::new());
+    assert_eq!(refused, Err(SendError::NotConnected), "frames are for one run of a node");
+    let stats = eu.transport.stats();
+    assert_eq!((stats.frames_sent, stats.frames_received), (1, 1));
+    assert_eq!(eu.transport.connections()[0].address, us.address());
+}
+
+#[tokio::test]
+async fn nodes_that_dial_each_other_settle_on_one_connection_without_a_break() {
+    let authority = Authority::generate().unwrap();
+    for _ in 0..20 {
+        let mut eu = Node::start(config(&authority, "eu", 1));
+        let mut us = Node::start(config(&authority, "us", 1));
+        connect(&mut eu, &mut us).await;
+        // Each frame comes back; a connection that changed hands may have lost one, but none is
+        // ever told as broken.
+        for round in 0..20 {
+            loop {
+                eu.send(&us, &format!("to us {round}")).await;
+                us.send(&eu, &format!("to eu {round}")).await;
+                let pause = Duration::from_millis(200);
+                let both = async { (eu.next_frame().await, us.next_frame().await) };
+                if tokio::time::timeout(pause, both).await.is_ok() {
+                    break;
+                }
+            }
+        }
+        assert_eq!(eu.transport.connections().len(), 1);
+        eu.transport.close().await;
+        us.transport.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_goodbye_is_seen_at_once() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    let start = std::time::Instant::now();
+    us.transport.close().await;
+    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+    assert!(start.elapsed() < Duration::from_secs(2), "not found out by silence");
+}
+
+#[test]
+fn a_killed_and_restarted_node_is_seen_as_another_session() {
+    let authority = Authority::generate().unwrap();
+    let mut first = config(&authority, "us", 1);
+    let address = first.advertise;
+    let socket = first.socket.try_clone().unwrap();
+    let mut second = config(&authority, "us", 2);
+    second.advertise = address;
+
+    // Killed with its runtime, the first run says no goodbye.
+    let killed = tokio::runtime::Runtime::new().unwrap();
+    let mut us = killed.block_on(async {
+        first.faults = None;
+        Node::start(first)
+    });
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut eu = Node::start(config(&authority, "eu", 1));
+        eu.keep(&[&us]);
+        let old = us.session();
+        assert_eq!(eu.next().await, Event::Connected(old.clone()));
+        assert_eq!(us.next().await, Event::Connected(eu.session()));
+
+        drop(us);
+        killed.shutdown_background();
+        second.socket = socket;
+        let mut us = Node::start(second);
+        assert_eq!(eu.next().await, Event::Disconnected(old));
+        assert_eq!(eu.next().await, Event::Connected(us.session()));
+        assert_eq!(us.next().await, Event::Connected(eu.session()));
+        eu.send(&us, "again").await;
+        assert_eq!(us.next_frame().await, "again");
+    });
+}
+
+#[tokio::test]
+async fn a_newer_run_replaces_an_older_one_and_never_the_other_way_round() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 5));
+    us.keep(&[&eu]);
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+
+    let newer = Node::start(config(&authority, "us", 6));
+    newer.keep(&[&eu]);
+    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+    assert_eq!(eu.next().await, Event::Connected(newer.session()));
+    assert_eq!(us.next().await, Event::Disconnected(eu.session()));
+
+    // The older one tries again and again, and the newer one stays.
+    let refused = async {
+        while eu.refused("duplicate_name") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    eu.send(&newer, "still there").await;
+    assert!(eu.events.try_recv().is_err(), "no break");
+}
+
+#[tokio::test]
+async fn a_full_queue_drops_the_newest_and_counts() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+
+    // Nothing else runs on this thread between these calls.
+    let send = |n: usize| eu.transport.send(&us.session(), n.to_string().into());
+    let results: Vec<_> = (0..QUEUE_MESSAGES_MAX + 3).map(send).collect();
+    assert!(results[..QUEUE_MESSAGES_MAX].iter().all(Result::is_ok));
+    assert_eq!(results[QUEUE_MESSAGES_MAX..], [Err(SendError::QueueFull); 3]);
+    assert_eq!(eu.transport.stats().dropped_queue_full, 3);
+
+    let mut received: Vec<usize> = Vec::new();
+    for _ in 0..QUEUE_MESSAGES_MAX {
+        let bytes = us.next_frame().await;
+        received.push(String::from_utf8(bytes.to_vec()).unwrap().parse().unwrap());
+    }
+    received.sort_unstable();
+    assert!(received.into_iter().eq(0..QUEUE_MESSAGES_MAX), "the older ones arrive");
+
+    // Bytes are bounded too: 8 MiB are fewer than 1024 of the longest messages.
+    let long = Bytes::from(vec![0; FRAME_BYTES_MAX]);
+    let taken = (0..QUEUE_MESSAGES_MAX)
+        .take_while(|_| eu.transport.send(&us.session(), long.clone()).is_ok())
+        .count();
+    assert_eq!(taken, 8 * 1024 * 1024 / FRAME_BYTES_MAX);
+}

@@ -1,0 +1,118 @@
+//! A Redis server of a test's own.
+
+use std::{
+    fs::File,
+    io,
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::time;
+
+/// A `redis-server` on a loopback port of its own, without persistence; killed when dropped.
+#[derive(Debug)]
+pub struct RedisServer {
+    child: Child,
+    directory: TempDir,
+    port: u16,
+}
+
+/// How often a starting server is asked whether it is there.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+/// How long a server may take to start.
+const START_MAX: Duration = Duration::from_secs(20);
+
+impl RedisServer {
+    /// Starts a server and waits until it answers.
+    pub async fn start() -> io::Result<Self> {
+        // Another process may take the port between the probe and the start: then try another one.
+        let mut last = io::Error::other("no port");
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            let directory = tempfile::tempdir()?;
+            let child = spawn(port, &directory)?;
+            let mut server = Self { child, directory, port };
+            match server.wait_until_up().await {
+                Ok(()) => return Ok(server),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
+    /// Starts it again on the same port, empty.
+    pub async fn restart(&mut self) -> io::Result<()> {
+        self.child = spawn(self.port, &self.directory)?;
+        self.wait_until_up().await
+    }
+
+    /// A connection for the test's own commands.
+    pub async fn connection(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+        redis::Client::open(self.url())?.get_multiplexed_async_connection().await
+    }
+
+    async fn wait_until_up(&mut self) -> io::Result<()> {
+        let answered = time::timeout(START_MAX, async {
+            loop {
+                if let Some(status) = self.child.try_wait()? {
+                    return Err(io::Error::other(format!("redis-server ended: {status}")));
+                }
+                if let Ok(mut connection) = self.connection().await
+                    && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+                {
+                    return Ok(());
+                }
+                time::sleep(ASK_EVERY).await;
+            }
+        });
+        answered.await.map_err(|_| io::Error::other("redis-server did not start in time"))?
+    }
+}
+
+fn spawn(port: u16, directory: &TempDir) -> io::Result<Child> {
+    let log = File::create(directory.path().join("redis.log"))?;
+    Command::new("redis-server")
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .map_err(|e| {
+            io::Error::new(e.kind(), format!("redis-server: {e}; ./scripts/test installs it"))
+        })
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,318 @@
+//! One contract for every store, and a comparison of Redis with the memory store on random commands.
+
+use std::{sync::Arc, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use tidegate_core::{
+    ids::{Caller, Key, LimitId},
+    store::{Action, Counts, Operation, StoreCommand, StoreReply},
+    time::{Label, Span, StoreTime},
+};
+use tidegate_node::{
+    clock::Clock,
+    store::{MemoryStore, RedisSettings, RedisStore, Store, StoreError},
+};
+use tidegate_tests::redis_server::RedisServer;
+use tokio::task::JoinHandle;
+
+/// A store, what keeps it going, and what it runs on.
+struct Subject {
+    store: Arc<Store>,
+    keeper: Option<JoinHandle<()>>,
+    redis: Option<RedisServer>,
+    clock: Clock,
+}
+
+impl Subject {
+    fn memory() -> Self {
+        let clock = Clock::start();
+        let store = Arc::new(Store::Memory(MemoryStore::new(100_000, clock)));
+        Self { store, keeper: None, redis: None, clock }
+    }
+
+    async fn redis() -> Self {
+        let redis = RedisServer::start().await.expect("redis-server");
+        Self::redis_at(redis).await
+    }
+
+    async fn redis_at(redis: RedisServer) -> Self {
+        let settings = RedisSettings {
+            url: redis.url(),
+            timeout: Duration::from_secs(2),
+            namespace: "test".into(),
+        };
+        let store = Arc::new(Store::Redis(RedisStore::new(settings).expect("a URL")));
+        let keeper = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move {
+                if let Store::Redis(redis) = &*store {
+                    redis.keep_connected().await;
+                }
+            }
+        });
+        let subject =
+            Self { store, keeper: Some(keeper), redis: Some(redis), clock: Clock::start() };
+        subject.until_reachable().await;
+        subject
+    }
+
+    async fn until_reachable(&self) {
+        for _ in 0..2_000 {
+            if self.store.is_reachable() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("the store is not reachable");
+    }
+
+    async fn ask(&self, operations: Vec<Operation>) -> StoreReply {
+        self.store.apply(&StoreCommand { operations }).await.expect("answered")
+    }
+
+    /// As [`ask`](Self::ask), without the times.
+    async fn outcome(&self, operations: Vec<Operation>) -> Outcome {
+        match self.ask(operations).await {
+            StoreReply::Relabel { .. } => Outcome::Relabel,
+            StoreReply::Done { admitted, operations, .. } => Outcome::Done {
+                admitted,
+                operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
+            },
+        }
+    }
+
+    fn charge(&self, caller: u64, label: u64, cost: u64, ceiling: u64) -> Operation {
+        let now = self.clock.steady();
+        Operation {
+            key: Key { caller: Caller([caller, caller << 32]), limit: LimitId(caller as u32 % 3) },
+            action: Action::Charge { cost },
+            label: Label(label),
+            not_before: now - Span::secs(3_600),
+            not_after: now + Span::secs(3_600),
+            ceiling,
+            floor: Counts::default(),
+            enforce: true,
+            expires: now + Span::secs(7_200),
+        }
+    }
+
+    async fn used(&self, caller: u64, label: u64) -> u64 {
+        let peek = Operation { action: Action::Peek, ..self.charge(caller, label, 1, 0) };
+        match self.outcome(vec![peek]).await {
+            Outcome::Done { operations, .. } => operations[0].1.net(),
+            Outcome::Relabel => panic!("relabel"),
+        }
+    }
+}
+
+impl Drop for Subject {
+    fn drop(&mut self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.abort();
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Relabel,
+    Done { admitted: bool, operations: Vec<(bool, Counts)> },
+}
+
+fn admitted(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Done { admitted: true, .. })
+}
+
+/// What every store must keep.
+async fn contract(s: &Subject) {
+    // Charges up to the ceiling and no further.
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    assert!(!admitted(&s.outcome(vec![s.charge(1, 5, 4, 10)]).await));
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 3, 10)]).await));
+    assert_eq!(s.used(1, 5).await, 10);
+
+    // A new label starts at nothing, the one before is kept, an older one is relabelled.
+    assert!(admitted(&s.outcome(vec![s.charge(1, 6, 2, 10)]).await));
+    assert_eq!((s.used(1, 5).await, s.used(1, 6).await), (10, 2));
+    assert!(!admitted(&s.outcome(vec![s.charge(1, 5, 1, 10)]).await));
+    assert_eq!(s.outcome(vec![s.charge(1, 4, 1, 10)]).await, Outcome::Relabel);
+
+    // All or nothing, over several callers.
+    assert!(!admitted(&s.outcome(vec![s.charge(2, 5, 1, 10), s.charge(3, 5, 9, 8)]).await));
+    assert_eq!((s.used(2, 5).await, s.used(3, 5).await), (0, 0));
+    assert!(admitted(&s.outcome(vec![s.charge(2, 5, 1, 10), s.charge(3, 5, 8, 8)]).await));
+
+    // A shadow limit refuses nothing, and charges only itself where it has room.
+    let shadow = Operation { enforce: false, ..s.charge(3, 5, 1, 8) };
+    assert!(admitted(&s.outcome(vec![shadow, s.charge(2, 5, 1, 10)]).await));
+    assert_eq!((s.used(2, 5).await, s.used(3, 5).await), (2, 8));
+
+    // Two operations on one key see each other.
+    assert!(!admitted(&s.outcome(vec![s.charge(4, 5, 6, 10), s.charge(4, 5, 6, 10)]).await));
+    assert_eq!(s.used(4, 5).await, 0);
+
+    // A floor lifts the record, whatever becomes of the command.
+    let floor = Counts { used: 9, refunded: 1 };
+    let lifting = Operation { floor, ..s.charge(5, 5, 3, 10) };
+    assert!(!admitted(&s.outcome(vec![lifting]).await));
+    assert_eq!(s.used(5, 5).await, 8);
+
+    // A label outside its bounds is relabelled with the store's clock, and nothing is done.
+    let now = s.clock.steady();
+    let early = Operation { not_before: now + Span::secs(60), ..s.charge(6, 5, 1, 10) };
+    let late = Operation { not_after: now - Span::secs(60), ..s.charge(6, 5, 1, 10) };
+    for operation in [early, late] {
+        match s.ask(vec![s.charge(7, 5, 1, 10), operation]).await {
+            StoreReply::Relabel { now: shown } => {
+                assert!(shown.since(now).max(now.since(shown)) < Span::secs(5), "{shown:?}");
+            }
+            StoreReply::Done { .. } => panic!("done outside its bounds"),
+        }
+    }
+    assert_eq!((s.used(6, 5).await, s.used(7, 5).await), (0, 0));
+
+    // A record is forgotten when it expires, and not before.
+    let expires = s.clock.steady() + Span::millis(300);
+    let mortal = Operation { expires, ..s.charge(8, 5, 4, 10) };
+    assert!(admitted(&s.outcome(vec![mortal]).await));
+    let used_until = |clock: Clock, used: u64| (clock.steady() < expires, used);
+    let mut seen = used_until(s.clock, s.used(8, 5).await);
+    assert!(!seen.0 || seen.1 == 4, "forgotten early");
+    while seen.1 != 0 {
+        assert!(s.clock.steady() < expires + Span::secs(5), "not forgotten");
+        seen = used_until(s.clock, s.used(8, 5).await);
+    }
+
+    // Nothing above the ceiling under concurrency.
+    let calls = (0..64).map(|_| {
+        let (store, operation) = (Arc::clone(&s.store), s.charge(9, 5, 1, 40));
+        tokio::spawn(
+            async move { store.apply(&StoreCommand { operations: vec![operation] }).await },
+        )
+    });
+    let mut passed = 0;
+    for call in calls.collect::<Vec<_>>() {
+        let reply = call.await.expect("no panic").expect("answered");
+        passed += usize::from(matches!(reply, StoreReply::Done { admitted: true, .. }));
+    }
+    assert_eq!((passed, s.used(9, 5).await), (40, 40));
+}
+
+#[tokio::test]
+async fn memory_keeps_the_contract() {
+    contract(&Subject::memory()).await;
+}
+
+#[tokio::test]
+async fn redis_keeps_the_contract() {
+    contract(&Subject::redis().await).await;
+}
+
+/// Random commands over few keys and labels, so that they meet.
+fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Vec<Operation> {
+    let operations = random.random_range(1..=4);
+    (0..operations)
+        .map(|_| {
+            let label = base + random.random_range(0..4);
+            let charge = s.charge(random.random_range(0..6), label, random.random_range(1..8), 20);
+            let used = random.random_range(0..6);
+            Operation {
+                action: if random.random_bool(0.1) { Action::Peek } else { charge.action },
+                ceiling: random.random_range(0..40),
+                floor: if random.random_bool(0.2) {
+                    Counts { used, refunded: random.random_range(0..=used) }
+                } else {
+                    Counts::default()
+                },
+                enforce: random.random_bool(0.8),
+                not_before: if random.random_bool(0.02) {
+                    charge.not_after
+                } else {
+                    charge.not_before
+                },
+                ..charge
+            }
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn redis_answers_as_memory_does() {
+    let (memory, redis) = (Subject::memory(), Subject::redis().await);
+    let seed = rand::random::<u64>();
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    for round in 0..4_000 {
+        let operations = random_command(&memory, &mut random, 100 + round / 40);
+        let story = format!("seed {seed}, round {round}: {operations:?}");
+        let expected = memory.outcome(operations.clone()).await;
+        assert_eq!(redis.outcome(operations).await, expected, "{story}");
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_redis_is_found_again_and_is_empty() {
+    let mut s = Subject::redis().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    let mut redis = s.redis.take().expect("a server");
+    redis.kill().expect("killed");
+    let charge = vec![s.charge(1, 5, 1, 10)];
+    let down = s.store.apply(&StoreCommand { operations: charge }).await;
+    assert!(down.is_err(), "{down:?}");
+    redis.restart().await.expect("restarted");
+    s.redis = Some(redis);
+    for _ in 0..2_000 {
+        let peek = vec![Operation { action: Action::Peek, ..s.charge(1, 5, 1, 0) }];
+        if let Ok(reply) = s.store.apply(&StoreCommand { operations: peek }).await {
+            let StoreReply::Done { operations, .. } = reply else { panic!("relabel") };
+            assert_eq!(operations[0].counts.used, 0);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("redis was not found again");
+}
+
+#[tokio::test]
+async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged() {
+    let s = Subject::redis().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    let redis = s.redis.as_ref().expect("a server");
+    let mut connection = redis.connection().await.expect("connected");
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg("test:*").query_async(&mut connection).await.expect("keys");
+    assert_eq!(keys.len(), 1);
+    let set = redis::cmd("DEL").arg(&keys[0]).query_async::<()>(&mut connection).await;
+    set.expect("deleted");
+    let push = redis::cmd("LPUSH").arg(&keys[0]).arg("x").query_async::<()>(&mut connection).await;
+    push.expect("pushed");
+    let both = vec![s.charge(2, 5, 1, 10), s.charge(1, 5, 1, 10)];
+    let error = s.store.apply(&StoreCommand { operations: both }).await.expect_err("wrong type");
+    assert!(matches!(&error, StoreError::Refused(why) if why.contains("WRONGTYPE")), "{error}");
+    assert!(error.nothing_done());
+    assert_eq!(s.used(2, 5).await, 0);
+}
+
+#[tokio::test]
+async fn nodes_agree_on_the_secret_that_the_first_one_left() {
+    use tidegate_core::ids::Secret;
+    let s = Subject::redis().await;
+    let Store::Redis(redis) = &*s.store else { panic!("redis") };
+    assert!(redis.agree_on_secret(Secret([1; 16])).await.expect("agreed") == Secret([1; 16]));
+    assert!(redis.agree_on_secret(Secret([2; 16])).await.expect("agreed") == Secret([1; 16]));
+}
+
+#[tokio::test]
+async fn a_full_memory_store_takes_no_new_key() {
+    let clock = Clock::start();
+    let store = MemoryStore::new(64, clock);
+    let s = Subject { store: Arc::new(Store::Memory(store)), keeper: None, redis: None, clock };
+    let mut full = 0;
+    for caller in 0..1_000 {
+        let charge = vec![s.charge(caller, 5, 1, 10)];
+        full += usize::from(
+            s.store.apply(&StoreCommand { operations: charge }).await == Err(StoreError::Full),
+        );
+    }
+    assert_eq!(full, 1_000 - 64);
+    let _: StoreTime = clock.steady();
+}
