@@ -342,7 +342,7 @@ fn check_seed(seed: &str) -> Result<(), MembershipError> {
 /// The generation of a boot's n-th restart of gossip, if there is one.
 fn generation(boot: Boot, restarts: u64) -> Option<u64> {
     let fits = boot.0 >> (u64::BITS - RESTART_BITS) == 0 && restarts >> RESTART_BITS == 0;
-    fits.then(|| boot.0 << RESTART_BITS | restarts)
+    fits.then_some(boot.0 << RESTART_BITS | restarts)
 }
 
 /// The latest run of each node, by name.

@@ -1,13 +1,10 @@
 //! Why a peer is not let in, and what a person does about it.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use parking_lot::Mutex;
 use quinn::ConnectionError;
+use tokio::time::Instant;
 
 /// The application code with which a node says goodbye.
 pub(super) const CODE_GOODBYE: u32 = 0;

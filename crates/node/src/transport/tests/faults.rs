@@ -1,6 +1,6 @@
 //! Cuts, and how soon a healed one is found.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::*;
 use crate::faults::FaultsRequest;
