@@ -1,6 +1,6 @@
 //! Cuts, and how soon a healed one is found.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::*;
 use crate::faults::FaultsRequest;
@@ -123,4 +123,33 @@ async fn delay_is_felt() {
     us.send(&eu, "soon").await;
     assert_eq!(eu.next_frame().await, "soon");
     assert!(start.elapsed() < delay, "the other way is free: {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn nodes_connect_and_talk_over_a_wide_and_lossy_way() {
+    let authority = Authority::generate().unwrap();
+    let wide = FaultsRequest {
+        to: "*".into(),
+        delay_ms: Some(90.0),
+        jitter_ms: Some(18.0),
+        loss: Some(0.1),
+        ..FaultsRequest::default()
+    };
+    let with_faults = |region| {
+        let faults = no_faults(region);
+        faults.set(&wide).unwrap();
+        Node::start(Config { faults: Some(faults), ..config(&authority, region, 1) })
+    };
+    let (mut eu, mut us) = (with_faults("eu"), with_faults("us"));
+    connect(&mut eu, &mut us).await;
+    for n in 0..100 {
+        eu.send(&us, &n.to_string()).await;
+    }
+    let mut received: Vec<u32> = Vec::new();
+    while received.len() < 100 {
+        let frame = us.next_frame().await;
+        received.push(String::from_utf8(frame.to_vec()).unwrap().parse().unwrap());
+    }
+    received.sort_unstable();
+    assert!(received.into_iter().eq(0..100), "QUIC sends again what is lost");
 }
