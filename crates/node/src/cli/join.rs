@@ -3,6 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use tidegate_client::{Client, Error};
+use tidegate_core::ids::NodeId;
+use tidegate_node::{
+    certs,
+    config::Config,
+    telemetry::{self, LogFormat},
+};
+
 use super::exit::Failure;
 
 /// What `serve` was asked.
@@ -25,10 +33,18 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// Begins to log, on standard error.
+pub(crate) fn start_logs() -> Result<(), Failure> {
+    telemetry::init_logs(LogFormat::Text).map_err(Failure::usage)
+}
+
 /// Runs a node until it has drained.
 pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
-    let Serve { config, enable_faults, wan } = asked;
-    Err(not_joined(&format!("serve {config:?} {enable_faults} {wan:?}")))
+    start_logs()?;
+    let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
+    let Serve { enable_faults, wan, .. } = asked;
+    tracing::debug!(?config, enable_faults, ?wan, "configured");
+    Err(Failure::broken("this build has no server"))
 }
 
 /// Asks the node at `url` for one check.
@@ -37,20 +53,24 @@ pub(crate) async fn check(
     attributes: &[(String, String)],
     cost: u64,
 ) -> Result<Answer, Failure> {
-    Err(not_joined(&format!("check {url} {attributes:?} {cost}")))
+    let client = Client::new(url).map_err(Failure::usage)?;
+    let attributes: Vec<_> =
+        attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let answer = client.check(&attributes, cost).await.map_err(|error| match error {
+        Error::Refused(_) => Failure::usage(error),
+        _ => Failure::unreachable(error),
+    })?;
+    let body = String::from_utf8_lossy(&answer.raw).trim_end().to_owned();
+    Ok(Answer { allowed: answer.allowed, body })
 }
 
 /// Writes a fresh certificate authority, `ca.pem` and `ca.key`, to `out`.
 pub(crate) fn certs_ca(out: &Path) -> Result<(), Failure> {
-    Err(not_joined(&format!("certs ca {}", out.display())))
+    certs::make_ca(out).map_err(Failure::usage)
 }
 
 /// Writes `node.pem` and `node.key` for one node, signed by the authority in `ca`, to `out`.
 pub(crate) fn certs_node(ca: &Path, region: &str, node: &str, out: &Path) -> Result<(), Failure> {
-    let (ca, out) = (ca.display(), out.display());
-    Err(not_joined(&format!("certs node {ca} {region} {node} {out}")))
-}
-
-fn not_joined(what: &str) -> Failure {
-    Failure::broken(format_args!("this build lacks the part for `{what}`"))
+    let id = NodeId::new(region, node).map_err(Failure::usage)?;
+    certs::make_node(ca, &id, out).map_err(Failure::usage)
 }
