@@ -3,12 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-use tidegate_client::{Client, Error};
+use tidegate_client::Client;
 use tidegate_core::ids::NodeId;
 use tidegate_node::{
     certs,
     config::Config,
+    server::{Options, Server, ServerError, Wan},
     telemetry::{self, LogFormat},
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
 };
 
 use super::exit::Failure;
@@ -42,9 +47,27 @@ pub(crate) fn start_logs() -> Result<(), Failure> {
 pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
     start_logs()?;
     let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
-    let Serve { enable_faults, wan, .. } = asked;
-    tracing::debug!(?config, enable_faults, ?wan, "configured");
-    Err(Failure::broken("this build has no server"))
+    let wan = asked.wan.as_deref().map(Wan::load).transpose().map_err(Failure::usage)?;
+    let options = Options { enable_faults: asked.enable_faults, wan };
+    let runtime = Runtime::new().map_err(Failure::broken)?;
+    runtime.block_on(async {
+        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::broken)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::broken)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::broken)?;
+        let server = Server::bind(config, options).await.map_err(|error| match error {
+            ServerError::Broken(_) => Failure::broken(error),
+            // Everything else is for a person to mend in a file.
+            _ => Failure::usage(error),
+        })?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let reload = async || hangup.recv().await.is_some();
+        server.run(stop, reload).await.map_err(Failure::broken)
+    })
 }
 
 /// Asks the node at `url` for one check.
@@ -54,14 +77,16 @@ pub(crate) async fn check(
     cost: u64,
 ) -> Result<Answer, Failure> {
     let client = Client::new(url).map_err(Failure::usage)?;
-    let attributes: Vec<_> =
+    let attributes: Vec<(&str, &str)> =
         attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let answer = client.check(&attributes, cost).await.map_err(|error| match error {
-        Error::Refused(_) => Failure::usage(error),
-        _ => Failure::unreachable(error),
-    })?;
-    let body = String::from_utf8_lossy(&answer.raw).trim_end().to_owned();
-    Ok(Answer { allowed: answer.allowed, body })
+    match client.check(&attributes, cost).await {
+        Ok(answer) => {
+            let body = String::from_utf8_lossy(&answer.raw).trim_end().to_owned();
+            Ok(Answer { allowed: answer.allowed, body })
+        }
+        Err(error @ tidegate_client::Error::Refused(_)) => Err(Failure::usage(error)),
+        Err(error) => Err(Failure::unreachable(error)),
+    }
 }
 
 /// Writes a fresh certificate authority, `ca.pem` and `ca.key`, to `out`.

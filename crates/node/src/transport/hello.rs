@@ -4,8 +4,8 @@
 //! dialler                         acceptor
 //!    ── hello ───────────────────────▶     checks it
 //!    ◀────────────────────── hello ──      (or closes with the reason)
-//!    ── confirm ─────────────────────▶     the dialler counts on this connection from here on,
-//!    ◀─────────────────── accepted ──      the acceptor from here on
+//!    ── confirm ─────────────────────▶     the dialler holds no other connection with this peer,
+//!    ◀─────────────────── accepted ──      nor does the acceptor: it begins
 //! ```
 //!
 //! A hello is: length (u16, little-endian) of what follows, protocol (u16, little-endian), body.

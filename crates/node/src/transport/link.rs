@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Event, FRAME_BYTES_MAX, Inner, SendError, hello,
-    refusal::{CODE_PROTOCOL, CODE_SUPERSEDED, Failure},
+    refusal::{CODE_PROTOCOL, CODE_SUPERSEDED},
     registry::Seat,
 };
 
@@ -138,64 +138,61 @@ impl Link {
 /// Serves a connection that has been let in, until it ends: tells of its beginning, delivers what
 /// comes, sends what is queued, tells of its end.
 pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: Seat) {
-    let Seat { told, ending, predecessor } = seat;
-    let Ends { queue, hello_send, hello_recv } = ends;
+    let Ends { queue, mut hello_send, mut hello_recv } = ends;
     let mut helpers = JoinSet::new();
-    helpers.spawn(finish_hello(inner.clone(), link.clone(), hello_send, hello_recv));
     let outgoing = Outgoing { inner: inner.clone(), queue, current: None };
     helpers.spawn(write_queue(outgoing, link.clone()));
     helpers.spawn(watch_silence(inner.clone(), link.clone()));
 
-    let mut begins = true;
-    if let Some(predecessor) = predecessor {
+    if let Some(predecessor) = seat.predecessor {
         predecessor.link.close(CODE_SUPERSEDED, "another connection takes over");
-        begins = !predecessor.ending.is_quiet();
-        predecessor.ending.told().await;
+        predecessor.told().await;
     }
-    if begins {
+    let begun = finish_hello(&inner, &link, &mut hello_send, &mut hello_recv).await;
+    if begun {
         tracing::info!(peer = %link.session, address = %link.remote, dialled = link.ours, "connected");
         inner.tell(Event::Connected(link.session.clone())).await;
+        receive(&inner, &link).await;
     }
-
-    receive(&inner, &link).await;
 
     let reason = link.connection.closed().await;
     helpers.shutdown().await;
     inner.registry.remove(&link);
-    if !ending.is_quiet() {
+    if begun {
         tracing::info!(peer = %link.session, %reason, "disconnected");
         inner.tell(Event::Disconnected(link.session.clone())).await;
     }
-    told.send_replace(true);
+    seat.told.send_replace(true);
 }
 
-/// The last step of the hello: the acceptor says that it counts on the connection.
+/// The last steps of the hello; returns whether both sides count on the connection.
+///
+/// So of two connections dialled at the same time the one that gives way never begins, and no frame
+/// is lost with it.
 async fn finish_hello(
-    inner: Arc<Inner>,
-    link: Arc<Link>,
-    mut send: SendStream,
-    mut recv: RecvStream,
-) {
+    inner: &Inner,
+    link: &Link,
+    send: &mut SendStream,
+    recv: &mut RecvStream,
+) -> bool {
     let steps = async {
-        if link.ours {
-            hello::write_confirm(&mut send).await?;
-            hello::read_accepted(&mut recv).await?;
-            inner.registry.acknowledge(&link);
-        } else {
-            hello::write_accepted(&mut send).await?;
+        if !link.ours {
+            return hello::write_accepted(send).await.map(|()| true);
         }
-        Ok::<(), Failure>(())
+        hello::write_confirm(send).await?;
+        hello::read_accepted(recv).await?;
+        Ok(inner.registry.accepted(link))
     };
     match tokio::time::timeout(ACCEPTED_TIMEOUT, steps).await {
-        // Dropping the streams would reset what was written last, should it be lost on the way.
-        Ok(Ok(())) => {
-            let _ = send.finish();
-            let _ = send.stopped().await;
+        Ok(Ok(stands)) => stands,
+        Ok(Err(failure)) => {
+            link.close(CODE_PROTOCOL, &failure.to_string());
+            false
         }
-        // A connection that gave way to another in the meantime has been closed, and that is fine.
-        Ok(Err(Failure::Unreachable(_) | Failure::Rejected { .. })) => {}
-        Ok(Err(error)) => link.close(CODE_PROTOCOL, &error.to_string()),
-        Err(_) => link.close(CODE_PROTOCOL, "the hello was not finished in time"),
+        Err(_) => {
+            link.close(CODE_PROTOCOL, "the hello was not finished in time");
+            false
+        }
     }
 }
 

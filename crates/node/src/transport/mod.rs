@@ -69,8 +69,9 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// How many bytes of datagrams may wait, each way; the oldest give way.
 const DATAGRAM_BUFFER: usize = 256 * 1024;
-/// How long closing may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long closing may take. The goodbyes leave at once; they are repeated to those that still
+/// send in this time.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a transport needs to know.
 pub struct Config {
@@ -289,7 +290,8 @@ impl Transport {
         receiver
     }
 
-    /// Ends all connections, and says so: peers see `Disconnected` at once. Takes at most a second.
+    /// Ends all connections, and says so: peers see `Disconnected` at once. Takes at most
+    /// half a second.
     pub async fn close(&self) {
         self.inner.kept.lock().clear();
         self.inner.endpoint.close(CODE_GOODBYE.into(), b"goodbye");

@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use parking_lot::Mutex;
@@ -40,28 +37,18 @@ struct Peers {
 struct Peer {
     link: Arc<Link>,
     addresses: BTreeSet<SocketAddr>,
-    /// The acceptor has said that it counts on this connection too.
-    acknowledged: bool,
+    /// Both sides count on this connection: the acceptor from the start, the dialler once it has
+    /// been accepted.
+    stands: bool,
     /// Nothing has been heard for a while; another connection is welcome.
     silent: bool,
-    ending: Ending,
-}
-
-/// How the end of a connection is told, shared with the task that serves it.
-#[derive(Clone)]
-pub(super) struct Ending {
-    /// Another connection of the same two sessions takes over: nothing is told.
-    quiet: Arc<AtomicBool>,
-    /// Becomes true, or loses its sender, when everything is told.
     told: watch::Receiver<bool>,
 }
 
 /// The place of a connection that has been let in.
 pub(super) struct Seat {
-    /// Tells that this connection's events are all sent.
+    /// To be set when this connection's events are all sent.
     pub(super) told: watch::Sender<bool>,
-    /// How this connection's end is to be told.
-    pub(super) ending: Ending,
     /// The connection that gave way.
     pub(super) predecessor: Option<Predecessor>,
 }
@@ -69,19 +56,10 @@ pub(super) struct Seat {
 /// A connection that gave way to another.
 pub(super) struct Predecessor {
     pub(super) link: Arc<Link>,
-    pub(super) ending: Ending,
+    told: watch::Receiver<bool>,
 }
 
-impl Ending {
-    fn new() -> (watch::Sender<bool>, Self) {
-        let (sender, told) = watch::channel(false);
-        (sender, Self { quiet: Arc::default(), told })
-    }
-
-    pub(super) fn is_quiet(&self) -> bool {
-        self.quiet.load(Ordering::Acquire)
-    }
-
+impl Predecessor {
     /// Waits until all events of that connection have been sent.
     pub(super) async fn told(mut self) {
         // An error means that its task is gone, and then it tells nothing any more.
@@ -89,14 +67,12 @@ impl Ending {
     }
 }
 
-/// What becomes of the connection that stands already.
+/// What becomes of the connection that there is already.
 enum Precedence {
     /// It stays; the new one is not needed.
     Old,
-    /// It ends, and that is told; then the new one begins.
+    /// It ends; then the new one begins.
     New,
-    /// The new one takes over without a word: both were dialled at the same time.
-    NewQuietly,
 }
 
 impl Registry {
@@ -138,31 +114,25 @@ impl Registry {
             None => {}
             Some(old) => {
                 check_name(old, link)?;
-                let quiet = match self.precedence(old, link) {
-                    Precedence::Old => {
-                        // Whatever address led here leads to that peer.
-                        for address in addresses {
-                            by_address.entry(address).or_insert_with(|| id.clone());
-                            old.addresses.insert(address);
-                        }
-                        drop(guard);
-                        self.changed.send_replace(());
-                        return Err(Failure::Duplicate);
+                if let Precedence::Old = self.precedence(old, link) {
+                    // Whatever address led here leads to that peer.
+                    for address in addresses {
+                        by_address.entry(address).or_insert_with(|| id.clone());
+                        old.addresses.insert(address);
                     }
-                    Precedence::New => false,
-                    Precedence::NewQuietly => true,
-                };
-                old.ending.quiet.store(quiet, Ordering::Release);
+                    drop(guard);
+                    self.changed.send_replace(());
+                    return Err(Failure::Duplicate);
+                }
                 if old.link.session == link.session {
                     addresses.append(&mut old.addresses);
                 }
-                predecessor =
-                    Some(Predecessor { link: old.link.clone(), ending: old.ending.clone() });
+                predecessor = Some(Predecessor { link: old.link.clone(), told: old.told.clone() });
                 forget(by_id, by_address, id);
             }
         }
 
-        let (told, ending) = Ending::new();
+        let (told, told_receiver) = watch::channel(false);
         for address in &addresses {
             // The peer that last proved to be there wins an address.
             if let Some(before) = by_address.insert(*address, id.clone())
@@ -175,14 +145,14 @@ impl Registry {
         let peer = Peer {
             link: link.clone(),
             addresses,
-            acknowledged: false,
+            stands: !link.ours,
             silent: false,
-            ending: ending.clone(),
+            told: told_receiver,
         };
         by_id.insert(id.clone(), peer);
         drop(guard);
         self.changed.send_replace(());
-        Ok(Seat { told, ending, predecessor })
+        Ok(Seat { told, predecessor })
     }
 
     /// Whether a peer that introduces itself may be answered; [`admit`](Self::admit) decides.
@@ -204,16 +174,16 @@ impl Registry {
             (true, _) => Precedence::Old,
             // The peer dialled again: it has given up the old one.
             (false, false) => Precedence::New,
-            (false, true) if old.acknowledged || old.silent => Precedence::New,
-            // Both dialled at the same time: the smaller name's connection stays.
-            (false, true) if new.session.id < self.own => Precedence::NewQuietly,
+            (false, true) if old.stands || old.silent => Precedence::New,
+            // Both dialled at the same time, and ours has not begun: that of the smaller name will.
+            (false, true) if new.session.id < self.own => Precedence::New,
             (false, true) => Precedence::Old,
         }
     }
 
-    /// The acceptor counts on this connection too.
-    pub(super) fn acknowledge(&self, link: &Link) {
-        self.with_current(link, |peer| peer.acknowledged = true);
+    /// The acceptor counts on this connection too. False if another has taken its place meanwhile.
+    pub(super) fn accepted(&self, link: &Link) -> bool {
+        self.with_current(link, |peer| peer.stands = true)
     }
 
     /// Notes whether a connection has been silent for a while.
@@ -245,11 +215,11 @@ impl Registry {
         }
     }
 
-    /// The connection with a session.
+    /// The connection that stands with a session.
     pub(super) fn of_session(&self, session: &Session) -> Option<Arc<Link>> {
         let peers = self.peers.lock();
         let peer = peers.by_id.get(&session.id)?;
-        (peer.link.session == *session).then(|| peer.link.clone())
+        (peer.stands && peer.link.session == *session).then(|| peer.link.clone())
     }
 
     /// The connection that an address leads to.
@@ -266,10 +236,11 @@ impl Registry {
         id.and_then(|id| peers.by_id.get(id)).is_some_and(|peer| !peer.silent)
     }
 
-    /// All connections, and whether each has been silent for a while.
+    /// All connections that stand, and whether each has been silent for a while.
     pub(super) fn all(&self) -> Vec<(Arc<Link>, bool)> {
         let peers = self.peers.lock();
-        peers.by_id.values().map(|peer| (peer.link.clone(), peer.silent)).collect()
+        let standing = peers.by_id.values().filter(|peer| peer.stands);
+        standing.map(|peer| (peer.link.clone(), peer.silent)).collect()
     }
 }
 

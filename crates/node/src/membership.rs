@@ -1,0 +1,430 @@
+//! Who is in the cluster: addresses, versions and policy hashes, by gossip, and who is alive.
+//!
+//! chitchat does the work; this file is all that knows of it. Its messages travel over the
+//! [`Transport`], so that only nodes with a certificate can gossip. It carries no counts.
+//!
+//! All members that are known are kept dialled, dead ones too until they are forgotten: so a cut
+//! heals as soon as its end is noticed, without waiting for gossip to find the way around.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chitchat::{
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
+    FailureDetectorConfig, NodeState, Serializable, spawn_chitchat,
+};
+use parking_lot::Mutex;
+use tidegate_core::ids::{Boot, NodeId};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+
+use crate::transport::Transport;
+
+/// Gossip with peers of another cluster is ignored; certificates already keep them out.
+const CLUSTER: &str = "tidegate";
+/// How often a node gossips.
+const GOSSIP: Duration = Duration::from_millis(200);
+/// How often what gossip has brought is looked at.
+const REVIEW: Duration = Duration::from_millis(100);
+/// The gap between signs of life that is expected of a new member. Together with the threshold:
+/// a member counts as dead 2 to 4 s after its last sign of life.
+const EXPECTED_GAP: Duration = Duration::from_millis(500);
+/// How many times the usual gap a member may be silent.
+const SILENT_GAPS: f64 = 8.0;
+/// Gaps longer than this do not teach the failure detector.
+const GAP_MAX: Duration = Duration::from_secs(5);
+/// How many gaps the failure detector remembers.
+const GAPS: usize = 200;
+/// A member that has been dead for so long is forgotten; after half of it, it is not gossiped any
+/// more.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+/// How long a deleted key is remembered; we delete none.
+const TOMBSTONES: Duration = Duration::from_secs(3600);
+/// How often names among the seeds are looked up.
+const LOOK_UP: Duration = Duration::from_secs(10);
+/// How often a node gossips with seeds that are given by name; chitchat would look them up itself,
+/// but start only after all were answered.
+const GOSSIP_NAMED: Duration = Duration::from_secs(1);
+/// The pause before a gossip task that has died is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// How many members are kept; an authority that signs more nodes has made a mistake.
+const MEMBERS_MAX: usize = 1024;
+
+/// How many addresses one name among the seeds may have.
+const ADDRESSES_PER_SEED_MAX: usize = 64;
+
+const KEY_REGION: &str = "region";
+const KEY_NODE: &str = "node";
+const KEY_ADDRESS: &str = "address";
+const KEY_VERSION: &str = "version";
+const KEY_POLICY_HASH: &str = "policy_hash";
+
+/// A generation is a boot and, in its lowest bits, how often the gossip task was restarted in it.
+const RESTART_BITS: u32 = 10;
+
+/// What membership needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who we are.
+    pub identity: NodeId,
+    /// Which run of us this is; below 2^54.
+    pub boot: Boot,
+    /// Where peers can dial us.
+    pub advertise: SocketAddr,
+    /// Where others may be found, `host:port`; one that runs is enough. Names are looked up again
+    /// and again.
+    pub seeds: Vec<String>,
+    /// The policies in force.
+    pub policy_hash: String,
+}
+
+/// Why membership cannot start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// The boot number cannot be a generation.
+    #[error("the boot number {0} is too large: is the clock right?")]
+    Boot(u64),
+    /// A seed is not an address.
+    #[error("`{0}` in `cluster.seeds` is not `host:port`")]
+    Seed(String),
+}
+
+/// A node of the cluster as gossip has it: the latest of its runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who it is.
+    pub id: NodeId,
+    /// Which run.
+    pub boot: Boot,
+    /// Where it can be dialled.
+    pub address: SocketAddr,
+    /// Whether there were signs of life lately.
+    pub live: bool,
+    /// The release that it runs; empty until it is known.
+    pub version: String,
+    /// The policies that it has in force; empty until it is known.
+    pub policy_hash: String,
+}
+
+/// The members of the cluster, ourselves among them. Ends its gossip when dropped.
+pub struct Membership {
+    members: watch::Receiver<Vec<Member>>,
+    policy_hash: watch::Sender<String>,
+    task: AbortHandle,
+}
+
+impl Membership {
+    /// Starts to gossip over `transport`, and keeps all seeds and known members dialled there.
+    /// Must be called within a tokio runtime.
+    pub fn start(config: Config, transport: &Transport) -> Result<Self, MembershipError> {
+        if generation(config.boot, 0).is_none() {
+            return Err(MembershipError::Boot(config.boot.0));
+        }
+        for seed in &config.seeds {
+            check_seed(seed)?;
+        }
+        let (members_sender, members) = watch::channel(Vec::new());
+        let (policy_hash, hashes) = watch::channel(config.policy_hash.clone());
+        let gossip = Gossip {
+            seeds: Seeds::default(),
+            config,
+            transport: transport.clone(),
+            hashes,
+            members: members_sender,
+        };
+        let task = tokio::spawn(gossip.supervise()).abort_handle();
+        Ok(Self { members, policy_hash, task })
+    }
+
+    /// The members as they are known now, ourselves among them, by name. Empty in the first
+    /// moments.
+    pub fn members(&self) -> Vec<Member> {
+        self.members.borrow().clone()
+    }
+
+    /// The members, and whenever they change.
+    pub fn watch(&self) -> watch::Receiver<Vec<Member>> {
+        self.members.clone()
+    }
+
+    /// Says which policies are in force now.
+    pub fn set_policy_hash(&self, hash: &str) {
+        self.policy_hash.send_if_modified(|known| {
+            let differs = known != hash;
+            hash.clone_into(known);
+            differs
+        });
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the gossip task knows and serves.
+struct Gossip {
+    config: Config,
+    transport: Transport,
+    seeds: Seeds,
+    hashes: watch::Receiver<String>,
+    members: watch::Sender<Vec<Member>>,
+}
+
+impl Gossip {
+    /// Runs chitchat, and starts it again when it dies: a malformed message of a peer can do that.
+    async fn supervise(mut self) {
+        let mut restarts = 0;
+        while let Some(generation) = generation(self.config.boot, restarts) {
+            match self.spawn(generation).await {
+                Ok(handle) => {
+                    let ended = self.follow(&Guarded(handle)).await;
+                    tracing::warn!("gossip has died and is started again: {ended}");
+                }
+                Err(error) => tracing::warn!(%error, "gossip cannot be started, trying again"),
+            }
+            restarts += 1;
+            tokio::time::sleep(RESTART_PAUSE).await;
+        }
+        tracing::error!(
+            "gossip has died too often: the members shown are those of that moment; restart this node"
+        );
+    }
+
+    async fn spawn(&self, generation: u64) -> anyhow::Result<ChitchatHandle> {
+        let Config { identity, advertise, seeds, .. } = &self.config;
+        let config = ChitchatConfig {
+            chitchat_id: ChitchatId::new(identity.to_string(), generation, *advertise),
+            cluster_id: CLUSTER.into(),
+            gossip_interval: GOSSIP,
+            listen_addr: *advertise,
+            seed_nodes: seeds.iter().filter(|seed| !is_name(seed)).cloned().collect(),
+            failure_detector_config: FailureDetectorConfig::new(
+                SILENT_GAPS,
+                GAPS,
+                GAP_MAX,
+                EXPECTED_GAP,
+                FORGOTTEN_AFTER,
+            ),
+            marked_for_deletion_grace_period: TOMBSTONES,
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        };
+        let policy_hash = self.hashes.borrow().clone();
+        let facts = [
+            (KEY_REGION, identity.region.to_string()),
+            (KEY_NODE, identity.node.to_string()),
+            (KEY_ADDRESS, advertise.to_string()),
+            (KEY_VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+            (KEY_POLICY_HASH, policy_hash),
+        ];
+        let facts = facts.map(|(key, value)| (key.to_owned(), value)).to_vec();
+        spawn_chitchat(config, facts, &OverTransport(self.transport.clone())).await
+    }
+
+    /// Passes on what changes, in both directions, until chitchat ends; returns why.
+    async fn follow(&mut self, handle: &Guarded) -> String {
+        let ended = handle.0.termination_watcher();
+        tokio::pin!(ended);
+        let mut review = tokio::time::interval(REVIEW);
+        let mut look_up = tokio::time::interval(LOOK_UP);
+        let mut gossip_named = tokio::time::interval(GOSSIP_NAMED);
+        let mut hashes = self.hashes.clone();
+        loop {
+            tokio::select! {
+                result = &mut ended => {
+                    return result.err().map_or_else(|| "it ended".into(), |e| e.to_string());
+                }
+                _ = review.tick() => {
+                    let members = handle.0.with_chitchat(|chitchat| read_members(chitchat)).await;
+                    self.publish(members);
+                }
+                _ = look_up.tick() => self.seeds.look_up(&self.config.seeds),
+                _ = gossip_named.tick() => {
+                    for address in self.seeds.named() {
+                        // Fails only when chitchat has ended, which is seen above.
+                        let _ = handle.0.gossip(address);
+                    }
+                }
+                Ok(()) = hashes.changed() => {
+                    let hash = hashes.borrow_and_update().clone();
+                    handle.0.with_chitchat(|c| c.self_node_state().set(KEY_POLICY_HASH, &hash)).await;
+                }
+            }
+        }
+    }
+
+    fn publish(&self, members: Vec<Member>) {
+        let mut wanted = self.seeds.known();
+        for member in members.iter().filter(|member| member.id != self.config.identity) {
+            self.transport.learn(member.address, &member.id.region);
+            wanted.insert(member.address);
+        }
+        self.transport.keep_dialled(wanted);
+        self.members.send_if_modified(|known| {
+            let differs = *known != members;
+            *known = members;
+            differs
+        });
+    }
+}
+
+/// Ends chitchat's task when it is dropped, which its own handle does not.
+struct Guarded(ChitchatHandle);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where the seeds are.
+#[derive(Default)]
+struct Seeds {
+    found: Arc<Mutex<Found>>,
+}
+
+/// The addresses of each seed.
+type Found = BTreeMap<String, BTreeSet<SocketAddr>>;
+
+impl Seeds {
+    /// Looks all seeds up, beside the caller. One that cannot be found keeps its last addresses.
+    fn look_up(&self, seeds: &[String]) {
+        for seed in seeds {
+            if let Ok(address) = seed.parse() {
+                self.found.lock().insert(seed.clone(), [address].into());
+                continue;
+            }
+            tokio::spawn(look_up(seed.clone(), self.found.clone()));
+        }
+    }
+
+    fn known(&self) -> BTreeSet<SocketAddr> {
+        self.found.lock().values().flatten().copied().collect()
+    }
+
+    fn named(&self) -> BTreeSet<SocketAddr> {
+        let found = self.found.lock();
+        found.iter().filter(|(seed, _)| is_name(seed)).flat_map(|(_, a)| a).copied().collect()
+    }
+}
+
+async fn look_up(seed: String, found: Arc<Mutex<Found>>) {
+    let addresses = match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host(&seed)).await {
+        Ok(Ok(addresses)) => addresses.take(ADDRESSES_PER_SEED_MAX).collect(),
+        Ok(Err(error)) => return tracing::warn!(%seed, %error, "a seed cannot be looked up"),
+        Err(_) => return tracing::warn!(%seed, "looking a seed up takes too long"),
+    };
+    found.lock().insert(seed, addresses);
+}
+
+fn is_name(seed: &str) -> bool {
+    seed.parse::<SocketAddr>().is_err()
+}
+
+fn check_seed(seed: &str) -> Result<(), MembershipError> {
+    let port = seed.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+    match port.map(str::parse::<u16>) {
+        Some(Ok(_)) => Ok(()),
+        _ => Err(MembershipError::Seed(seed.into())),
+    }
+}
+
+/// The generation of a boot's n-th restart of gossip, if there is one.
+fn generation(boot: Boot, restarts: u64) -> Option<u64> {
+    let fits = boot.0 >> (u64::BITS - RESTART_BITS) == 0 && restarts >> RESTART_BITS == 0;
+    fits.then(|| boot.0 << RESTART_BITS | restarts)
+}
+
+/// The latest run of each node, by name.
+fn read_members(chitchat: &Chitchat) -> Vec<Member> {
+    let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
+    let mut latest: BTreeMap<NodeId, (u64, Member)> = BTreeMap::new();
+    for (id, state) in chitchat.node_states() {
+        let Some(member) = read_member(id, state, live.contains(id)) else { continue };
+        if latest.len() >= MEMBERS_MAX && !latest.contains_key(&member.id) {
+            continue;
+        }
+        let known = latest.entry(member.id.clone());
+        let newer = |(generation, _): &(u64, Member)| id.generation_id > *generation;
+        match known {
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert((id.generation_id, member));
+            }
+            std::collections::btree_map::Entry::Occupied(mut entry) if newer(entry.get()) => {
+                entry.insert((id.generation_id, member));
+            }
+            std::collections::btree_map::Entry::Occupied(_) => {}
+        }
+    }
+    latest.into_values().map(|(_, member)| member).collect()
+}
+
+/// A member, if its name is one.
+fn read_member(id: &ChitchatId, state: &NodeState, live: bool) -> Option<Member> {
+    let (region, node) = id.node_id.split_once('/')?;
+    let text = |key| state.get(key).unwrap_or_default().to_owned();
+    Some(Member {
+        id: NodeId::new(region, node).ok()?,
+        boot: Boot(id.generation_id >> RESTART_BITS),
+        address: id.gossip_advertise_addr,
+        live,
+        version: text(KEY_VERSION),
+        policy_hash: text(KEY_POLICY_HASH),
+    })
+}
+
+/// chitchat's idea of a network, over ours.
+struct OverTransport(Transport);
+
+/// chitchat's idea of a socket. Neither method ever fails: an error would end the gossip.
+struct Socket {
+    transport: Transport,
+    messages: mpsc::Receiver<(SocketAddr, Bytes)>,
+}
+
+#[async_trait]
+impl chitchat::transport::Transport for OverTransport {
+    async fn open(
+        &self,
+        _listen: SocketAddr,
+    ) -> anyhow::Result<Box<dyn chitchat::transport::Socket>> {
+        let messages = self.0.membership_messages();
+        Ok(Box::new(Socket { transport: self.0.clone(), messages }))
+    }
+}
+
+#[async_trait]
+impl chitchat::transport::Socket for Socket {
+    /// Only queues. Who is not connected does not get the message; gossip repeats itself.
+    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        let _ = self.transport.send_membership(to, message.serialize_to_vec().into());
+        Ok(())
+    }
+
+    /// Losing this future loses no message: nothing is awaited once one is taken.
+    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        loop {
+            let Some((from, bytes)) = self.messages.recv().await else {
+                // Another socket was opened instead of this one.
+                anyhow::bail!("the socket was replaced");
+            };
+            match ChitchatMessage::deserialize(&mut &bytes[..]) {
+                Ok(message) => return Ok((from, message)),
+                Err(error) => tracing::warn!(%from, %error, "a gossip message cannot be parsed"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! Membership over real transports on loopback.
+
+use std::net::UdpSocket;
+
+use super::*;
+use crate::{
+    certs::Authority,
+    transport::tests::{Node, PATIENCE, config},
+};
+
+/// A node that gossips.
+struct Gossiper {
+    node: Node,
+    membership: Membership,
+}
+
+fn gossip_config(transport_config: &crate::transport::Config, seeds: &[SocketAddr]) -> Config {
+    Config {
+        identity: transport_config.identity.clone(),
+        boot: transport_config.boot,
+        advertise: transport_config.advertise,
+        seeds: seeds.iter().map(ToString::to_string).collect(),
+        policy_hash: "old".into(),
+    }
+}
+
+impl Gossiper {
+    fn start(transport_config: crate::transport::Config, seeds: &[SocketAddr]) -> Self {
+        let gossip = gossip_config(&transport_config, seeds);
+        let node = Node::start(transport_config);
+        let membership = Membership::start(gossip, &node.transport).unwrap();
+        Self { node, membership }
+    }
+
+    /// Waits until the members satisfy `wanted`.
+    async fn until(&self, wanted: impl Fn(&[Member]) -> bool) {
+        let mut members = self.membership.watch();
+        let seen = tokio::time::timeout(PATIENCE, members.wait_for(|m| wanted(m))).await;
+        assert!(seen.is_ok(), "members remain {:?}", self.membership.members());
+    }
+}
+
+fn live(members: &[Member]) -> Vec<(&str, u64)> {
+    let live = members.iter().filter(|member| member.live);
+    live.map(|member| (member.id.region.as_str(), member.boot.0)).collect()
+}
+
+#[tokio::test]
+async fn three_regions_find_each_other_from_a_seed_that_starts_last() {
+    let authority = Authority::generate().unwrap();
+    let seed = config(&authority, "eu", 1);
+    let seeds = [seed.advertise];
+    let mut us = Gossiper::start(config(&authority, "us", 1), &seeds);
+    let mut ap = Gossiper::start(config(&authority, "ap", 1), &seeds);
+    us.until(|members| live(members) == [("us", 1)]).await;
+    let mut eu = Gossiper::start(seed, &seeds);
+    for gossiper in [&eu, &us, &ap] {
+        gossiper.until(|members| live(members) == [("ap", 1), ("eu", 1), ("us", 1)]).await;
+    }
+    // A full mesh, also between those that did not know each other.
+    for gossiper in [&mut eu, &mut us, &mut ap] {
+        let mut connected = BTreeSet::new();
+        while connected.len() < 2 {
+            if let crate::transport::Event::Connected(session) = gossiper.node.next().await {
+                connected.insert(session);
+            }
+        }
+    }
+    let members = us.membership.members();
+    let of_ap = members.iter().find(|member| member.id.region.as_str() == "ap").unwrap();
+    assert_eq!(of_ap.address, ap.node.address());
+    assert_eq!(of_ap.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(of_ap.policy_hash, "old");
+
+    ap.membership.set_policy_hash("new");
+    us.until(|members| members.iter().any(|member| member.policy_hash == "new")).await;
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_is_dead_and_its_next_run_is_seen() {
+    let authority = Authority::generate().unwrap();
+    let eu = Gossiper::start(config(&authority, "eu", 1), &[]);
+    let seeds = [eu.node.address()];
+    let first = config(&authority, "us", 1);
+    let (address, socket) = (first.advertise, first.socket.try_clone().unwrap());
+    let us = Gossiper::start(first, &seeds);
+    eu.until(|members| live(members) == [("eu", 1), ("us", 1)]).await;
+
+    drop(us.membership);
+    us.node.transport.close().await;
+    eu.until(|members| live(members) == [("eu", 1)] && members.len() == 2).await;
+
+    let second =
+        crate::transport::Config { advertise: address, socket, ..config(&authority, "us", 2) };
+    let us = Gossiper::start(second, &seeds);
+    let both = [("eu", 1), ("us", 2)];
+    eu.until(|members| live(members) == both && members.len() == 2).await;
+    us.until(|members| live(members) == both && members.len() == 2).await;
+}
+
+#[tokio::test]
+async fn gossip_that_dies_is_started_again() {
+    let authority = Authority::generate().unwrap();
+    let eu = Gossiper::start(config(&authority, "eu", 1), &[]);
+    let us = Gossiper::start(config(&authority, "us", 1), &[eu.node.address()]);
+    eu.until(|members| live(members).len() == 2).await;
+
+    // Whoever opens the messages anew takes them from the gossip task, which ends of it.
+    drop(us.node.transport.membership_messages());
+    us.membership.set_policy_hash("after");
+    let after = |members: &[Member]| {
+        live(members) == [("eu", 1), ("us", 1)]
+            && members.iter().any(|member| member.policy_hash == "after")
+    };
+    eu.until(after).await;
+    us.until(after).await;
+}
+
+#[tokio::test]
+async fn bad_settings_are_named() {
+    let authority = Authority::generate().unwrap();
+    let transport_config = config(&authority, "eu", 1);
+    let good = gossip_config(&transport_config, &[]);
+    let node = Node::start(transport_config);
+    let error = |config| Membership::start(config, &node.transport).err();
+    for seed in ["127.0.0.1", ":7946", "host:port", "host:70000", ""] {
+        let config = Config { seeds: vec![seed.into()], ..good.clone() };
+        assert_eq!(error(config), Some(MembershipError::Seed(seed.into())));
+    }
+    let config = Config { boot: Boot(1 << 54), ..good.clone() };
+    assert_eq!(error(config), Some(MembershipError::Boot(1 << 54)));
+    assert!(UdpSocket::bind(node.address()).is_err(), "the transport's port is in use");
+}
+
+#[tokio::test]
+async fn seeds_may_be_names() {
+    let authority = Authority::generate().unwrap();
+    let eu = Gossiper::start(config(&authority, "eu", 1), &[]);
+    let transport_config = config(&authority, "us", 1);
+    let mut gossip = gossip_config(&transport_config, &[]);
+    gossip.seeds = vec![format!("localhost:{}", eu.node.address().port())];
+    let node = Node::start(transport_config);
+    let us = Gossiper { membership: Membership::start(gossip, &node.transport).unwrap(), node };
+    us.until(|members| live(members).len() == 2).await;
+}
