@@ -54,6 +54,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 fn serve(asked: Serve) -> Result<Exit, Failure> {
+    logs::start();
     let Serve { config, enable_faults, wan } = asked;
     join::serve(&join::Serve { config, enable_faults, wan })?;
     Ok(Exit::Done)
