@@ -45,7 +45,6 @@ pub(crate) fn start_logs() -> Result<(), Failure> {
 
 /// Runs a node until it has drained.
 pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
-    start_logs()?;
     let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
     let wan = asked.wan.as_deref().map(Wan::load).transpose().map_err(Failure::usage)?;
     let options = Options { enable_faults: asked.enable_faults, wan };

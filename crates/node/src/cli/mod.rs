@@ -54,7 +54,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 fn serve(asked: Serve) -> Result<Exit, Failure> {
-    logs::start();
+    join::start_logs()?;
     let Serve { config, enable_faults, wan } = asked;
     join::serve(&join::Serve { config, enable_faults, wan })?;
     Ok(Exit::Done)
