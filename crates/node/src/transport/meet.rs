@@ -69,7 +69,7 @@ impl Gate {
 
     fn admit(&self, proven: bool) -> Admission {
         let busy = MEETINGS_MAX - self.places.available_permits();
-        if busy >= MEETINGS_UNPROVEN_MAX && busy < MEETINGS_MAX && !proven {
+        if !proven && (MEETINGS_UNPROVEN_MAX..MEETINGS_MAX).contains(&busy) {
             return Admission::Prove;
         }
         self.places.clone().try_acquire_owned().map_or(Admission::Ignore, Admission::Answer)
