@@ -74,6 +74,8 @@ pub enum Outcome {
     Unknown,
     /// The step was certainly not carried out.
     Cancelled,
+    /// Too much was waiting already: the store was not asked.
+    Shed,
 }
 
 /// What became of a ticket.
@@ -287,7 +289,11 @@ impl<G: Guarding> Engine<G> {
                             && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
                     });
                 if !believable {
-                    return Completion::Decided(self.answer_without_store(now, &ticket));
+                    return Completion::Decided(self.answer_without_store(
+                        now,
+                        &ticket,
+                        Reason::StoreUnavailable,
+                    ));
                 }
                 let passes: Vec<bool> = operations.iter().map(|op| op.passes).collect();
                 self.count(&ticket, admitted, &passes);
@@ -307,14 +313,21 @@ impl<G: Guarding> Engine<G> {
                 Completion::Again(command, ticket)
             }
             Outcome::Reply(StoreReply::Relabel { .. }) | Outcome::Unknown | Outcome::Cancelled => {
-                Completion::Decided(self.answer_without_store(now, &ticket))
+                Completion::Decided(self.answer_without_store(
+                    now,
+                    &ticket,
+                    Reason::StoreUnavailable,
+                ))
+            }
+            Outcome::Shed => {
+                Completion::Decided(self.answer_without_store(now, &ticket, Reason::Overload))
             }
         }
     }
 
     /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
     /// so the next command's floor charges it exactly once, also where the store had charged it after all.
-    fn answer_without_store(&self, now: Mono, ticket: &Ticket) -> Decision {
+    fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
         let live_nodes = self.exchange.with(|exchange| exchange.live_nodes()) as u64;
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
@@ -326,7 +339,7 @@ impl<G: Guarding> Engine<G> {
             .zip(&passes)
             .map(|(plan, passes)| plan.verdict(*passes, known(plan), cluster));
         let limits = self.with_views(now, ticket, verdicts.collect());
-        plan::decision(admitted, limits, Some(Reason::StoreUnavailable))
+        plan::decision(admitted, limits, Some(reason))
     }
 
     /// Adds what a check asked for, and what it was given, to this session's own slots.

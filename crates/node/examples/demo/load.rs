@@ -34,25 +34,25 @@ pub(crate) struct Load<'a> {
 pub(crate) struct Tally {
     pub(crate) offered: u64,
     pub(crate) admitted: u64,
+    /// By label of the limit's window.
+    labels: BTreeMap<u64, LabelTally>,
+}
+
+/// What one region answered in one window.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LabelTally {
+    admitted: u64,
     /// When each request was sent, from the start of the load.
     sent: Vec<Duration>,
     /// The longest that an answer took: a request is decided between its sending and its answer.
     slowest: Duration,
-    /// By label of the limit's window.
-    pub(crate) labels: BTreeMap<u64, LabelTally>,
-}
-
-/// What one region answered in one window.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct LabelTally {
-    pub(crate) admitted: u64,
     /// The oldest that its knowledge of others was when it admitted; `None` if that is not known.
-    pub(crate) staleness_ms: Option<u64>,
+    staleness_ms: Option<u64>,
 }
 
 /// What all regions answered, in the order of [`REGIONS`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen(pub(crate) [Tally; 3]);
+pub(crate) struct Seen([Tally; 3]);
 
 /// One answer to a check.
 struct Answer {
@@ -92,7 +92,7 @@ impl Load<'_> {
     }
 }
 
-impl Tally {
+impl LabelTally {
     /// The most requests that can have been decided within any stretch of time so long.
     fn most_within(&self, stretch: Duration) -> u64 {
         let mut sent = self.sent.clone();
@@ -115,8 +115,6 @@ impl Seen {
         let Answer { sent, took, allowed, label, staleness_ms } = answer?;
         let tally = &mut self.0[index];
         tally.offered += 1;
-        tally.sent.push(sent);
-        tally.slowest = tally.slowest.max(took);
         let in_label =
             tally.labels.entry(label).or_insert(LabelTally { admitted: 0, staleness_ms: Some(0) });
         if allowed {
@@ -140,6 +138,11 @@ impl Seen {
         self.by_region().into_iter().sum()
     }
 
+    /// The last label of the load.
+    pub(crate) fn last_label(&self) -> Option<u64> {
+        self.0.iter().filter_map(|tally| tally.labels.keys().next_back().copied()).max()
+    }
+
     /// The labels of which the load covered every instant: all but the first and the last.
     pub(crate) fn whole_labels(&self) -> Vec<u64> {
         let labels = self.0.iter().flat_map(|tally| tally.labels.keys().copied());
@@ -155,7 +158,7 @@ impl Seen {
         let unheard_by = |last: usize| -> u64 {
             let Some(ms) = tallies[last].staleness_ms else { return limit * 2 };
             let age = Duration::from_millis(ms) + DECISION;
-            let others = self.0.iter().enumerate().filter(|(index, _)| *index != last);
+            let others = tallies.iter().enumerate().filter(|(index, _)| *index != last);
             others.map(|(_, tally)| tally.most_within(age).min(limit)).sum()
         };
         limit + (0..REGIONS.len()).map(unheard_by).max().unwrap_or(0)
@@ -163,12 +166,12 @@ impl Seen {
 
     /// Admitted by each region in one window.
     pub(crate) fn admitted_in(&self, label: u64) -> [u64; 3] {
-        self.in_label(label).map(|tally| tally.admitted)
+        [0, 1, 2].map(|index| self.0[index].labels.get(&label).map_or(0, |tally| tally.admitted))
     }
 
     /// What each region answered in one window.
     fn in_label(&self, label: u64) -> [LabelTally; 3] {
-        [0, 1, 2].map(|index| self.0[index].labels.get(&label).copied().unwrap_or_default())
+        [0, 1, 2].map(|index| self.0[index].labels.get(&label).cloned().unwrap_or_default())
     }
 }
 

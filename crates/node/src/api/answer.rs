@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::Response,
 };
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tidegate_core::{
     check::{Decision, LimitVerdict, Reason},
     policy::{Algorithm, Consistency, Limit, Scope},
@@ -17,100 +17,99 @@ const TOP_BYTES: usize = 288;
 /// Roughly what each limit adds.
 const LIMIT_BYTES: usize = 288;
 
-/// A check's answer, in the contract's order; what is absent is null.
-#[derive(Serialize)]
-struct Answer<'a> {
-    allowed: bool,
-    policy: Option<&'a str>,
-    limit: Option<&'a str>,
-    quantity: Option<u64>,
-    cost: u64,
-    remaining: Option<u64>,
-    reset_after_ms: Option<u64>,
-    retry_after_ms: Option<u64>,
-    reason: Option<&'static str>,
-    shadow: bool,
-    degraded: bool,
-    consistency: Option<&'static str>,
-    staleness_ms: Option<u64>,
-    limits: Verdicts<'a>,
-}
-
-/// How one limit weighed, in the contract's order.
-#[derive(Serialize)]
-struct Verdict<'a> {
-    policy: &'a str,
-    name: &'a str,
-    quantity: u64,
-    window_ms: u64,
-    label: u64,
-    algorithm: &'static str,
-    scope: &'static str,
-    consistency: Option<&'static str>,
-    allowed: bool,
-    used: u64,
-    remaining: u64,
-    reset_after_ms: u64,
-    retry_after_ms: Option<u64>,
-    staleness_ms: Option<u64>,
-}
-
-struct Verdicts<'a>(&'a [LimitVerdict]);
-
-impl Serialize for Verdicts<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.0.iter().map(Verdict::of))
-    }
-}
-
-impl<'a> Verdict<'a> {
-    fn of(verdict: &'a LimitVerdict) -> Self {
-        let limit = verdict.limit();
-        Self {
-            policy: &verdict.policy.name,
-            name: &limit.name,
-            quantity: limit.quantity,
-            window_ms: limit.window.length().as_millis(),
-            label: verdict.label.0,
-            algorithm: algorithm(limit),
-            scope: scope(limit),
-            consistency: consistency(limit),
-            allowed: verdict.allowed,
-            used: verdict.used,
-            remaining: verdict.remaining,
-            reset_after_ms: verdict.reset_after.as_millis_ceil(),
-            retry_after_ms: verdict.retry_after.map(Span::as_millis_ceil),
-            staleness_ms: verdict.staleness.map(Span::as_millis),
-        }
-    }
-}
-
 /// The limit that describes the answer.
 pub(crate) fn binding(decision: &Decision) -> Option<&LimitVerdict> {
     decision.limits.get(decision.binding?)
 }
 
-/// Appends the answer to `buffer`.
+/// Appends the answer to `buffer`, in the contract's order; what is absent is null.
+///
+/// Written by hand: an answer is most of the work that a check is for this node, and a general
+/// serializer looks for escapes in every name of a field.
 pub(crate) fn write(buffer: &mut Vec<u8>, decision: &Decision, cost: u64) {
     let binding = binding(decision);
     let limit = binding.map(LimitVerdict::limit);
-    let answer = Answer {
-        allowed: decision.allowed,
-        policy: binding.map(|verdict| &*verdict.policy.name),
-        limit: limit.map(|limit| &*limit.name),
-        quantity: limit.map(|limit| limit.quantity),
-        cost,
-        remaining: binding.map(|verdict| verdict.remaining),
-        reset_after_ms: binding.map(|verdict| verdict.reset_after.as_millis_ceil()),
-        retry_after_ms: binding.and_then(|verdict| verdict.retry_after).map(Span::as_millis_ceil),
-        reason: decision.reason.map(reason),
-        shadow: decision.shadow,
-        degraded: decision.degraded,
-        consistency: limit.and_then(consistency),
-        staleness_ms: binding.and_then(|verdict| verdict.staleness).map(Span::as_millis),
-        limits: Verdicts(&decision.limits),
-    };
-    serde_json::to_writer(buffer, &answer).expect("strings and numbers always become JSON");
+    let mut out = JsonWriter(buffer);
+    out.raw(r#"{"allowed":"#).flag(decision.allowed);
+    out.raw(r#","policy":"#).text(binding.map(|verdict| &*verdict.policy.name));
+    out.raw(r#","limit":"#).text(limit.map(|limit| &*limit.name));
+    out.raw(r#","quantity":"#).number(limit.map(|limit| limit.quantity));
+    out.raw(r#","cost":"#).number(Some(cost));
+    out.raw(r#","remaining":"#).number(binding.map(|verdict| verdict.remaining));
+    let reset_after = binding.map(|verdict| verdict.reset_after.as_millis_ceil());
+    out.raw(r#","reset_after_ms":"#).number(reset_after);
+    let retry_after = binding.and_then(|verdict| verdict.retry_after).map(Span::as_millis_ceil);
+    out.raw(r#","retry_after_ms":"#).number(retry_after);
+    out.raw(r#","reason":"#).text(decision.reason.map(reason));
+    out.raw(r#","shadow":"#).flag(decision.shadow);
+    out.raw(r#","degraded":"#).flag(decision.degraded);
+    out.raw(r#","consistency":"#).text(limit.and_then(consistency));
+    let staleness = binding.and_then(|verdict| verdict.staleness).map(Span::as_millis);
+    out.raw(r#","staleness_ms":"#).number(staleness);
+    out.raw(r#","limits":["#);
+    for (index, verdict) in decision.limits.iter().enumerate() {
+        if index > 0 {
+            out.raw(",");
+        }
+        write_verdict(&mut out, verdict);
+    }
+    out.raw("]}");
+}
+
+/// How one limit weighed.
+fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict) {
+    let limit = verdict.limit();
+    out.raw(r#"{"policy":"#).text(Some(&verdict.policy.name));
+    out.raw(r#","name":"#).text(Some(&limit.name));
+    out.raw(r#","quantity":"#).number(Some(limit.quantity));
+    out.raw(r#","window_ms":"#).number(Some(limit.window.length().as_millis()));
+    out.raw(r#","label":"#).number(Some(verdict.label.0));
+    out.raw(r#","algorithm":"#).text(Some(algorithm(limit)));
+    out.raw(r#","scope":"#).text(Some(scope(limit)));
+    out.raw(r#","consistency":"#).text(consistency(limit));
+    out.raw(r#","allowed":"#).flag(verdict.allowed);
+    out.raw(r#","used":"#).number(Some(verdict.used));
+    out.raw(r#","remaining":"#).number(Some(verdict.remaining));
+    out.raw(r#","reset_after_ms":"#).number(Some(verdict.reset_after.as_millis_ceil()));
+    out.raw(r#","retry_after_ms":"#).number(verdict.retry_after.map(Span::as_millis_ceil));
+    out.raw(r#","staleness_ms":"#).number(verdict.staleness.map(Span::as_millis));
+    out.raw("}");
+}
+
+/// Appends JSON, piece by piece.
+struct JsonWriter<'a>(&'a mut Vec<u8>);
+
+impl JsonWriter<'_> {
+    /// JSON as it stands.
+    fn raw(&mut self, json: &'static str) -> &mut Self {
+        self.0.extend_from_slice(json.as_bytes());
+        self
+    }
+
+    fn flag(&mut self, value: bool) {
+        self.raw(if value { "true" } else { "false" });
+    }
+
+    fn number(&mut self, value: Option<u64>) {
+        match value {
+            Some(number) => {
+                self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            }
+            None => {
+                self.raw("null");
+            }
+        }
+    }
+
+    fn text(&mut self, value: Option<&str>) {
+        match value {
+            Some(text) => serde_json::to_writer(&mut *self.0, text)
+                .expect("a string always becomes JSON, and a buffer takes it"),
+            None => {
+                self.raw("null");
+            }
+        }
+    }
 }
 
 /// The answer alone, in a buffer of a size that seldom has to grow.

@@ -1,13 +1,13 @@
 //! The rate-limit headers of an answer.
 
-use std::{
-    fmt::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header::RETRY_AFTER};
 use bytes::BytesMut;
-use tidegate_core::check::{Decision, Reason};
+use tidegate_core::{
+    check::{Decision, Reason},
+    time::Span,
+};
 
 use super::{ResetStyle, answer::binding};
 
@@ -28,19 +28,14 @@ pub(crate) fn of(
 ) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(12);
     // One buffer for all values, handed out piece by piece.
-    let mut buffer = BytesMut::with_capacity(64 + 64 * decision.limits.len());
-    let mut put = |name, write: &dyn Fn(&mut BytesMut) -> fmt::Result| {
-        write(&mut buffer).expect("a buffer that grows takes every text");
-        let value = HeaderValue::from_maybe_shared(buffer.split().freeze())
-            .expect("quoted names and digits are visible ASCII");
-        headers.insert(name, value);
-    };
-
+    let mut values = Values(BytesMut::with_capacity(64 + 96 * decision.limits.len()));
     if let Some(binding) = binding(decision) {
-        put(POLICY, &|out| write_policies(out, decision));
-        put(STATE, &|out| write_states(out, decision));
-        put(LIMIT, &|out| write!(out, "{}", binding.limit().quantity));
-        put(REMAINING, &|out| write!(out, "{}", binding.remaining));
+        write_policies(&mut values, decision);
+        headers.insert(POLICY, values.take());
+        write_states(&mut values, decision);
+        headers.insert(STATE, values.take());
+        headers.insert(LIMIT, values.number(binding.limit().quantity).take());
+        headers.insert(REMAINING, values.number(binding.remaining).take());
         let reset = match style {
             ResetStyle::Delta => binding.reset_after.as_secs_ceil(),
             ResetStyle::UnixSeconds => {
@@ -48,51 +43,69 @@ pub(crate) fn of(
                 end.as_secs() + u64::from(end.subsec_nanos() > 0)
             }
         };
-        put(RESET, &|out| write!(out, "{reset}"));
+        headers.insert(RESET, values.number(reset).take());
     }
     if !decision.allowed && decision.reason != Some(Reason::CostExceedsLimit) {
         let wait = binding(decision).and_then(|binding| binding.retry_after);
         let seconds = wait.map_or(1, |wait| wait.as_secs_ceil().max(1));
-        put(RETRY_AFTER, &|out| write!(out, "{seconds}"));
+        headers.insert(RETRY_AFTER, values.number(seconds).take());
     }
     headers
 }
 
 /// `"burst";q=10;w=1, "hourly";q=5000;w=3600`
-fn write_policies(out: &mut BytesMut, decision: &Decision) -> fmt::Result {
+fn write_policies(out: &mut Values, decision: &Decision) {
     for (index, verdict) in decision.limits.iter().enumerate() {
         let limit = verdict.limit();
-        write_name(out, index, &limit.name)?;
-        write!(out, ";q={}", limit.quantity.min(INTEGER_MAX))?;
+        out.raw(if index == 0 { "" } else { ", " }).name(&limit.name);
+        out.raw(";q=").number(limit.quantity.min(INTEGER_MAX));
         let window = limit.window.length();
-        // Whole seconds cannot say how long such a window is.
-        if window.as_millis() >= 1_000 {
-            write!(out, ";w={}", window.as_secs_ceil())?;
+        // Whole seconds cannot say how long a shorter window is.
+        if window >= Span::secs(1) {
+            out.raw(";w=").number(window.as_secs_ceil());
         }
     }
-    Ok(())
 }
 
 /// `"burst";r=9;t=1, "hourly";r=4187;t=123`
-fn write_states(out: &mut BytesMut, decision: &Decision) -> fmt::Result {
+fn write_states(out: &mut Values, decision: &Decision) {
     for (index, verdict) in decision.limits.iter().enumerate() {
-        write_name(out, index, &verdict.limit().name)?;
-        let (remaining, seconds) =
-            (verdict.remaining.min(INTEGER_MAX), verdict.reset_after.as_secs_ceil());
-        write!(out, ";r={remaining};t={seconds}")?;
+        out.raw(if index == 0 { "" } else { ", " }).name(&verdict.limit().name);
+        out.raw(";r=").number(verdict.remaining.min(INTEGER_MAX));
+        out.raw(";t=").number(verdict.reset_after.as_secs_ceil());
     }
-    Ok(())
 }
 
-/// A name as a quoted string of a structured field, which holds visible ASCII and spaces only.
-fn write_name(out: &mut BytesMut, index: usize, name: &str) -> fmt::Result {
-    out.write_str(if index == 0 { "\"" } else { ", \"" })?;
-    for c in name.chars() {
-        match c {
-            '"' | '\\' => write!(out, "\\{c}")?,
-            ' '..='~' => out.write_char(c)?,
-            _ => out.write_char('?')?,
-        }
+/// Writes header values, one after the other, into one buffer.
+struct Values(BytesMut);
+
+impl Values {
+    fn raw(&mut self, text: &'static str) -> &mut Self {
+        self.0.extend_from_slice(text.as_bytes());
+        self
     }
-    out.write_char('"')
+
+    fn number(&mut self, number: u64) -> &mut Self {
+        self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        self
+    }
+
+    /// A name as a quoted string of a structured field, which holds visible ASCII and spaces only.
+    fn name(&mut self, name: &str) -> &mut Self {
+        self.raw("\"");
+        for c in name.chars() {
+            match c {
+                '"' | '\\' => self.0.extend_from_slice(&[b'\\', c as u8]),
+                ' '..='~' => self.0.extend_from_slice(&[c as u8]),
+                _ => self.0.extend_from_slice(b"?"),
+            }
+        }
+        self.raw("\"")
+    }
+
+    /// What was written since the last time, as a value of its own.
+    fn take(&mut self) -> HeaderValue {
+        HeaderValue::from_maybe_shared(self.0.split().freeze())
+            .expect("quoted names and digits are visible ASCII")
+    }
 }

@@ -3,6 +3,19 @@
 
 use std::path::{Path, PathBuf};
 
+use tidegate_client::Client;
+use tidegate_core::ids::NodeId;
+use tidegate_node::{
+    certs,
+    config::Config,
+    server::{Options, Server, ServerError, Wan},
+    telemetry::{self, LogFormat},
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+
 use super::exit::Failure;
 
 /// What `serve` was asked.
@@ -25,10 +38,35 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
+/// Begins to log, on standard error.
+pub(crate) fn start_logs() -> Result<(), Failure> {
+    telemetry::init_logs(LogFormat::Text).map_err(Failure::usage)
+}
+
 /// Runs a node until it has drained.
 pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
-    let Serve { config, enable_faults, wan } = asked;
-    Err(not_joined(&format!("serve {config:?} {enable_faults} {wan:?}")))
+    let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
+    let wan = asked.wan.as_deref().map(Wan::load).transpose().map_err(Failure::usage)?;
+    let options = Options { enable_faults: asked.enable_faults, wan };
+    let runtime = Runtime::new().map_err(Failure::broken)?;
+    runtime.block_on(async {
+        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::broken)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::broken)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::broken)?;
+        let server = Server::bind(config, options).await.map_err(|error| match error {
+            ServerError::Broken(_) => Failure::broken(error),
+            // Everything else is for a person to mend in a file.
+            _ => Failure::usage(error),
+        })?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let reload = async || hangup.recv().await.is_some();
+        server.run(stop, reload).await.map_err(Failure::broken)
+    })
 }
 
 /// Asks the node at `url` for one check.
@@ -37,20 +75,26 @@ pub(crate) async fn check(
     attributes: &[(String, String)],
     cost: u64,
 ) -> Result<Answer, Failure> {
-    Err(not_joined(&format!("check {url} {attributes:?} {cost}")))
+    let client = Client::new(url).map_err(Failure::usage)?;
+    let attributes: Vec<(&str, &str)> =
+        attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    match client.check(&attributes, cost).await {
+        Ok(answer) => {
+            let body = String::from_utf8_lossy(&answer.raw).trim_end().to_owned();
+            Ok(Answer { allowed: answer.allowed, body })
+        }
+        Err(error @ tidegate_client::Error::Refused(_)) => Err(Failure::usage(error)),
+        Err(error) => Err(Failure::unreachable(error)),
+    }
 }
 
 /// Writes a fresh certificate authority, `ca.pem` and `ca.key`, to `out`.
 pub(crate) fn certs_ca(out: &Path) -> Result<(), Failure> {
-    Err(not_joined(&format!("certs ca {}", out.display())))
+    certs::make_ca(out).map_err(Failure::usage)
 }
 
 /// Writes `node.pem` and `node.key` for one node, signed by the authority in `ca`, to `out`.
 pub(crate) fn certs_node(ca: &Path, region: &str, node: &str, out: &Path) -> Result<(), Failure> {
-    let (ca, out) = (ca.display(), out.display());
-    Err(not_joined(&format!("certs node {ca} {region} {node} {out}")))
-}
-
-fn not_joined(what: &str) -> Failure {
-    Failure::broken(format_args!("this build lacks the part for `{what}`"))
+    let id = NodeId::new(region, node).map_err(Failure::usage)?;
+    certs::make_node(ca, &id, out).map_err(Failure::usage)
 }

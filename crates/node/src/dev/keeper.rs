@@ -75,8 +75,8 @@ impl Keeper {
                 if let Some(readiness) = &readiness {
                     ready::wait(&self.name, readiness.admin).await;
                     (readiness.announce)(pid, restarts);
+                    ever_ready = true;
                 }
-                ever_ready = true;
                 std::future::pending::<()>().await;
             };
             let status = tokio::select! {
@@ -189,6 +189,53 @@ impl Pause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A keeper of a shell that runs `script`, in a directory of its own.
+    fn keeper(home: &Path, script: &str, restart: bool) -> Keeper {
+        let executable = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/exec-child");
+        let command = ["sh", "-c", script].map(OsString::from).into();
+        let (log, stop) = (home.join("log"), CancellationToken::new());
+        Keeper { name: "it".into(), executable, command, log, restart, stop }
+    }
+
+    #[tokio::test]
+    async fn a_death_ends_it_and_shows_the_last_words() {
+        let home = tempfile::tempdir().expect("a directory");
+        let failure = keeper(home.path(), "echo last words; exit 7", false).keep().await;
+        let failure = failure.expect_err("it died");
+        assert_eq!(failure.exit, Exit::No);
+        let text = failure.to_string();
+        assert!(
+            text.contains("it died: exit status: 7") && text.contains("| last words"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn it_is_started_again_until_it_says_that_its_configuration_is_wrong() {
+        let home = tempfile::tempdir().expect("a directory");
+        let script = "echo life; [ $(grep -c life \"$0\") -lt 3 ] && kill -9 $$; exit 2";
+        let mut keeper = keeper(home.path(), script, true);
+        keeper.command.push(keeper.log.clone().into());
+        let failure = keeper.keep().await.expect_err("exit 2 is final before it was ever ready");
+        assert_eq!(failure.exit, Exit::Usage);
+        assert_eq!(failure.to_string().matches("| life").count(), 3);
+    }
+
+    #[tokio::test]
+    async fn it_is_asked_to_stop_before_it_is_killed() {
+        let home = tempfile::tempdir().expect("a directory");
+        let script = "trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+        let keeper = keeper(home.path(), script, true);
+        let (log, stop) = (keeper.log.clone(), keeper.stop.clone());
+        let kept = tokio::spawn(keeper.keep());
+        while !std::fs::read_to_string(&log).is_ok_and(|text| text.contains("up")) {
+            tokio::task::yield_now().await;
+        }
+        stop.cancel();
+        kept.await.expect("no panic").expect("it was stopped");
+        assert_eq!(std::fs::read_to_string(log).expect("reads"), "up\ntold\n");
+    }
 
     #[test]
     fn who_keeps_dying_waits_longer_and_longer_up_to_a_bound() {

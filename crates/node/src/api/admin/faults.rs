@@ -12,7 +12,7 @@ use crate::api::{
 };
 
 /// The longest delay and jitter, in milliseconds.
-const DELAY_MS_MAX: u64 = 60_000;
+const DELAY_MS_MAX: f64 = 60_000.0;
 
 /// Changes what a node sends.
 pub trait FaultControl: Send + Sync {
@@ -37,10 +37,10 @@ pub struct UnknownRegion(pub String);
 pub struct Fault {
     /// Drop every datagram.
     pub cut: Option<bool>,
-    /// Hold every datagram back, up to 60,000 ms.
-    pub delay_ms: Option<u64>,
-    /// Hold each back for up to so much longer, at random, up to 60,000 ms.
-    pub jitter_ms: Option<u64>,
+    /// Hold every datagram back, 0 to 60,000 ms.
+    pub delay_ms: Option<f64>,
+    /// Hold each back for up to so much longer, at random, 0 to 60,000 ms.
+    pub jitter_ms: Option<f64>,
     /// Drop so large a part of the datagrams, 0 to 1, at random.
     pub loss: Option<f64>,
 }
@@ -52,10 +52,10 @@ pub struct FaultView {
     pub to: String,
     /// Whether every datagram is dropped.
     pub cut: bool,
-    /// How long every datagram is held back.
-    pub delay_ms: u64,
-    /// For how much longer at most, at random.
-    pub jitter_ms: u64,
+    /// How long every datagram is held back, in milliseconds.
+    pub delay_ms: f64,
+    /// For how much longer at most, at random, in milliseconds.
+    pub jitter_ms: f64,
     /// How large a part of the datagrams is dropped, at random.
     pub loss: f64,
 }
@@ -70,8 +70,8 @@ struct Table {
 struct Asked {
     to: String,
     cut: Option<bool>,
-    delay_ms: Option<u64>,
-    jitter_ms: Option<u64>,
+    delay_ms: Option<f64>,
+    jitter_ms: Option<f64>,
     loss: Option<f64>,
 }
 
@@ -79,8 +79,8 @@ impl Asked {
     fn checked(self) -> Result<(String, Fault), Problem> {
         let mut mistakes = Mistakes::default();
         for (field, span) in [("delay_ms", self.delay_ms), ("jitter_ms", self.jitter_ms)] {
-            if span.is_some_and(|span| span > DELAY_MS_MAX) {
-                mistakes.add(field, format!("expected at most {DELAY_MS_MAX}"));
+            if span.is_some_and(|span| !(0.0..=DELAY_MS_MAX).contains(&span)) {
+                mistakes.add(field, format!("expected 0 to {DELAY_MS_MAX}"));
             }
         }
         if self.loss.is_some_and(|loss| !(0.0..=1.0).contains(&loss)) {

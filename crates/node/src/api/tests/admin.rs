@@ -31,7 +31,7 @@ impl FaultControl for Faults {
         vec![FaultView {
             to: "us".into(),
             cut: fault.cut.unwrap_or_default(),
-            delay_ms: fault.delay_ms.unwrap_or(40),
+            delay_ms: fault.delay_ms.unwrap_or(40.0),
             jitter_ms: fault.jitter_ms.unwrap_or_default(),
             loss: fault.loss.unwrap_or_default(),
         }]
@@ -138,20 +138,20 @@ async fn metrics_are_text() {
 #[tokio::test]
 async fn faults_are_set_read_and_cleared() {
     let front = front(Node { faults: Some(Faults::default()), ..Node::default() });
-    let table = |cut, delay_ms: u64, loss: f64| {
+    let table = |cut, delay_ms: f64, loss: f64| {
         serde_json::json!({"faults": [
-            {"to": "us", "cut": cut, "delay_ms": delay_ms, "jitter_ms": 0, "loss": loss}
+            {"to": "us", "cut": cut, "delay_ms": delay_ms, "jitter_ms": 0.0, "loss": loss}
         ]})
     };
-    assert_eq!(get(&front, "/v1/faults").await.json(), table(false, 40, 0.0));
-    let reply = put(&front, r#"{"to":"us","cut":true,"delay_ms":80,"loss":0.01}"#).await;
+    assert_eq!(get(&front, "/v1/faults").await.json(), table(false, 40.0, 0.0));
+    let reply = put(&front, r#"{"to":"us","cut":true,"delay_ms":82.5,"loss":0.01}"#).await;
     assert_eq!(reply.status, 200);
-    assert_eq!(reply.json(), table(true, 80, 0.01));
+    assert_eq!(reply.json(), table(true, 82.5, 0.01));
     let reply = put(&front, r#"{"to":"*","loss":1}"#).await;
-    assert_eq!(reply.json(), table(false, 40, 1.0), "what is absent returns to the baseline");
+    assert_eq!(reply.json(), table(false, 40.0, 1.0), "what is absent returns to the baseline");
     let request = Request::delete("/v1/faults").body(Body::empty()).unwrap();
-    assert_eq!(send(front.clone(), request).await.json(), table(false, 40, 0.0));
-    assert_eq!(get(&front, "/v1/faults").await.json(), table(false, 40, 0.0));
+    assert_eq!(send(front.clone(), request).await.json(), table(false, 40.0, 0.0));
+    assert_eq!(get(&front, "/v1/faults").await.json(), table(false, 40.0, 0.0));
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn bad_faults_are_refused() {
     for body in ["", "{}", r#"{"cut":true}"#, r#"{"to":"us","x":1}"#, r#"{"to":"us","cut":1}"#] {
         assert_eq!(put(&front, body).await.problem(), (400, vec!["body".into()]), "{body}");
     }
-    let reply = put(&front, r#"{"to":"us","delay_ms":60001,"jitter_ms":60001,"loss":1.1}"#).await;
+    let reply = put(&front, r#"{"to":"us","delay_ms":60001,"jitter_ms":-1,"loss":1.1}"#).await;
     let fields = ["delay_ms", "jitter_ms", "loss"].map(String::from).to_vec();
     assert_eq!(reply.problem(), (400, fields));
     assert_eq!(get(&front, "/v1/faults").await.json()["faults"][0]["cut"], false);

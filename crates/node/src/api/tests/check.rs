@@ -147,6 +147,10 @@ async fn header_values_are_structured_fields_whatever_the_names_and_sizes() {
         Some(r#""so \"odd\" \\ ?";r=999999999999999;t=0, "long";r=0;t=1"#)
     );
     assert_eq!(reply.header("x-ratelimit-limit"), Some("9007199254740992"));
+    let answer = reply.json();
+    assert_eq!(answer["limit"], "so \"odd\" \\ ü", "JSON holds every name as it is");
+    assert_eq!(answer["limits"][0]["name"], answer["limit"]);
+    assert_eq!(answer["quantity"], 1_u64 << 53);
 }
 
 #[tokio::test]

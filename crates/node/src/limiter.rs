@@ -1,0 +1,218 @@
+//! The way of a check through a node: plan, one step of the store, complete.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use tidegate_core::{
+    check::{Decision, LIMITS_MAX, PlanError, Purpose, Subject, Ticket},
+    engine::{Completion, Engine, Outcome, Plan},
+    ids::{Caller, Secret},
+    policy::{Attributes, PolicySet},
+    store::{StoreCommand, StoreReply},
+};
+use tracing::error;
+
+use crate::{
+    api::{self, UsageError},
+    clock::{self, Clock},
+    guard::Mutexes,
+    store::{Store, StoreError},
+    telemetry::Metrics,
+};
+
+/// Decides checks; clones share everything.
+#[derive(Clone)]
+pub struct Limiter(Arc<Inner>);
+
+struct Inner {
+    engine: Arc<Engine<Mutexes>>,
+    store: Arc<Store>,
+    policies: ArcSwap<PolicySet>,
+    secret: ArcSwap<Secret>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    /// Until the start is over, checks are answered by `on_store_failure`.
+    started: AtomicBool,
+}
+
+impl Limiter {
+    /// A limiter that has not started: see [`start`](Self::start).
+    pub fn new(
+        engine: Arc<Engine<Mutexes>>,
+        store: Arc<Store>,
+        policies: Arc<PolicySet>,
+        secret: Secret,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        metrics.policies_in_force(&policies);
+        Self(Arc::new(Inner {
+            engine,
+            store,
+            policies: ArcSwap::new(policies),
+            secret: ArcSwap::from_pointee(secret),
+            metrics,
+            clock,
+            started: AtomicBool::new(false),
+        }))
+    }
+
+    /// From now on the store is asked: what peers know of this region has arrived.
+    pub fn start(&self) {
+        self.0.started.store(true, Ordering::Release);
+    }
+
+    /// Whether the store is asked.
+    pub fn has_started(&self) -> bool {
+        self.0.started.load(Ordering::Acquire)
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> Arc<PolicySet> {
+        self.0.policies.load_full()
+    }
+
+    /// Puts other policies in force, for every check that begins from now on.
+    pub fn set_policies(&self, policies: Arc<PolicySet>) {
+        self.0.metrics.policies_in_force(&policies);
+        self.0.policies.store(policies);
+    }
+
+    /// Counts callers under this secret from now on.
+    pub fn set_secret(&self, secret: Secret) {
+        self.0.secret.store(Arc::new(secret));
+    }
+
+    async fn ask(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        purpose: Purpose,
+    ) -> Result<(Decision, Option<StoreError>), PlanError> {
+        let inner = &self.0;
+        let subject = [Subject { attributes, cost }];
+        let (policies, secret) = (inner.policies.load(), **inner.secret.load());
+        let plan = |now| inner.engine.plan(&policies, &secret, now, &subject, purpose);
+        let (command, ticket) = match plan(inner.clock.now())? {
+            Plan::Unmatched => return Ok((unmatched(), None)),
+            Plan::Full(ticket) => return Ok(inner.without_store(ticket, StoreError::Full)),
+            Plan::Ask(command, ticket) => (command, ticket),
+        };
+        if !self.has_started() {
+            return Ok(inner.without_store(ticket, StoreError::Unreachable));
+        }
+        if matches!(*inner.store, Store::Memory(_)) {
+            return Ok(inner.carry_out(command, ticket).await);
+        }
+        // The task owns the ticket: whoever drops the request's future, what Redis admits is counted.
+        let task = tokio::spawn({
+            let inner = Arc::clone(inner);
+            async move { inner.carry_out(command, ticket).await }
+        });
+        match task.await {
+            Ok(answer) => Ok(answer),
+            Err(panic) => {
+                error!(%panic, "a check broke; it is answered by on_store_failure");
+                let why = StoreError::Broken("a check broke".into());
+                Ok(match plan(inner.clock.now())? {
+                    Plan::Unmatched => (unmatched(), None),
+                    Plan::Full(ticket) | Plan::Ask(_, ticket) => inner.without_store(ticket, why),
+                })
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Has the store carry out a command, and once more if its labels did not fit.
+    async fn carry_out(
+        &self,
+        mut command: StoreCommand,
+        mut ticket: Ticket,
+    ) -> (Decision, Option<StoreError>) {
+        loop {
+            let asked = self.clock.now();
+            let answer = self.store.apply(&command).await;
+            let now = self.clock.now();
+            self.metrics.store_answered("check", clock::duration(now.since(asked)));
+            let (outcome, failure) = match answer {
+                Ok(reply @ StoreReply::Done { .. }) => (Outcome::Reply(reply), None),
+                Ok(reply @ StoreReply::Relabel { .. }) => {
+                    let why = StoreError::Refused("the clocks of node and store disagree".into());
+                    (Outcome::Reply(reply), Some(why))
+                }
+                Err(failure) => {
+                    self.metrics.store_failed(failure.kind());
+                    (outcome_of(&failure), Some(failure))
+                }
+            };
+            match self.engine.complete(now, ticket, outcome) {
+                Completion::Decided(decision) => return (decision, failure),
+                Completion::Again(again, same) => (command, ticket) = (again, same),
+            }
+        }
+    }
+
+    fn without_store(&self, ticket: Ticket, why: StoreError) -> (Decision, Option<StoreError>) {
+        self.metrics.store_failed(why.kind());
+        match self.engine.complete(self.clock.now(), ticket, outcome_of(&why)) {
+            Completion::Decided(decision) => (decision, Some(why)),
+            Completion::Again(..) => unreachable!("only a store asks for other labels"),
+        }
+    }
+}
+
+fn outcome_of(failure: &StoreError) -> Outcome {
+    match failure {
+        StoreError::Overload => Outcome::Shed,
+        failure if failure.nothing_done() => Outcome::Cancelled,
+        _ => Outcome::Unknown,
+    }
+}
+
+/// No policy applies: the request passes.
+fn unmatched() -> Decision {
+    Decision {
+        allowed: true,
+        reason: None,
+        shadow: false,
+        degraded: false,
+        binding: None,
+        limits: Vec::new(),
+    }
+}
+
+impl api::Limiter for Limiter {
+    async fn check(&self, attributes: &Attributes<'_>, cost: u64) -> Result<Decision, PlanError> {
+        let asked = self.0.clock.now();
+        let (decision, _) = self.ask(attributes, cost, Purpose::Charge).await?;
+        self.0.metrics.observe(&decision, clock::duration(self.0.clock.now().since(asked)));
+        Ok(decision)
+    }
+
+    async fn usage(&self, attributes: &Attributes<'_>) -> Result<Decision, UsageError> {
+        let (decision, failure) = self.ask(attributes, 1, Purpose::Usage).await?;
+        match failure.filter(|_| decision.degraded) {
+            None => Ok(decision),
+            Some(failure) => Err(UsageError::StoreUnavailable(failure.to_string())),
+        }
+    }
+
+    fn few_enough_limits(&self, attributes: &Attributes<'_>) -> Result<(), PlanError> {
+        let policies = self.0.policies.load();
+        let found = policies.matching(attributes).map(|policy| policy.limits.len()).sum();
+        if found > LIMITS_MAX {
+            return Err(PlanError::TooManyLimits { found });
+        }
+        Ok(())
+    }
+
+    fn callers(&self, attributes: &Attributes<'_>) -> Vec<Caller> {
+        let secret = **self.0.secret.load();
+        let policies = self.0.policies.load();
+        policies.matching(attributes).map(|policy| policy.caller(&secret, attributes)).collect()
+    }
+}

@@ -1,0 +1,149 @@
+//! Drives the engine's exchange: events in, frames out, and the timer.
+
+use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+
+use tidegate_core::{PeerStatus, engine::Engine, time::Span};
+use tokio::{sync::mpsc, time};
+use tracing::{debug, info, warn};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    guard::Mutexes,
+    membership::{Member, Membership},
+    transport::{ConnectionInfo, Event, Transport, TransportStats},
+};
+
+/// Events that are handled before frames are looked for.
+const EVENTS_AT_ONCE: usize = 64;
+/// How long a stopping node goes on telling: a few periods, so that peers hear the last of it.
+const LAST_WORDS: u64 = 4;
+
+/// The exchange with peers, to be run; without a cluster only its timer.
+pub(super) struct Peers {
+    engine: Arc<Engine<Mutexes>>,
+    clock: Clock,
+    gossip: Span,
+    network: Arc<Network>,
+    events: Option<mpsc::Receiver<Event>>,
+}
+
+/// The transport and the membership, where there are any.
+pub(super) struct Network(Option<(Transport, Membership)>);
+
+impl Network {
+    /// Cluster addresses of peers that have told all they knew when they met us.
+    pub(super) fn answered(&self, peers: &[PeerStatus]) -> HashSet<SocketAddr> {
+        let has_answered =
+            |info: &ConnectionInfo| peers.iter().any(|p| p.answered && p.session == info.session);
+        self.connections().into_iter().filter(has_answered).map(|info| info.address).collect()
+    }
+
+    pub(super) fn connections(&self) -> Vec<ConnectionInfo> {
+        self.0.as_ref().map(|(transport, _)| transport.connections()).unwrap_or_default()
+    }
+
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.0.as_ref().map(|(_, membership)| membership.members()).unwrap_or_default()
+    }
+
+    pub(super) fn stats(&self) -> TransportStats {
+        self.0.as_ref().map(|(transport, _)| transport.stats()).unwrap_or_default()
+    }
+
+    pub(super) fn set_policy_hash(&self, hash: &str) {
+        if let Some((_, membership)) = &self.0 {
+            membership.set_policy_hash(hash);
+        }
+    }
+}
+
+impl Peers {
+    pub(super) fn new(
+        engine: Arc<Engine<Mutexes>>,
+        clock: Clock,
+        config: &Config,
+        cluster: Option<(Transport, mpsc::Receiver<Event>, Membership)>,
+    ) -> Self {
+        let gossip =
+            config.cluster.as_ref().map_or(Span::secs(1), |c| crate::clock::span(c.gossip));
+        let (network, events) = match cluster {
+            Some((transport, events, membership)) => (Some((transport, membership)), Some(events)),
+            None => (None, None),
+        };
+        Self { engine, clock, gossip, network: Arc::new(Network(network)), events }
+    }
+
+    pub(super) fn network(&self) -> Arc<Network> {
+        Arc::clone(&self.network)
+    }
+
+    /// Exchanges counts until `stop` completes, tells the rest, and says goodbye.
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        let mut batch = Vec::with_capacity(EVENTS_AT_ONCE);
+        loop {
+            let deadline = self.turn();
+            tokio::select! {
+                () = &mut stop => break,
+                _ = receive(&mut self.events, &mut batch) => self.handle(&mut batch),
+                () = time::sleep_until(self.clock.timer_at(deadline)) => {}
+            }
+        }
+        let Some((transport, _)) = &self.network.0 else { return };
+        let end = self.clock.now() + self.gossip.times(LAST_WORDS);
+        while self.clock.now() < end {
+            let deadline = self.turn().min(end);
+            time::sleep_until(self.clock.timer_at(deadline)).await;
+        }
+        transport.close().await;
+    }
+
+    fn handle(&self, batch: &mut Vec<Event>) {
+        let now = self.clock.now();
+        for event in batch.drain(..) {
+            match event {
+                Event::Connected(peer) => match self.engine.handle_connected(now, &peer) {
+                    Ok(()) => info!(%peer, "connected"),
+                    Err(reason) => warn!(%peer, %reason, "connected, but not taken as a peer"),
+                },
+                Event::Disconnected(peer) => {
+                    self.engine.handle_disconnected(now, &peer);
+                    info!(%peer, "disconnected");
+                }
+                Event::Frame { from, bytes } => {
+                    if let Err(reason) = self.engine.handle_frame(now, &from, &bytes) {
+                        debug!(%from, %reason, "frame not taken");
+                    }
+                }
+            }
+        }
+    }
+
+    /// One turn of timer and frames; says when the next is due.
+    fn turn(&self) -> tidegate_core::time::Mono {
+        let now = self.clock.now();
+        self.engine.handle_timeout(now);
+        if let Some((transport, _)) = &self.network.0 {
+            while let Some((to, bytes)) = self.engine.poll_frame(now) {
+                // What is not sent is not acknowledged, and will be told again.
+                if let Err(reason) = transport.send(&to, bytes.into()) {
+                    debug!(%to, %reason, "frame not sent");
+                }
+            }
+        }
+        self.engine.next_deadline(self.clock.now())
+    }
+}
+
+/// The next events; never completes without a cluster.
+async fn receive(events: &mut Option<mpsc::Receiver<Event>>, batch: &mut Vec<Event>) -> usize {
+    match events {
+        Some(events) => match events.recv_many(batch, EVENTS_AT_ONCE).await {
+            // The transport is gone, and with it everything that could come.
+            0 => std::future::pending().await,
+            many => many,
+        },
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,76 @@
+//! The policy file: read at the start, and again when asked, as a whole or not at all.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tidegate_core::policy::{Mistake, PolicySet};
+use tracing::{error, info};
+
+use super::view::View;
+use crate::{config::Config, limiter::Limiter, telemetry::ReloadResult};
+
+/// A policy file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyFileError {
+    /// It cannot be read.
+    #[error("cannot read the policies in {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It holds mistakes, all of which are listed, one a line.
+    #[error("{}", lines(path, mistakes))]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+fn lines(path: &Path, mistakes: &[Mistake]) -> String {
+    let line = |mistake| format!("{}:{mistake}", path.display());
+    mistakes.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads a policy file, or says everything that is wrong in it.
+pub fn read_policies(path: &Path) -> Result<PolicySet, PolicyFileError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| PolicyFileError::Unreadable { path: path.into(), source })?;
+    PolicySet::parse(&text)
+        .map_err(|mistakes| PolicyFileError::Wrong { path: path.into(), mistakes })
+}
+
+/// Reads the policy file again whenever `asked` says so; ends when it says that it will not ask again.
+/// A file with mistakes changes nothing.
+pub(super) async fn keep_reloading(
+    mut asked: impl AsyncFnMut() -> bool,
+    config: &Config,
+    limiter: &Limiter,
+    view: &View,
+) {
+    while asked().await {
+        let Some(path) = &config.policies else {
+            info!("asked to reload policies, but the configuration names no policy file");
+            continue;
+        };
+        match read_policies(path) {
+            Ok(policies) => {
+                let policies = Arc::new(policies);
+                info!(policy_hash = %policies.hash, "policies reloaded");
+                view.network.set_policy_hash(&policies.hash);
+                limiter.set_policies(policies);
+                view.metrics.policies_reloaded(ReloadResult::Loaded);
+            }
+            Err(error) => {
+                error!("policies not reloaded, the old ones stay in force:\n{error}");
+                view.metrics.policies_reloaded(ReloadResult::Rejected);
+            }
+        }
+    }
+}

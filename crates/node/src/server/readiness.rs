@@ -1,0 +1,93 @@
+//! What must be true before a node is asked, and the store's upkeep afterwards.
+
+use std::time::Duration;
+
+use tokio::time::{self, MissedTickBehavior};
+use tracing::{info, warn};
+
+use super::view::View;
+use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
+
+/// How long start sync waits for seeds that do not answer.
+const SYNC_MAX: Duration = Duration::from_secs(2);
+/// How often start sync and the secret are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often the memory store forgets what has expired.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+
+/// Starts the limiter once peers have told what they know of this region, and looks after the store for
+/// as long as it is polled.
+pub(super) async fn upkeep(
+    limiter: &Limiter,
+    store: &Store,
+    view: &View,
+    config: &Config,
+    clock: Clock,
+) {
+    let start = async {
+        agree_on_secret(limiter, store, view).await;
+        sync(view, config, clock).await;
+        limiter.start();
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(start, look_after(store));
+}
+
+async fn look_after(store: &Store) {
+    match store {
+        Store::Redis(redis) => redis.keep_connected().await,
+        Store::Memory(memory) => {
+            let mut every = time::interval(SWEEP_EVERY);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                every.tick().await;
+                memory.sweep();
+            }
+        }
+    }
+}
+
+/// Without a cluster, the nodes that share a Redis find their secret in it.
+async fn agree_on_secret(limiter: &Limiter, store: &Store, view: &View) {
+    let Store::Redis(redis) = store else {
+        view.secret_agreed.send_replace(true);
+        return;
+    };
+    let mut told = false;
+    while !*view.secret_agreed.borrow() {
+        match redis.agree_on_secret(tidegate_core::ids::Secret(rand::random())).await {
+            Ok(secret) => {
+                limiter.set_secret(secret);
+                view.secret_agreed.send_replace(true);
+            }
+            Err(reason) => {
+                if redis.is_reachable() && !told {
+                    told = true;
+                    warn!(%reason, "cannot agree on a secret");
+                }
+                time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
+
+/// Waits until every seed has told what it knows of our region, or for two seconds.
+async fn sync(view: &View, config: &Config, clock: Clock) {
+    let Some(cluster) = &config.cluster else { return };
+    let ours = [cluster.listen, cluster.advertise];
+    let seeds: Vec<_> = cluster.seeds.iter().filter(|seed| !ours.contains(seed)).collect();
+    let mut look = time::interval(LOOK_EVERY);
+    let answered = async {
+        loop {
+            look.tick().await;
+            let answered = view.network.answered(&view.engine.peers(clock.now()));
+            if seeds.iter().all(|seed| answered.contains(seed)) {
+                return;
+            }
+        }
+    };
+    match time::timeout(SYNC_MAX, answered).await {
+        Ok(()) => info!("start sync is done: every seed has answered"),
+        Err(_) => info!("start sync is over: not every seed has answered in time"),
+    }
+}

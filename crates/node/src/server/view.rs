@@ -1,0 +1,274 @@
+//! What a node says about itself, put together from its parts.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tidegate_core::{PeerStatus, engine::Engine, time::Span};
+use tokio::sync::watch;
+
+use super::peers::Network;
+use crate::{
+    api::{
+        Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
+        RegionView, UnknownRegion,
+    },
+    clock::{self, Clock},
+    faults::{Faults, FaultsRequest},
+    guard::Mutexes,
+    limiter::Limiter,
+    membership::Member,
+    store::Store,
+    telemetry::{ClockSample, Metrics, NodeSample, PeerSample, Traffic},
+};
+
+/// A connected peer that has not been heard for longer is half open: it speaks every second.
+const SILENCE_MAX: Span = Span::secs(3);
+
+/// The parts that know something.
+pub(super) struct View {
+    pub(super) version: &'static str,
+    pub(super) engine: Arc<Engine<Mutexes>>,
+    pub(super) limiter: Limiter,
+    pub(super) store: Arc<Store>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
+    pub(super) network: Arc<Network>,
+    pub(super) faults: Option<Arc<Faults>>,
+    pub(super) draining: watch::Sender<bool>,
+    pub(super) secret_agreed: watch::Sender<bool>,
+}
+
+/// One node of another region, from membership and exchange together.
+struct Known {
+    id: tidegate_core::ids::NodeId,
+    member: Option<Member>,
+    peer: Option<PeerStatus>,
+}
+
+impl Known {
+    fn state(&self) -> ConnectionState {
+        match &self.peer {
+            Some(peer) if peer.connected => match peer.staleness {
+                Some(staleness) if staleness < SILENCE_MAX => ConnectionState::Connected,
+                _ => ConnectionState::HalfOpen,
+            },
+            _ => ConnectionState::Missing,
+        }
+    }
+}
+
+/// Connected is best.
+fn best(states: impl Iterator<Item = ConnectionState>) -> ConnectionState {
+    let rank = |state: &ConnectionState| match state {
+        ConnectionState::Connected => 2,
+        ConnectionState::HalfOpen => 1,
+        ConnectionState::Missing => 0,
+    };
+    states.max_by_key(rank).unwrap_or(ConnectionState::Missing)
+}
+
+impl View {
+    /// Nodes other than this one, by region.
+    fn known(&self) -> BTreeMap<String, Vec<Known>> {
+        let own = &self.engine.session().id;
+        let mut known: BTreeMap<_, Known> = BTreeMap::new();
+        for member in self.network.members() {
+            let id = member.id.clone();
+            known.insert(id.clone(), Known { id, member: Some(member), peer: None });
+        }
+        for peer in self.engine.peers(self.clock.now()) {
+            let id = peer.session.id.clone();
+            let place = known.entry(id.clone());
+            place.or_insert(Known { id, member: None, peer: None }).peer = Some(peer);
+        }
+        let mut regions: BTreeMap<String, Vec<Known>> = BTreeMap::new();
+        for node in known.into_values().filter(|node| node.id != *own) {
+            regions.entry(node.id.region.to_string()).or_default().push(node);
+        }
+        regions
+    }
+
+    fn region(name: String, nodes: &[Known], addresses: &BTreeMap<String, String>) -> RegionView {
+        let connected = |node: &&Known| node.peer.as_ref().is_some_and(|peer| peer.connected);
+        let staleness = |node: &Known| node.peer.as_ref().and_then(|peer| peer.staleness);
+        let stalest = nodes.iter().filter(connected).map(staleness).max();
+        let freshest = || nodes.iter().filter_map(staleness).min();
+        let nearest = nodes
+            .iter()
+            .filter(connected)
+            .filter_map(|node| node.peer.as_ref())
+            .min_by_key(|peer| peer.round_trip.map_or(u64::MAX, |trip| trip.0));
+        RegionView {
+            region: name,
+            state: best(nodes.iter().map(Known::state)),
+            staleness_ms: stalest.unwrap_or_else(freshest).map(Span::as_millis_ceil),
+            rtt_ms: nearest.and_then(|peer| peer.round_trip).map(Span::as_millis),
+            clock_offset_ms: nearest.and_then(|peer| peer.clock_offset).map(|us| us / 1_000),
+            nodes: nodes
+                .iter()
+                .map(|node| NodeView {
+                    node: node.id.node.to_string(),
+                    address: node.member.as_ref().map_or_else(
+                        || addresses.get(&node.id.to_string()).cloned().unwrap_or_default(),
+                        |member| member.address.to_string(),
+                    ),
+                    state: node.state(),
+                    policy_hash: node
+                        .member
+                        .as_ref()
+                        .map(|member| member.policy_hash.clone())
+                        .filter(|hash| !hash.is_empty()),
+                })
+                .collect(),
+        }
+    }
+
+    fn sample(&self) -> NodeSample {
+        let now = self.clock.now();
+        let peers = self.engine.peers(now);
+        let stats = self.engine.stats();
+        let traffic = |t: &tidegate_core::Traffic| Traffic {
+            frames: t.frames,
+            bytes: t.bytes,
+            changes: t.changes,
+        };
+        let transport = self.network.stats();
+        let clocks: BTreeMap<String, i64> = peers
+            .iter()
+            .filter_map(|peer| Some((peer.session.id.region.to_string(), peer.clock_offset?)))
+            .collect();
+        let mut frames_dropped: Vec<_> =
+            stats.exchange.dropped.iter().map(|(reason, n)| (reason.name(), *n)).collect();
+        frames_dropped.extend([
+            ("queue_full", transport.dropped_queue_full),
+            ("disconnected", transport.dropped_disconnected),
+            ("unreadable", transport.dropped_malformed),
+        ]);
+        NodeSample {
+            peers: peers
+                .iter()
+                .map(|peer| PeerSample {
+                    region: peer.session.id.region.to_string(),
+                    node: peer.session.id.node.to_string(),
+                    connected: peer.connected,
+                    staleness: peer.staleness.map(clock::duration),
+                    received: traffic(&peer.received),
+                    sent: traffic(&peer.sent),
+                })
+                .collect(),
+            clocks: clocks
+                .into_iter()
+                .map(|(region, us)| ClockSample { region, offset_seconds: us as f64 / 1e6 })
+                .collect(),
+            frames_dropped,
+            peers_refused: transport.refused,
+            keys: stats.cells as u64,
+            memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
+        }
+    }
+
+    fn store_bytes(&self) -> u64 {
+        match &*self.store {
+            Store::Memory(memory) => memory.memory_bytes() as u64,
+            Store::Redis(_) => 0,
+        }
+    }
+}
+
+impl Admin for View {
+    fn ready(&self) -> Readiness {
+        let (store_ok, synced) = (self.store.is_reachable(), self.limiter.has_started());
+        let agreed = *self.secret_agreed.borrow();
+        let draining = *self.draining.borrow();
+        let mut reasons = Vec::new();
+        if !store_ok {
+            reasons.push("the store cannot be reached: see `store.url`".to_owned());
+        } else if !agreed {
+            reasons.push("the region's secret is not known yet".to_owned());
+        } else if !synced {
+            reasons.push("waiting for seeds to tell what they know of this region".to_owned());
+        }
+        if draining {
+            reasons.push("the node is stopping".to_owned());
+        }
+        let own = self.engine.session().id.region.to_string();
+        let regions = self.known().into_iter().filter(|(region, _)| *region != own);
+        Readiness {
+            ready: store_ok && synced && !draining,
+            store: if store_ok { "ok" } else { "unreachable" }.to_owned(),
+            sync: if synced { "done" } else { "running" }.to_owned(),
+            peers: regions
+                .map(|(region, nodes)| (region, best(nodes.iter().map(Known::state))))
+                .collect(),
+            reasons,
+        }
+    }
+
+    fn cluster(&self) -> ClusterView {
+        let session = self.engine.session();
+        let policy_hash = self.limiter.policies().hash.to_string();
+        let addresses: BTreeMap<String, String> = self
+            .network
+            .connections()
+            .into_iter()
+            .map(|info| (info.session.id.to_string(), info.address.to_string()))
+            .collect();
+        let members = self.network.members();
+        let own = session.id.region.to_string();
+        let agrees = |member: &Member| {
+            !member.live || member.policy_hash.is_empty() || *member.policy_hash == *policy_hash
+        };
+        ClusterView {
+            region: own.clone(),
+            node: session.id.node.to_string(),
+            boot: session.boot.0,
+            version: self.version.to_owned(),
+            agree: members.iter().all(agrees),
+            regions: self
+                .known()
+                .into_iter()
+                .filter(|(region, _)| *region != own)
+                .map(|(region, nodes)| Self::region(region, &nodes, &addresses))
+                .collect(),
+            policy_hash,
+        }
+    }
+
+    fn faults(&self) -> Option<&dyn FaultControl> {
+        self.faults.as_deref().map(|faults| faults as &dyn FaultControl)
+    }
+
+    fn render_metrics(&self) -> String {
+        self.metrics.render(self.sample())
+    }
+}
+
+impl FaultControl for Faults {
+    fn set(&self, to: &str, fault: Fault) -> Result<(), UnknownRegion> {
+        let request = FaultsRequest {
+            to: to.to_owned(),
+            cut: fault.cut.unwrap_or(false),
+            delay_ms: fault.delay_ms,
+            jitter_ms: fault.jitter_ms,
+            loss: fault.loss,
+        };
+        // Ranges were checked before.
+        Self::set(self, &request).map(drop).map_err(|_| UnknownRegion(to.to_owned()))
+    }
+
+    fn table(&self) -> Vec<FaultView> {
+        let rules = self.snapshot().to.into_iter();
+        rules
+            .map(|(to, rule)| FaultView {
+                to,
+                cut: rule.cut,
+                delay_ms: rule.delay_ms,
+                jitter_ms: rule.jitter_ms,
+                loss: rule.loss,
+            })
+            .collect()
+    }
+
+    fn clear(&self) {
+        Self::clear(self);
+    }
+}

@@ -1,0 +1,160 @@
+//! The command line as scripts see it: exit codes, and which stream says what.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+fn tidegate() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tidegate"))
+}
+
+fn run(arguments: &[&str]) -> Output {
+    tidegate().args(arguments).output().expect("the executable starts")
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_is_a_result_and_a_mistake_is_not() {
+    let help = run(&["--help"]);
+    assert_eq!(code(&help), Some(0));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("bench"));
+    for wrong in [&[][..], &["frobnicate"], &["bench", "--rate", "fast"], &["check", "novalue"]] {
+        let output = run(wrong);
+        assert_eq!(code(&output), Some(2), "{wrong:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused() {
+    let output = run(&["policy", "explain", "p.toml", "api_key=k"]);
+    assert_eq!(code(&output), Some(2));
+    assert!(stderr(&output).contains("policy explain"));
+}
+
+#[test]
+fn a_node_that_is_not_there_is_exit_3() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    drop(listener);
+    let url = format!("http://{address}");
+    let output = run(&["bench", "--url", &url, "--rate", "10", "--duration", "100ms"]);
+    assert_eq!(code(&output), Some(3));
+    assert!(stderr(&output).contains(&address));
+    let output = run(&["check", "--url", &url, "api_key=k"]);
+    assert_eq!(code(&output), Some(3));
+    assert!(output.stdout.is_empty() && stderr(&output).contains(&address));
+    assert_eq!(code(&run(&["check", "--url", "no-url", "api_key=k"])), Some(2));
+}
+
+#[test]
+fn certificates_are_written_where_they_are_asked_for() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let (ca, node) = (path("ca"), path("eu-0"));
+    assert_eq!(code(&run(&["certs", "ca", "--out", &ca])), Some(0));
+    let make = |name: &str| {
+        run(&["certs", "node", "--ca", &ca, "--region", "eu", "--node", name, "--out", &node])
+    };
+    assert_eq!(code(&make("eu-0")), Some(0));
+    for file in ["ca/ca.pem", "ca/ca.key", "eu-0/node.pem", "eu-0/node.key"] {
+        let pem = fs::read_to_string(home.path().join(file)).expect("was written");
+        assert!(pem.starts_with("-----BEGIN "), "{file}");
+    }
+    assert_eq!(code(&make("no/name")), Some(2));
+    let again = run(&["certs", "ca", "--out", &ca]);
+    assert_eq!(code(&again), Some(2), "an authority is not overwritten");
+}
+
+#[test]
+fn a_policy_file_is_checked_line_by_line() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("policies.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).expect("writes");
+        run(&["policy", "check", &file.display().to_string()])
+    };
+    let sound = check(include_str!("../../../config/demo-policies.toml"));
+    assert_eq!((code(&sound), &*sound.stdout), (Some(0), &b""[..]));
+    let wrong = check("[[policy]]\nname = \"a\"\nkey = 7\n");
+    assert_eq!(code(&wrong), Some(2));
+    let text = String::from_utf8_lossy(&wrong.stdout).into_owned();
+    let begin = format!("{}:", file.display());
+    assert!(
+        text.lines().count() > 1 && text.lines().all(|line| line.starts_with(&begin)),
+        "{text}"
+    );
+}
+
+#[test]
+fn dev_names_the_port_that_is_in_use() {
+    let home = tempfile::tempdir().expect("a directory");
+    let policies = home.path().join("policies.toml");
+    fs::write(&policies, "").expect("writes");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    // The second region's HTTP port is ten above the base.
+    let port = listener.local_addr().expect("bound").port();
+    let (base, policies) = ((port - 10).to_string(), policies.display().to_string());
+    let dev = ["dev", "--regions", "eu,us", "--base-port", &base, "--policies", &policies];
+    let output = run(&dev);
+    assert_eq!(code(&output), Some(2));
+    assert!(output.stdout.is_empty());
+    // Another port of the range may be taken by chance; then that one is named.
+    assert!(stderr(&output).contains("in use; nothing was started"), "{}", stderr(&output));
+}
+
+#[test]
+fn dev_refuses_missing_policies() {
+    let output = run(&["dev", "--regions", "eu", "--policies", "/no/such/file"]);
+    assert_eq!(code(&output), Some(2));
+    assert!(stderr(&output).contains("/no/such/file"));
+}
+
+#[test]
+fn a_child_becomes_its_program() {
+    let parent = std::process::id().to_string();
+    let output =
+        run(&["exec-child", "--parent", &parent, "--", "sh", "-c", "echo $0 $1", "a", "b"]);
+    // The thread that forked is this test's, and lives on.
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "a b\n");
+    assert_eq!(code(&output), Some(0));
+}
+
+#[test]
+fn a_child_of_nobody_does_not_start() {
+    // Process 1 is not the parent of this test's children.
+    let output = run(&["exec-child", "--parent", "1", "--", "sh", "-c", "echo started"]);
+    assert_eq!(code(&output), Some(1));
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_child_dies_with_its_parent_even_by_sigkill() {
+    let script = format!(
+        "{} exec-child --parent $$ -- sh -c 'echo up; exec sleep 1000' & wait",
+        env!("CARGO_BIN_EXE_tidegate")
+    );
+    let mut parent = Command::new("sh")
+        .args(["-c", &script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell starts");
+    let mut stdout = BufReader::new(parent.stdout.take().expect("it was asked for"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("reads");
+    assert_eq!(line, "up\n");
+    parent.kill().expect("it runs");
+    parent.wait().expect("it was killed");
+    // The child holds the other end of the pipe: its end comes when the child has died.
+    assert_eq!(stdout.read_to_string(&mut line).expect("reads"), 0);
+}

@@ -1,0 +1,242 @@
+//! Checkers: what must be true of every run, one property a file.
+//!
+//! A checker watches and never drives: it is told what the world saw, keeps its own books, and notes
+//! what must not have been. None of them asks an engine anything.
+
+use std::fmt::Display;
+
+use tidegate_core::{
+    counts::Tally,
+    invariants::Invariant,
+    store::Counts,
+    time::{Label, Span},
+};
+
+pub use book::{Book, LifeFacts, WindowBook};
+pub use conservation::Conservation;
+pub use convergence::Convergence;
+pub use invariants::Invariants;
+pub use merge_laws::MergeLaws;
+pub use plain_bound::PlainBound;
+
+use crate::queue::Instant;
+
+mod book;
+mod conservation;
+mod convergence;
+mod invariants;
+mod merge_laws;
+mod plain_bound;
+#[cfg(test)]
+mod testing;
+
+/// So many violations are told in words; all are counted.
+const TOLD_MAX: usize = 5;
+
+/// Units of one key taken in one window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Charge {
+    /// Which key.
+    pub key: usize,
+    /// In which window.
+    pub label: Label,
+    /// How much.
+    pub cost: u64,
+}
+
+/// One slot in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotSeen {
+    /// The run of a node whose slot it is.
+    pub life: usize,
+    /// Which key.
+    pub key: usize,
+    /// In which window.
+    pub label: Label,
+    /// How much.
+    pub tally: Tally,
+}
+
+/// Something that the world saw. A *life* is one run of one node, numbered from 0.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen<'a> {
+    /// A node runs. Lives start in the order of their numbers.
+    Started(LifeFacts),
+    /// A node died, and its region's store with it or not.
+    Stopped {
+        /// Whose life ended.
+        life: usize,
+        /// Whether the store is empty now.
+        store_lost: bool,
+    },
+    /// A node sent a frame.
+    Sent {
+        /// Who.
+        from: usize,
+        /// What it told.
+        slots: &'a [SlotSeen],
+    },
+    /// A frame spoke of sessions or keys that never were, or was none.
+    Strange {
+        /// Who sent it.
+        from: usize,
+    },
+    /// A node took a frame in.
+    Delivered {
+        /// Who sent it.
+        from: usize,
+        /// Who took it.
+        to: usize,
+        /// What it told.
+        slots: &'a [SlotSeen],
+    },
+    /// A store carried out a command and admitted it.
+    Stepped {
+        /// Who had asked.
+        life: usize,
+        /// The [`Book::mark`] at the time it planned.
+        planned: u64,
+        /// What was charged.
+        charges: &'a [Charge],
+    },
+    /// A request was answered.
+    Answered {
+        /// Who answered.
+        life: usize,
+        /// What the store had said, if it was asked and answered in time.
+        store: Option<bool>,
+        /// Whether it may pass.
+        allowed: bool,
+        /// What it is charged for.
+        charges: &'a [Charge],
+    },
+    /// What a node knows of a key.
+    Viewed {
+        /// Who.
+        life: usize,
+        /// Which key.
+        key: usize,
+        /// The window that is current for it.
+        label: Label,
+        /// By region.
+        regions: &'a [Counts],
+    },
+    /// An engine's own invariants, as it counted them by the end of its life.
+    Broken {
+        /// Whose.
+        life: usize,
+        /// Which.
+        invariant: Invariant,
+        /// How often.
+        times: u64,
+    },
+    /// The load has ended, and nothing is broken any more.
+    Quiet,
+    /// All nodes were viewed once more.
+    Sampled,
+}
+
+/// What a checker found wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Violations {
+    /// How often.
+    pub count: u64,
+    /// The first few, for people.
+    pub told: Vec<String>,
+}
+
+impl Violations {
+    fn note(&mut self, at: Instant, what: impl Display) {
+        self.count += 1;
+        if self.told.len() < TOLD_MAX {
+            self.told.push(format!("at {:.3} s: {what}", at.0 as f64 / 1e6));
+        }
+    }
+}
+
+/// One property.
+pub trait Checker {
+    /// What it is called in reports.
+    fn name(&self) -> &'static str;
+
+    /// Something was seen; `book` knows it already.
+    fn see(&mut self, book: &Book, at: Instant, seen: &Seen<'_>);
+
+    /// A window is over for good: nothing will be admitted in it any more.
+    fn close(&mut self, _book: &Book, _at: Instant, _window: &WindowBook) {}
+
+    /// The run is over; windows are closed after this.
+    fn finish(&mut self, _book: &Book, _at: Instant) {}
+
+    /// What was found wrong so far.
+    fn violations(&self) -> &Violations;
+}
+
+/// All checkers of a run, and the book that they share.
+pub struct Panel {
+    book: Book,
+    merge_laws: MergeLaws,
+    conservation: Conservation,
+    convergence: Convergence,
+    plain_bound: PlainBound,
+    invariants: Invariants,
+}
+
+impl Panel {
+    /// A panel with an empty book.
+    pub fn new(book: Book) -> Self {
+        let convergence = Convergence::new(&book);
+        Self {
+            book,
+            merge_laws: MergeLaws::new(Tally::merge),
+            conservation: Conservation::default(),
+            convergence,
+            plain_bound: PlainBound::default(),
+            invariants: Invariants::default(),
+        }
+    }
+
+    /// What is known so far.
+    pub const fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// From the end of the load until every node knew the same exact sums; `None` if they never did.
+    pub fn converged_after(&self) -> Option<Span> {
+        self.convergence.after()
+    }
+
+    /// The book, and every checker to tell from it.
+    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 5]) {
+        let Self { book, merge_laws, conservation, convergence, plain_bound, invariants } = self;
+        (book, [merge_laws, conservation, convergence, plain_bound, invariants])
+    }
+
+    /// Writes down what was seen and tells every checker.
+    pub fn see(&mut self, at: Instant, seen: &Seen<'_>) {
+        let (book, checkers) = self.parts();
+        let closed = book.take(seen);
+        for checker in checkers {
+            closed.iter().for_each(|window| checker.close(book, at, window));
+            checker.see(book, at, seen);
+        }
+    }
+
+    /// The run is over: finishes every checker and closes every window.
+    pub fn finish(&mut self, at: Instant) {
+        let (book, mut checkers) = self.parts();
+        checkers.iter_mut().for_each(|checker| checker.finish(book, at));
+        let closed = book.take_all();
+        for checker in checkers {
+            closed.iter().for_each(|window| checker.close(book, at, window));
+        }
+    }
+
+    /// Every checker's name and what it found.
+    pub fn results(&self) -> Vec<(&'static str, Violations)> {
+        let Self { merge_laws, conservation, convergence, plain_bound, invariants, .. } = self;
+        let all: [&dyn Checker; 5] =
+            [merge_laws, conservation, convergence, plain_bound, invariants];
+        all.iter().map(|checker| (checker.name(), checker.violations().clone())).collect()
+    }
+}

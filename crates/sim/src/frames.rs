@@ -1,0 +1,171 @@
+//! Reads the slots out of a frame, for the checkers.
+//!
+//! This is a second reading of the wire format, on purpose: what the engine encodes and parses is what
+//! the checkers judge, so they look at the bytes with eyes of their own. It reads only what they need
+//! and skips the rest by its length, as any reader of the format may.
+
+use tidegate_core::{
+    counts::Tally,
+    ids::{Boot, Caller, Key, LimitId, NodeId, Session},
+    store::Counts,
+    time::Label,
+};
+
+/// The version of the format that is understood.
+const VERSION: u8 = 1;
+/// The kind of a section of slots.
+const KIND_SLOTS: u8 = 1;
+
+/// One session's slot, as a frame tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToldSlot {
+    /// Whose slot; `None`: the sender's own.
+    pub of: Option<Session>,
+    /// Of which key.
+    pub key: Key,
+    /// In which window.
+    pub label: Label,
+    /// How much.
+    pub tally: Tally,
+}
+
+/// The slots of a frame, in its order; `None` if its bytes are no frame.
+pub fn slots_of(bytes: &[u8]) -> Option<Vec<ToldSlot>> {
+    let mut frame = Reader(bytes);
+    if frame.byte()? != VERSION {
+        return None;
+    }
+    frame.header()?;
+    let mut told = Vec::new();
+    while !frame.0.is_empty() {
+        let kind = frame.byte()?;
+        let length = usize::try_from(frame.number()?).ok()?;
+        let mut section = Reader(frame.take(length)?);
+        if kind == KIND_SLOTS {
+            section.slots(&mut told)?;
+        }
+    }
+    Some(told)
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    /// A variable-length number: one byte up to 250, else a marker and 2, 4 or 8 bytes, little-endian.
+    fn number(&mut self) -> Option<u64> {
+        let width = match self.byte()? {
+            small @ 0..=250 => return Some(u64::from(small)),
+            251 => 2,
+            252 => 4,
+            253 => 8,
+            _ => return None,
+        };
+        let bytes = self.take(width)?;
+        Some(bytes.iter().rev().fold(0, |n, byte| (n << 8) | u64::from(*byte)))
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::try_from(self.number()?).ok()?;
+        str::from_utf8(self.take(length)?).ok()
+    }
+
+    /// Number, open, acknowledged, sent; then perhaps an echo of two numbers.
+    fn header(&mut self) -> Option<()> {
+        for _ in 0..4 {
+            self.number()?;
+        }
+        if self.flag()? {
+            self.number()?;
+            self.number()?;
+        }
+        Some(())
+    }
+
+    fn session(&mut self) -> Option<Session> {
+        let (region, node) = (self.text()?, self.text()?);
+        Some(Session { id: NodeId::new(region, node).ok()?, boot: Boot(self.number()?) })
+    }
+
+    fn slots(&mut self, told: &mut Vec<ToldSlot>) -> Option<()> {
+        let of = if self.flag()? { Some(self.session()?) } else { None };
+        let limit = LimitId(u32::try_from(self.number()?).ok()?);
+        self.number()?; // the window's length
+        self.flag()?; // whether the limit is global
+        let label = Label(self.number()?);
+        for _ in 0..self.number()? {
+            let caller = Caller::from_bytes(self.take(16)?.try_into().ok()?);
+            let (used, refunded) = (self.number()?, self.number()?);
+            let offered = used.checked_add(self.number()?)?;
+            told.push(ToldSlot {
+                of: of.clone(),
+                key: Key { caller, limit },
+                label,
+                tally: Tally { counts: Counts { used, refunded }, offered },
+            });
+        }
+        self.0.is_empty().then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Version 1; header 7, 1, 5, 300 and no echo; an unknown section; slots of an earlier session.
+    fn frame() -> Vec<u8> {
+        let mut bytes = vec![1, 7, 1, 5, 251, 44, 1, 0, 99, 2, 0xff, 0xff];
+        let mut slots = vec![1, 2, b'e', b'u', 4, b'e', b'u', b'-', b'0', 9];
+        slots.extend([252, 1, 0, 0, 128, 252, 64, 66, 15, 0, 1, 3]);
+        slots.push(2);
+        for (id, used) in [(1_u8, 40), (2, 50)] {
+            slots.extend([id; 16]);
+            slots.extend([used, 4, 60]);
+        }
+        bytes.extend([1, slots.len() as u8]);
+        bytes.extend(slots);
+        bytes
+    }
+
+    #[test]
+    fn slots_are_read_and_other_sections_skipped() {
+        let told = slots_of(&frame()).expect("a frame");
+        assert_eq!(told.len(), 2);
+        let slot = &told[1];
+        assert_eq!(slot.of.as_ref().map(ToString::to_string).as_deref(), Some("eu/eu-0@9"));
+        assert_eq!(slot.key.limit, LimitId(0x8000_0001));
+        assert_eq!(slot.key.caller, Caller::from_bytes([2; 16]));
+        assert_eq!(slot.label, Label(3));
+        assert_eq!(slot.tally.counts, Counts { used: 50, refunded: 4 });
+        assert_eq!(slot.tally.offered, 110);
+    }
+
+    #[test]
+    fn a_frame_cut_short_is_none() {
+        let whole = frame();
+        let ends_of_sections = [7 + 1, 7 + 1 + 4];
+        for length in 0..whole.len() {
+            let read = slots_of(&whole[..length]);
+            assert_eq!(read.is_some(), ends_of_sections.contains(&length), "{length}");
+        }
+        assert_eq!(slots_of(&[2]), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! A node: an engine with a clock of its own, for as long as it lives.
+
+use tidegate_core::{
+    check::{Purpose, Subject as Asked},
+    engine::{Engine, Plan, Settings},
+    guard::OneThread,
+    ids::{Boot, NodeId, Session},
+    policy::PolicySet,
+    time::{ClusterTime, Mono, Span},
+};
+
+use crate::{
+    queue::Instant,
+    rng::Stream,
+    subjects::{SECRET, Subject},
+};
+
+/// A node that has not heard of every peer serves without its store for so long at most.
+const SYNC_MAX: Span = Span::secs(2);
+/// A node's timer rings no more often than this, as a real one's does.
+const TIMER_GRAIN: Span = Span::millis(1);
+/// Monotonic clocks begin anywhere: far enough apart that two mixed up cannot go unnoticed.
+const MONO_APART: u64 = 1_000_000_000_000;
+
+/// One run of one node.
+pub struct Life {
+    /// Its number among all lives.
+    pub number: usize,
+    /// Its session.
+    pub session: Session,
+    /// What decides and replicates.
+    pub engine: Engine<OneThread>,
+    started: Instant,
+    /// When its timer rings next.
+    pub wake_at: Instant,
+    synced: bool,
+}
+
+/// A node, alive or not.
+pub struct Node {
+    /// Its name.
+    pub id: NodeId,
+    /// Its region.
+    pub region: usize,
+    /// The run that lasts.
+    pub life: Option<Life>,
+    boots: u64,
+}
+
+impl Node {
+    /// A node that has never run.
+    pub const fn new(id: NodeId, region: usize) -> Self {
+        Self { id, region, life: None, boots: 0 }
+    }
+
+    /// Starts another run. `clock` is the true cluster time.
+    pub fn start(
+        &mut self,
+        number: usize,
+        gossip: Span,
+        now: Instant,
+        clock: ClusterTime,
+        seed: u64,
+    ) -> Session {
+        self.boots += 1;
+        let session = Session { id: self.id.clone(), boot: Boot(self.boots) };
+        let settings = Settings { gossip, shards: 1, ..Settings::new(session.clone()) };
+        let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
+        let engine = Engine::new(settings, mono_at(number, Span::ZERO), clock, random);
+        let life = Life {
+            number,
+            session: session.clone(),
+            engine,
+            started: now,
+            wake_at: Instant(u64::MAX),
+            synced: false,
+        };
+        self.life = Some(life);
+        session
+    }
+}
+
+/// The monotonic clock of a life, so long after its start.
+const fn mono_at(number: usize, age: Span) -> Mono {
+    Mono((number as u64 + 1) * MONO_APART + age.0)
+}
+
+impl Life {
+    /// What its monotonic clock shows.
+    pub const fn mono(&self, now: Instant) -> Mono {
+        mono_at(self.number, now.since(self.started))
+    }
+
+    /// When its timer should ring: as its engine says, but not at once again.
+    pub fn next_wake(&self, now: Instant) -> Instant {
+        let age = self.engine.next_deadline(self.mono(now)).since(mono_at(self.number, Span::ZERO));
+        (self.started + age).max(now + TIMER_GRAIN)
+    }
+
+    /// Whether it asks its store already: once `peers` others have told all they know of its region's
+    /// earlier runs, or after a while without them.
+    pub fn is_ready(&mut self, now: Instant, peers: usize) -> bool {
+        if !self.synced {
+            let answered =
+                || self.engine.peers(self.mono(now)).iter().filter(|p| p.answered).count();
+            self.synced = now.since(self.started) >= SYNC_MAX || answered() >= peers;
+        }
+        self.synced
+    }
+
+    /// Plans one request of a subject.
+    pub fn plan(&self, policies: &PolicySet, subject: &Subject, now: Instant) -> Plan {
+        let attributes: Vec<_> = subject
+            .attributes
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let asked = [Asked { attributes: &attributes, cost: subject.cost }];
+        self.engine
+            .plan(policies, &SECRET, self.mono(now), &asked, Purpose::Charge)
+            .expect("the scenario was checked for subjects that meet too many limits")
+    }
+}

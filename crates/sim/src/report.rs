@@ -1,0 +1,237 @@
+//! What a run came to: for programs as JSON, for people as a table (which is Markdown too).
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+use serde::Serialize;
+
+use crate::{
+    checker::Violations,
+    ledger::{Accuracy, Deviation},
+    scenario::Scenario,
+    world::{Finished, RegionCount},
+};
+
+/// One region's line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RegionReport {
+    /// Requests that came.
+    pub offered: u64,
+    /// Let through.
+    pub admitted: u64,
+    /// Turned away.
+    pub refused: u64,
+    /// Of these two: answered without the store.
+    pub without_store: u64,
+    /// For which no node was there.
+    pub unanswered: u64,
+}
+
+/// One checker's line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckerReport {
+    /// Its name.
+    pub name: &'static str,
+    /// How often its property did not hold.
+    pub violations: u64,
+    /// The first few, for people.
+    #[serde(skip)]
+    pub told: Vec<String>,
+}
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Of the scenario.
+    #[serde(skip)]
+    pub name: String,
+    /// What all chance came from.
+    pub seed: u64,
+    /// Over all that happened: 16 hex digits.
+    pub trace_hash: String,
+    /// Events handled.
+    pub events: u64,
+    /// Requests that came.
+    pub offered: u64,
+    /// Requests let through.
+    pub admitted: u64,
+    /// Admitted beyond the quantity, per measured window and key.
+    pub over: Deviation,
+    /// Not admitted although the central limiter admitted it.
+    pub under: Deviation,
+    /// By name.
+    pub regions: BTreeMap<String, RegionReport>,
+    /// From the end of the load until all nodes knew the same exact sums; null if they never did.
+    pub convergence_ms: Option<f64>,
+    /// Bytes of frames between regions under load, per admitted request.
+    pub bytes_per_admitted: f64,
+    /// What must hold of every run.
+    pub checkers: Vec<CheckerReport>,
+    /// Accuracy of each limit, in the order in which loads meet them.
+    #[serde(skip)]
+    pub limits: Vec<(String, Accuracy)>,
+    /// Names in the scenario's order.
+    #[serde(skip)]
+    pub order: Vec<String>,
+}
+
+impl Report {
+    /// Sums a run up.
+    pub fn new(scenario: &Scenario, seed: u64, finished: &Finished) -> Self {
+        let sum = |field: fn(&RegionCount) -> u64| finished.counts.iter().map(field).sum::<u64>();
+        let order: Vec<String> =
+            scenario.topology.regions.iter().map(|region| region.name.to_string()).collect();
+        let regions = order.iter().zip(&finished.counts).map(|(name, count)| {
+            let RegionCount { offered, admitted, refused, without_store, unanswered } = *count;
+            (name.clone(), RegionReport { offered, admitted, refused, without_store, unanswered })
+        });
+        let checkers = finished.panel.results().into_iter().map(|(name, violations)| {
+            let Violations { count, told } = violations;
+            CheckerReport { name, violations: count, told }
+        });
+        let keys = &finished.subjects.keys;
+        let accuracy =
+            |wanted: &dyn Fn(usize) -> bool| finished.ledger.accuracy(&finished.subjects, wanted);
+        let mut limits: Vec<(String, Accuracy)> = Vec::new();
+        for facts in keys {
+            if limits.iter().all(|(limit, _)| *limit != facts.limit) {
+                let of_limit = accuracy(&|key| keys[key].limit == facts.limit);
+                limits.push((facts.limit.clone(), of_limit));
+            }
+        }
+        let all = accuracy(&|key| keys[key].enforced);
+        let admitted = sum(|count| count.admitted);
+        let bytes = finished.bytes_between_regions as f64;
+        Self {
+            name: scenario.name.clone(),
+            seed,
+            trace_hash: format!("{:016x}", finished.trace_hash),
+            events: finished.events,
+            offered: sum(|count| count.offered),
+            admitted,
+            over: all.over,
+            under: all.under,
+            regions: regions.collect(),
+            convergence_ms: finished.panel.converged_after().map(|span| span.0 as f64 / 1e3),
+            bytes_per_admitted: if admitted == 0 { 0.0 } else { bytes / admitted as f64 },
+            checkers: checkers.collect(),
+            limits,
+            order,
+        }
+    }
+
+    /// Whether every checker is content.
+    pub fn holds(&self) -> bool {
+        self.checkers.iter().all(|checker| checker.violations == 0)
+    }
+
+    /// One line of JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and names can always be written as JSON")
+    }
+}
+
+/// A table whose columns are as wide as their widest cell, in Markdown.
+fn table(f: &mut fmt::Formatter<'_>, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |f: &mut fmt::Formatter<'_>, cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::from("|");
+        for (column, cell) in cells.enumerate() {
+            let width = widths[column];
+            // Names to the left, numbers to the right.
+            if column == 0 {
+                write!(text, " {cell:<width$} |")?;
+            } else {
+                write!(text, " {cell:>width$} |")?;
+            }
+        }
+        writeln!(f, "{text}")
+    };
+    line(f, &mut head.iter().copied())?;
+    let rules: Vec<String> = widths
+        .iter()
+        .enumerate()
+        .map(|(n, width)| if n == 0 { "-".repeat(*width) } else { "-".repeat(width - 1) + ":" })
+        .collect();
+    line(f, &mut rules.iter().map(String::as_str))?;
+    for row in rows {
+        line(f, &mut row.iter().map(String::as_str))?;
+    }
+    Ok(())
+}
+
+fn percent(value: f64) -> String {
+    format!("{value:.2} %")
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "# {}\n", self.name)?;
+        writeln!(f, "Seed {}, {} events, trace {}.\n", self.seed, self.events, self.trace_hash)?;
+
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        let mut row = |name: &str, r: &RegionReport| {
+            let numbers = [r.offered, r.admitted, r.refused, r.without_store, r.unanswered];
+            rows.push(
+                [name.to_owned()].into_iter().chain(numbers.map(|n| n.to_string())).collect(),
+            );
+        };
+        let mut total =
+            RegionReport { offered: 0, admitted: 0, refused: 0, without_store: 0, unanswered: 0 };
+        for name in &self.order {
+            let region = &self.regions[name];
+            row(name, region);
+            total.offered += region.offered;
+            total.admitted += region.admitted;
+            total.refused += region.refused;
+            total.without_store += region.without_store;
+            total.unanswered += region.unanswered;
+        }
+        row("all", &total);
+        let head = ["region", "offered", "admitted", "refused", "without store", "unanswered"];
+        table(f, &head, &rows)?;
+
+        let limits = self.limits.iter().map(|(name, a)| {
+            vec![
+                name.clone(),
+                a.windows.to_string(),
+                percent(a.over.mean_pct),
+                percent(a.over.worst_pct),
+                percent(a.under.mean_pct),
+                percent(a.under.worst_pct),
+            ]
+        });
+        writeln!(f)?;
+        let head = ["limit", "windows", "over, mean", "over, worst", "under, mean", "under, worst"];
+        table(f, &head, &limits.collect::<Vec<_>>())?;
+
+        writeln!(f)?;
+        let convergence = match self.convergence_ms {
+            Some(ms) => format!("knew the same exact sums within {ms:.0} ms"),
+            None => "should have known the same exact sums in time, and did NOT".into(),
+        };
+        writeln!(f, "After the load every node {convergence}.")?;
+        writeln!(
+            f,
+            "Between regions {:.2} bytes were sent per admitted request.\n",
+            self.bytes_per_admitted
+        )?;
+
+        let checkers =
+            self.checkers.iter().map(|c| vec![c.name.to_owned(), c.violations.to_string()]);
+        table(f, &["checker", "violations"], &checkers.collect::<Vec<_>>())?;
+        for checker in self.checkers.iter().filter(|checker| checker.violations > 0) {
+            writeln!(f, "\n{}:", checker.name)?;
+            for told in &checker.told {
+                writeln!(f, "- {told}")?;
+            }
+        }
+        Ok(())
+    }
+}

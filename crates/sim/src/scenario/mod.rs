@@ -1,0 +1,205 @@
+//! A scenario: whose limits, what traffic, which places, what goes wrong, and for how long.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use tidegate_core::{
+    policy::PolicySet,
+    time::{ClusterTime, Span, Window},
+};
+
+pub use file::StoreFate;
+
+use crate::{queue::Instant, topology::Topology};
+
+mod build;
+mod file;
+
+/// Virtual time before the load begins: links come up, clocks are compared, nodes get ready.
+pub const LEAD_IN: Span = Span::secs(2);
+/// At most so many regions.
+pub const REGIONS_MAX: usize = 10;
+/// At most so many nodes in one region.
+pub const NODES_MAX: usize = 16;
+/// At most so many callers over all loads.
+pub const CALLERS_MAX: u64 = 100_000;
+/// At most so many windows, warm-up included.
+pub const WINDOWS_MAX: u64 = 100_000;
+/// A scenario file may be so long, in bytes; its policies have a bound of their own.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What is wrong with a scenario, one line for each mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScenarioError(pub Vec<String>);
+
+impl fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+/// One stream of requests from every region.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Load {
+    /// Attributes that all its requests have.
+    pub attributes: Vec<(String, String)>,
+    /// The attribute that tells its callers apart, if there are several.
+    pub caller: Option<String>,
+    /// How many callers, drawn evenly.
+    pub callers: u64,
+    /// What one request costs.
+    pub cost: u64,
+    /// Requests per second, by region.
+    pub per_second: Vec<f64>,
+}
+
+/// How regional stores behave when nothing is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// From asking to answer; half of it before the step. Zero: at once.
+    pub delay: Span,
+    /// After so long a node stops waiting, and knows nothing.
+    pub timeout: Span,
+    /// Records that a store holds at most.
+    pub records: usize,
+}
+
+/// For a while, some answers of a region's store go wrong. The shares add up to 1 at most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StoreFault {
+    /// Whose store, by the region's place.
+    pub region: usize,
+    /// From this instant on …
+    pub start: Instant,
+    /// … until just before this one.
+    pub end: Instant,
+    /// Share of answers that come late …
+    pub late: f64,
+    /// … by this much.
+    pub late_by: Span,
+    /// Share of answers that come twice.
+    pub twice: f64,
+    /// Share of questions that are never answered; the step runs or does not, evenly.
+    pub never: f64,
+}
+
+/// A node dies and comes back as another session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// Which node, by its place in [`Topology::nodes`].
+    pub node: usize,
+    /// When it dies.
+    pub at: Instant,
+    /// How long until it runs again.
+    pub down: Span,
+    /// What becomes of its region's store.
+    pub store: StoreFate,
+}
+
+/// When what happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// The windows that are counted: those of the first global limit that the first load meets.
+    pub window: Window,
+    /// The load begins; the first window too.
+    pub load_start: Instant,
+    /// Warm-up is over: windows that begin from here on are measured …
+    pub measured_from: Instant,
+    /// … and that end by here.
+    pub measured_to: Instant,
+    /// The load ends, within one more window and before its limit is spent: so that there is something to
+    /// converge, and it is still live.
+    pub load_end: Instant,
+    /// By then every node must know the same exact sums; the run ends.
+    pub end: Instant,
+    /// What cluster time is at the beginning of virtual time.
+    pub epoch: ClusterTime,
+}
+
+impl Schedule {
+    /// How long views may take to converge once the load has ended.
+    pub const fn converge_within(&self) -> Span {
+        self.end.since(self.load_end)
+    }
+
+    /// True cluster time at an instant.
+    pub fn cluster_time(&self, now: Instant) -> ClusterTime {
+        self.epoch + Span(now.0)
+    }
+}
+
+/// Everything that a run needs, checked.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// For people.
+    pub name: String,
+    /// The seed, unless another is asked for.
+    pub seed: u64,
+    /// Whose limits.
+    pub policies: PolicySet,
+    /// Which places.
+    pub topology: Topology,
+    /// How often nodes tell each other what changed.
+    pub gossip: Span,
+    /// What stores are like.
+    pub store: StoreSettings,
+    /// What traffic.
+    pub loads: Vec<Load>,
+    /// What goes wrong with nodes.
+    pub restarts: Vec<Restart>,
+    /// What goes wrong with stores.
+    pub store_faults: Vec<StoreFault>,
+    /// For how long.
+    pub schedule: Schedule,
+}
+
+impl Scenario {
+    /// Reads a scenario file; a policy file that it names is looked for beside it.
+    pub fn load(path: &Path) -> Result<Self, ScenarioError> {
+        let text = read(path).map_err(|message| ScenarioError(vec![message]))?;
+        let folder = path.parent().map(PathBuf::from).unwrap_or_default();
+        Self::parse(&text, &path.display().to_string(), &folder)
+    }
+
+    /// Reads a scenario from text. `name` is what mistakes call it; `folder` is where a policy file is.
+    pub fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, ScenarioError> {
+        let file: file::File = toml::from_str(text).map_err(|error| {
+            ScenarioError(vec![format!("{name}: {}", error.to_string().trim())])
+        })?;
+        let policies = read_policies(&file.policies, name, folder)?;
+        build::build(file, policies).map_err(|mistakes| {
+            ScenarioError(mistakes.into_iter().map(|line| format!("{name}: {line}")).collect())
+        })
+    }
+}
+
+/// `source` is the policies themselves if it has more than one line, and a path otherwise.
+fn read_policies(source: &str, name: &str, folder: &Path) -> Result<PolicySet, ScenarioError> {
+    let (text, called) = if source.contains('\n') {
+        (source.to_owned(), format!("{name}: policies"))
+    } else {
+        let path = folder.join(source);
+        let text = read(&path)
+            .map_err(|message| ScenarioError(vec![format!("{name}: policies: {message}")]))?;
+        (text, path.display().to_string())
+    };
+    PolicySet::parse(&text).map_err(|mistakes| {
+        let line = |m: &tidegate_core::policy::Mistake| {
+            format!("{called}:{}: {}: {}", m.line, m.place, m.message)
+        };
+        ScenarioError(mistakes.iter().map(line).collect())
+    })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let length = fs::metadata(path).map_err(|error| format!("{shown}: {error}"))?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(format!("{shown}: {length} bytes; at most {FILE_BYTES_MAX} are read"));
+    }
+    fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))
+}

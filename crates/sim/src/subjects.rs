@@ -1,0 +1,231 @@
+//! Who asks, and what is counted: every caller of every load, and every key that it meets.
+//!
+//! All of it is known before the run begins, so that the run itself works with small numbers: a subject
+//! is a caller of a load, a key index is a key (of a region, where the limit is regional).
+
+use std::collections::BTreeMap;
+
+use tidegate_core::{
+    ids::{Key, Secret},
+    policy::{PolicySet, Scope},
+    time::{ClusterTime, Label, Window},
+};
+
+use crate::scenario::Load;
+
+/// The secret of every simulated cluster: fingerprints must repeat from run to run.
+pub const SECRET: Secret = Secret(*b"tidegate-sim-key");
+
+/// A key that is counted, and what a checker needs to know of its limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// The key.
+    pub key: Key,
+    /// Policy and limit, as `policy/limit`.
+    pub limit: String,
+    /// Who is counted, for people.
+    pub caller: String,
+    /// How much one window holds.
+    pub quantity: u64,
+    /// How long a window is.
+    pub window: Window,
+    /// The region whose use counts; `None`: all regions together.
+    pub region: Option<usize>,
+    /// Whether a refusal of this limit refuses (not so in shadow).
+    pub enforced: bool,
+}
+
+impl KeyFacts {
+    /// Names a window of this key, for people.
+    pub fn show(&self, label: Label) -> String {
+        format!("{} of {}, window {}", self.limit, self.caller, label.0)
+    }
+}
+
+/// One limit that a subject meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Its key, or that of the first region; the other regions' follow.
+    first: u32,
+    /// Whether each region has a key of its own.
+    regional: bool,
+}
+
+impl Met {
+    /// The key that counts in a region.
+    pub const fn key_in(self, region: usize) -> usize {
+        self.first as usize + if self.regional { region } else { 0 }
+    }
+}
+
+/// A caller of a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// What its requests carry.
+    pub attributes: Vec<(String, String)>,
+    /// What one request costs.
+    pub cost: u64,
+    /// The limits it meets, in the order in which a decision lists them.
+    pub met: Vec<Met>,
+}
+
+/// All subjects and keys of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Subjects {
+    /// Callers of the first load, then of the second, and so on.
+    pub all: Vec<Subject>,
+    /// Where each load's callers begin in `all`.
+    pub first_of_load: Vec<usize>,
+    /// What is counted.
+    pub keys: Vec<KeyFacts>,
+    global: BTreeMap<Key, usize>,
+    regional: BTreeMap<Key, usize>,
+    regions: usize,
+}
+
+impl Subjects {
+    /// Finds every subject and key of a scenario.
+    pub fn new(policies: &PolicySet, loads: &[Load], regions: usize) -> Self {
+        let mut subjects = Self { regions, ..Self::default() };
+        for load in loads {
+            subjects.first_of_load.push(subjects.all.len());
+            for n in 0..load.callers {
+                let mut attributes = load.attributes.clone();
+                if let Some(name) = &load.caller {
+                    attributes.push((name.clone(), format!("caller-{n}")));
+                }
+                let met = subjects.meet(policies, &attributes);
+                subjects.all.push(Subject { attributes, cost: load.cost, met });
+            }
+        }
+        subjects
+    }
+
+    fn meet(&mut self, policies: &PolicySet, attributes: &[(String, String)]) -> Vec<Met> {
+        let attributes: Vec<_> = attributes.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let mut met = Vec::new();
+        for policy in policies.matching(&attributes) {
+            let caller = policy.caller(&SECRET, &attributes);
+            let identity: Vec<_> =
+                policy.identity(&attributes).iter().map(|(n, v)| format!("{n}={v}")).collect();
+            let shown = if identity.is_empty() { "everyone".into() } else { identity.join(" ") };
+            for limit in &policy.limits {
+                let regional = limit.scope == Scope::Region;
+                let key = Key { caller, limit: limit.id };
+                let index = if regional { &mut self.regional } else { &mut self.global };
+                let first = *index.entry(key).or_insert_with(|| {
+                    let first = self.keys.len();
+                    let facts = |region| KeyFacts {
+                        key,
+                        limit: format!("{}/{}", policy.name, limit.name),
+                        caller: shown.clone(),
+                        quantity: limit.quantity,
+                        window: limit.window,
+                        region,
+                        enforced: !policy.shadow,
+                    };
+                    if regional {
+                        self.keys.extend((0..self.regions).map(|region| facts(Some(region))));
+                    } else {
+                        self.keys.push(facts(None));
+                    }
+                    first
+                });
+                met.push(Met { first: first as u32, regional });
+            }
+        }
+        met
+    }
+
+    /// The index of a key that a node of `region` speaks of.
+    pub fn key_index(&self, key: &Key, region: usize) -> Option<usize> {
+        match self.global.get(key) {
+            Some(at) => Some(*at),
+            None => self.regional.get(key).map(|first| first + region),
+        }
+    }
+
+    /// The label of a key's window at a true cluster time.
+    pub fn label_at(&self, key: usize, now: ClusterTime) -> Label {
+        self.keys[key].window.label_at(now)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Two regions; caller 0 of load 0 meets a global limit of 10, caller 0 of load 1 also 4 per region.
+    pub(crate) fn subjects() -> Subjects {
+        let policies = PolicySet::parse(
+            r#"
+            [[policy]]
+            name = "api"
+            match = { route = "**" }
+            key = ["user"]
+            [[policy.limit]]
+            name = "all"
+            quantity = 10
+            window = "1s"
+            algorithm = "fixed-window"
+            scope = "global"
+            consistency = "plain"
+
+            [[policy]]
+            name = "writes"
+            match = { route = "/write" }
+            key = ["user"]
+            [[policy.limit]]
+            name = "here"
+            quantity = 4
+            window = "1s"
+            algorithm = "fixed-window"
+            scope = "region"
+            "#,
+        )
+        .expect("good policies");
+        let load = |route: &str, user: &str| Load {
+            attributes: [("route", route), ("user", user)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
+            caller: None,
+            callers: 1,
+            cost: 1,
+            per_second: vec![1.0, 1.0],
+        };
+        Subjects::new(&policies, &[load("/read", "a"), load("/write", "b"), load("/read", "b")], 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::subjects;
+
+    #[test]
+    fn callers_share_keys_and_regions_share_global_ones_only() {
+        let subjects = subjects();
+        let limits: Vec<_> = subjects.keys.iter().map(|key| (&*key.limit, key.region)).collect();
+        let expected = [
+            ("api/all", None),
+            ("api/all", None),
+            ("writes/here", Some(0)),
+            ("writes/here", Some(1)),
+        ];
+        assert_eq!(limits, expected);
+        let met = |subject: usize, region| {
+            subjects.all[subject].met.iter().map(|met| met.key_in(region)).collect::<Vec<_>>()
+        };
+        assert_eq!((met(0, 0), met(0, 1)), (vec![0], vec![0]));
+        assert_eq!((met(1, 0), met(1, 1)), (vec![1, 2], vec![1, 3]));
+        assert_eq!(met(2, 1), [1], "the same caller through another load");
+        assert_eq!(subjects.keys[1].caller, "user=b");
+    }
+
+    #[test]
+    fn a_key_on_the_wire_is_found_again() {
+        let subjects = subjects();
+        for (at, facts) in subjects.keys.iter().enumerate() {
+            assert_eq!(subjects.key_index(&facts.key, facts.region.unwrap_or(1)), Some(at));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Where the regions are: names, nodes, and how far apart.
+
+use tidegate_core::{
+    ids::{NodeId, RegionName},
+    time::Span,
+};
+
+use crate::queue::Instant;
+
+/// Round trips between well-known places, in milliseconds. The first ten are the distances over which
+/// the algorithms were measured; the last three are those of a local cluster with a typical wide area.
+const ROUND_TRIPS: [(&str, &str, u64); 13] = [
+    ("us-east", "us-west", 65),
+    ("us-east", "eu-west", 70),
+    ("us-east", "ap-south", 190),
+    ("us-east", "ap-northeast", 150),
+    ("us-west", "eu-west", 130),
+    ("us-west", "ap-south", 220),
+    ("us-west", "ap-northeast", 100),
+    ("eu-west", "ap-south", 120),
+    ("eu-west", "ap-northeast", 210),
+    ("ap-south", "ap-northeast", 125),
+    ("eu", "us", 80),
+    ("eu", "ap", 180),
+    ("us", "ap", 150),
+];
+
+/// The round trip between two places that the table does not know.
+const ROUND_TRIP_ELSEWHERE: Span = Span::millis(100);
+/// The round trip between two nodes of one region.
+const ROUND_TRIP_WITHIN: Span = Span::micros(500);
+
+/// The usual round trip between two regions.
+pub fn usual_round_trip(a: &str, b: &str) -> Span {
+    if a == b {
+        return ROUND_TRIP_WITHIN;
+    }
+    ROUND_TRIPS
+        .iter()
+        .find(|(x, y, _)| (*x == a && *y == b) || (*x == b && *y == a))
+        .map_or(ROUND_TRIP_ELSEWHERE, |(_, _, ms)| Span::millis(*ms))
+}
+
+/// One region of a topology.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// Its name.
+    pub name: RegionName,
+    /// How many nodes share its store, 1 or more.
+    pub nodes: usize,
+}
+
+/// What a link does to frames, besides its distance.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Weather {
+    /// Up to this share of the one-way delay is added, evenly.
+    pub jitter: f64,
+    /// And an exponential delay of this mean.
+    pub jitter_tail: Span,
+    /// Share of frames lost.
+    pub loss: f64,
+    /// Share of frames that arrive twice.
+    pub duplication: f64,
+}
+
+/// Nothing passes from one region to another for a while. One way: cut both for a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Region that sends, by its place in [`Topology::regions`].
+    pub from: usize,
+    /// Region that would receive.
+    pub to: usize,
+    /// From this instant on …
+    pub start: Instant,
+    /// … until just before this one.
+    pub end: Instant,
+}
+
+/// Regions, distances and cuts.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// In the order of the scenario.
+    pub regions: Vec<Region>,
+    /// By places of two regions; symmetric, and within a region on the diagonal.
+    pub round_trips: Vec<Vec<Span>>,
+    /// What every link does.
+    pub weather: Weather,
+    /// One-way cuts.
+    pub cuts: Vec<Cut>,
+}
+
+impl Topology {
+    /// Regions at their usual distances.
+    pub fn usual(regions: Vec<Region>, weather: Weather) -> Self {
+        let row = |a: &Region| {
+            regions.iter().map(|b| usual_round_trip(a.name.as_str(), b.name.as_str())).collect()
+        };
+        let round_trips = regions.iter().map(row).collect();
+        Self { regions, round_trips, weather, cuts: Vec::new() }
+    }
+
+    /// The place of the region of this name.
+    pub fn region(&self, name: &str) -> Option<usize> {
+        self.regions.iter().position(|region| region.name.as_str() == name)
+    }
+
+    /// Every node: its region's place and its name, `<region>-<k>`; regions in order, nodes from 0.
+    pub fn nodes(&self) -> Vec<(usize, NodeId)> {
+        let mut nodes = Vec::new();
+        for (at, region) in self.regions.iter().enumerate() {
+            for k in 0..region.nodes {
+                let name = format!("{}-{k}", region.name);
+                let id = NodeId::new(region.name.as_str(), &name)
+                    .expect("the scenario checked that region names leave room for a number");
+                nodes.push((at, id));
+            }
+        }
+        nodes
+    }
+
+    /// Whether anything sent now from one region to another is dropped.
+    pub fn is_cut(&self, from: usize, to: usize, now: Instant) -> bool {
+        let hit = |cut: &Cut| cut.from == from && cut.to == to && cut.start <= now && now < cut.end;
+        self.cuts.iter().any(hit)
+    }
+
+    /// The longest round trip between two regions.
+    pub fn longest_round_trip(&self) -> Span {
+        self.round_trips.iter().flatten().copied().max().unwrap_or(Span::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Topology {
+        let region = |name: &str| Region { name: RegionName::new(name).expect("a name"), nodes: 2 };
+        let weather =
+            Weather { jitter: 0.2, jitter_tail: Span::millis(3), loss: 0.0, duplication: 0.0 };
+        Topology::usual(vec![region("us-east"), region("us-west"), region("eu-west")], weather)
+    }
+
+    #[test]
+    fn distances_are_symmetric_and_known_for_known_places() {
+        let topology = three();
+        assert_eq!(topology.round_trips[0][1], Span::millis(65));
+        assert_eq!(topology.round_trips[1][0], Span::millis(65));
+        assert_eq!(topology.round_trips[2][1], Span::millis(130));
+        assert_eq!(topology.longest_round_trip(), Span::millis(130));
+        assert_eq!(usual_round_trip("ap", "eu"), Span::millis(180));
+        assert_eq!(usual_round_trip("mars", "eu"), Span::millis(100));
+    }
+
+    #[test]
+    fn nodes_are_named_after_their_region() {
+        let names: Vec<_> = three().nodes().iter().map(|(_, id)| id.to_string()).collect();
+        assert_eq!(names[0], "us-east/us-east-0");
+        assert_eq!(names[5], "eu-west/eu-west-1");
+    }
+
+    #[test]
+    fn a_cut_has_a_direction_a_start_and_an_end() {
+        let mut topology = three();
+        topology.cuts.push(Cut { from: 0, to: 1, start: Instant(10), end: Instant(20) });
+        assert!(!topology.is_cut(0, 1, Instant(9)));
+        assert!(topology.is_cut(0, 1, Instant(10)));
+        assert!(!topology.is_cut(0, 1, Instant(20)));
+        assert!(!topology.is_cut(1, 0, Instant(15)));
+    }
+}

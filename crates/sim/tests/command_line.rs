@@ -1,0 +1,125 @@
+//! The command line: what it prints where, and how it exits.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+const QUICK: &str = r#"
+name = "quick"
+windows = 3
+warm_up = 1
+policies = """
+[[policy]]
+name = "api"
+key = ["user"]
+[[policy.limit]]
+name = "second"
+quantity = 100
+window = "1s"
+algorithm = "fixed-window"
+scope = "global"
+consistency = "plain"
+"""
+[topology]
+regions = ["eu", "us"]
+[[load]]
+caller = "user"
+multiple = 2.0
+"#;
+
+/// A folder of this test's own.
+fn folder(test: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
+    fs::create_dir_all(&folder).expect("a writable folder");
+    folder
+}
+
+fn scenario(test: &str, text: &str) -> PathBuf {
+    let path = folder(test).join("scenario.toml");
+    fs::write(&path, text).expect("a writable folder");
+    path
+}
+
+fn simulate(arguments: &[&str]) -> Output {
+    let command = Command::new(env!("CARGO_BIN_EXE_tidegate-sim")).args(arguments).output();
+    command.expect("it can be run")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("text")
+}
+
+#[test]
+fn json_stands_alone_on_stdout_with_the_promised_fields() {
+    let path = scenario("json", QUICK);
+    let output = simulate(&["run", &path.display().to_string(), "--seed", "9", "--json"]);
+    assert_eq!(output.status.code(), Some(0));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
+    assert_eq!(json["seed"], 9);
+    assert_eq!(json["trace_hash"].as_str().map(str::len), Some(16));
+    for field in ["events", "offered", "admitted", "convergence_ms", "bytes_per_admitted"] {
+        assert!(json[field].as_f64().is_some_and(|n| n > 0.0), "{field}: {json}");
+    }
+    for field in ["over", "under"] {
+        assert!(json[field]["mean_pct"].is_f64() && json[field]["worst_pct"].is_f64(), "{json}");
+    }
+    assert!(json["regions"]["eu"]["offered"].is_u64());
+    let names: Vec<_> = json["checkers"].as_array().expect("a list").iter().collect();
+    assert_eq!(names.len(), 5);
+    assert!(names.iter().all(|c| c["name"].is_string() && c["violations"] == 0), "{json}");
+}
+
+#[test]
+fn a_table_is_for_people_and_files_get_what_is_asked_for() {
+    let path = scenario("table", QUICK);
+    let (report, json) = (folder("table").join("r.md"), folder("table").join("r.json"));
+    let output = simulate(&[
+        "run",
+        &path.display().to_string(),
+        "--report",
+        &report.display().to_string(),
+        "--json",
+        &json.display().to_string(),
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let table = text(&output.stdout);
+    assert!(table.contains("| region") && table.contains("| plain-bound"), "{table}");
+    assert_eq!(fs::read_to_string(report).expect("written"), table);
+    let json = fs::read_to_string(json).expect("written");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let hash = json["trace_hash"].as_str().expect("text");
+    assert!(table.contains(hash), "{hash} is not in {table}");
+}
+
+#[test]
+fn a_violated_checker_is_exit_one() {
+    // Counts cannot cross an ocean in five milliseconds.
+    let path =
+        scenario("violated", &QUICK.replace("windows", "converge_within = \"5ms\"\nwindows"));
+    let output = simulate(&["run", &path.display().to_string(), "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("only JSON");
+    assert!(json["convergence_ms"].is_null(), "{json}");
+}
+
+#[test]
+fn mistakes_are_exit_two_and_told_on_stderr() {
+    let bad = scenario("mistakes", &QUICK.replace("windows = 3", "windows = 0"));
+    let bad = bad.display().to_string();
+    for (arguments, said) in [
+        (&["run", &bad] as &[&str], "windows"),
+        (&["run", "no-such.toml"], "no-such.toml"),
+        (&["run"], "SCENARIO"),
+        (&["fly"], "fly"),
+        (&["explore", "f.toml", "--seeds", "1..9"], "not built yet"),
+        (&["compare", "f.toml"], "not built yet"),
+        (&["targets", "--short"], "not built yet"),
+    ] {
+        let output = simulate(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(text(&output.stderr).contains(said), "{arguments:?}: {}", text(&output.stderr));
+    }
+}

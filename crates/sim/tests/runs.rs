@@ -1,0 +1,159 @@
+//! Whole runs: they repeat, they come out as the algorithms' notes say, and every shipped scenario holds.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tidegate_sim::{report::Report, run, scenario::Scenario};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/scenarios")
+}
+
+/// A shipped scenario with some of its text replaced.
+fn shipped(name: &str, changes: &[(&str, &str)]) -> Scenario {
+    let mut text = fs::read_to_string(folder().join(name)).expect("it is shipped");
+    for (from, to) in changes {
+        assert!(text.contains(from), "{name} no longer says {from:?}");
+        text = text.replace(from, to);
+    }
+    Scenario::parse(&text, name, &folder()).expect("a good scenario")
+}
+
+fn result(scenario: &Scenario, seed: u64) -> Report {
+    run(scenario, seed).expect("little to measure")
+}
+
+fn assert_holds(report: &Report) {
+    assert!(report.holds(), "{report}");
+    assert!(report.convergence_ms.is_some(), "{report}");
+}
+
+#[test]
+fn one_seed_is_one_run_and_another_seed_another() {
+    let faulty = shipped("store-faults.toml", &[("windows = 30", "windows = 17")]);
+    let (first, again, other) = (result(&faulty, 7), result(&faulty, 7), result(&faulty, 8));
+    assert_eq!(first, again);
+    assert_eq!(first.to_json(), again.to_json());
+    assert_ne!(first.trace_hash, other.trace_hash);
+    assert_eq!(first.trace_hash.len(), 16);
+}
+
+#[test]
+fn naive_accuracy_is_what_the_prototype_measured() {
+    // Three regions, gossip every 50 ms, uniform load: mean over-admission in percent.
+    for (file, expected) in [("three-regions.toml", 15.4), ("naive-10x.toml", 51.0)] {
+        let scenario = shipped(file, &[("windows = 30", "windows = 12")]);
+        let report = result(&scenario, 3);
+        let ratio = report.over.mean_pct / expected;
+        assert!((0.67..1.33).contains(&ratio), "{file}: {} %", report.over.mean_pct);
+        assert_eq!(report.under.worst_pct, 0.0, "{file}: a plain limit refuses nothing needlessly");
+        assert_holds(&report);
+    }
+}
+
+#[test]
+fn what_is_offered_is_admitted_refused_or_unanswered() {
+    let report = result(&shipped("restart.toml", &[]), 5);
+    for region in report.regions.values() {
+        let answered = region.admitted + region.refused;
+        assert_eq!(region.offered, answered + region.unanswered);
+    }
+    assert!(report.regions["eu-west"].unanswered > 0, "{report}");
+    assert_eq!(report.regions["us-east"].unanswered, 0, "{report}");
+}
+
+#[test]
+fn a_cut_is_paid_for_and_heals() {
+    let report = result(&shipped("cut-and-heal.toml", &[]), 5);
+    assert_holds(&report);
+    // 5,000 in the Americas and 3,000 in Europe where 6,000 are allowed.
+    assert!((30.0..37.0).contains(&report.over.worst_pct), "{report}");
+    let converged = report.convergence_ms.expect("it held");
+    assert!((100.0..1_000.0).contains(&converged), "a handshake and a gossip period: {report}");
+}
+
+#[test]
+fn restarts_and_faulty_stores_hold() {
+    for seed in [1, 2] {
+        assert_holds(&result(&shipped("restart.toml", &[]), seed));
+        let short = shipped("store-faults.toml", &[("windows = 30", "windows = 18")]);
+        assert_holds(&result(&short, seed));
+    }
+}
+
+#[test]
+fn several_nodes_share_a_region_with_regional_limits_and_many_callers() {
+    let text = r#"
+name = "two by two"
+windows = 6
+warm_up = 1
+policies = """
+[[policy]]
+name = "api"
+key = ["user"]
+[[policy.limit]]
+name = "all"
+quantity = 200
+window = "1s"
+algorithm = "fixed-window"
+scope = "global"
+consistency = "plain"
+[[policy.limit]]
+name = "here"
+quantity = 120
+window = "1s"
+algorithm = "fixed-window"
+scope = "region"
+"""
+[topology]
+regions = ["eu", "us"]
+nodes_per_region = 2
+duplication = 0.1
+[store]
+delay = "1ms"
+[[load]]
+caller = "user"
+callers = 5
+multiple = 2.0
+split = "80/20"
+"#;
+    let scenario = Scenario::parse(text, "test", Path::new(".")).expect("a good scenario");
+    let report = result(&scenario, 1);
+    assert_holds(&report);
+    let accuracy = |name: &str| {
+        report.limits.iter().find(|(limit, _)| limit == name).expect("it is measured").1
+    };
+    assert_eq!(accuracy("api/here").windows, 5 * 5 * 2, "windows, callers and regions");
+    assert_eq!(accuracy("api/here").over.worst_pct, 0.0, "regional limits are exact");
+    assert_eq!(accuracy("api/all").windows, 5 * 5);
+}
+
+#[test]
+fn lost_frames_are_told_again() {
+    let changes =
+        [("loss = 0.0", "loss = 0.2"), ("windows = 30", "windows = 8\nconverge_within = \"1s\"")];
+    let report = result(&shipped("three-regions.toml", &changes), 4);
+    assert_holds(&report);
+}
+
+#[test]
+fn every_shipped_scenario_is_good() {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder()).expect("scenarios are shipped") {
+        let path = entry.expect("a readable folder").path();
+        let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!scenario.name.is_empty());
+        names.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+    }
+    names.sort();
+    let expected = [
+        "cut-and-heal.toml",
+        "naive-10x.toml",
+        "restart.toml",
+        "store-faults.toml",
+        "three-regions.toml",
+    ];
+    assert_eq!(names, expected);
+}
