@@ -40,14 +40,14 @@ pub(crate) struct Tally {
 
 /// What one region answered in one window.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LabelTally {
-    admitted: u64,
+struct LabelTally {
     /// When each request was sent, from the start of the load.
     sent: Vec<Duration>,
+    /// The same of those that were admitted, and how old the region's knowledge of others was then;
+    /// `None` if it had not heard of one yet.
+    admitted: Vec<(Duration, Option<Duration>)>,
     /// The longest that an answer took: a request is decided between its sending and its answer.
     slowest: Duration,
-    /// The oldest that its knowledge of others was when it admitted; `None` if that is not known.
-    staleness_ms: Option<u64>,
 }
 
 /// What all regions answered, in the order of [`REGIONS`].
@@ -61,7 +61,7 @@ struct Answer {
     took: Duration,
     allowed: bool,
     label: u64,
-    staleness_ms: Option<u64>,
+    staleness: Option<Duration>,
 }
 
 impl Load<'_> {
@@ -108,19 +108,29 @@ impl LabelTally {
         }
         most as u64
     }
+
+    /// How old the region's knowledge of others was when it last admitted something.
+    fn last_staleness(&self) -> Option<Duration> {
+        let last = self.admitted.iter().map(|(sent, _)| *sent).max().unwrap_or_default();
+        // Any of those under way at that time may have been decided last.
+        let candidates = self.admitted.iter().filter(|(sent, _)| *sent + self.slowest >= last);
+        candidates.map(|(_, staleness)| *staleness).try_fold(Duration::ZERO, |oldest, staleness| {
+            staleness.map(|staleness| oldest.max(staleness))
+        })
+    }
 }
 
 impl Seen {
     fn count(&mut self, (index, answer): (usize, Result<Answer, String>)) -> Result<(), String> {
-        let Answer { sent, took, allowed, label, staleness_ms } = answer?;
+        let Answer { sent, took, allowed, label, staleness } = answer?;
         let tally = &mut self.0[index];
         tally.offered += 1;
-        let in_label =
-            tally.labels.entry(label).or_insert(LabelTally { admitted: 0, staleness_ms: Some(0) });
+        let in_label = tally.labels.entry(label).or_default();
+        in_label.sent.push(sent);
+        in_label.slowest = in_label.slowest.max(took);
         if allowed {
             tally.admitted += 1;
-            in_label.admitted += 1;
-            in_label.staleness_ms = in_label.staleness_ms.zip(staleness_ms).map(|(a, b)| a.max(b));
+            in_label.admitted.push((sent, staleness));
         }
         Ok(())
     }
@@ -156,8 +166,8 @@ impl Seen {
     pub(crate) fn bound(&self, limit: u64, label: u64) -> u64 {
         let tallies = self.in_label(label);
         let unheard_by = |last: usize| -> u64 {
-            let Some(ms) = tallies[last].staleness_ms else { return limit * 2 };
-            let age = Duration::from_millis(ms) + DECISION;
+            let Some(staleness) = tallies[last].last_staleness() else { return limit * 2 };
+            let age = staleness + DECISION;
             let others = tallies.iter().enumerate().filter(|(index, _)| *index != last);
             others.map(|(_, tally)| tally.most_within(age).min(limit)).sum()
         };
@@ -166,7 +176,9 @@ impl Seen {
 
     /// Admitted by each region in one window.
     pub(crate) fn admitted_in(&self, label: u64) -> [u64; 3] {
-        [0, 1, 2].map(|index| self.0[index].labels.get(&label).map_or(0, |tally| tally.admitted))
+        [0, 1, 2].map(|index| {
+            self.0[index].labels.get(&label).map_or(0, |tally| tally.admitted.len() as u64)
+        })
     }
 
     /// What each region answered in one window.
@@ -191,5 +203,6 @@ async fn ask(http: Http, url: String, route: String, start: Instant) -> Result<A
         return Err(format!("{} (the store did not decide)", wrong()));
     }
     let took = start.elapsed() - sent;
-    Ok(Answer { sent, took, allowed, label, staleness_ms: limit["staleness_ms"].as_u64() })
+    let staleness = limit["staleness_ms"].as_u64().map(Duration::from_millis);
+    Ok(Answer { sent, took, allowed, label, staleness })
 }
