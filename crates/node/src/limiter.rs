@@ -186,11 +186,7 @@ fn unmatched() -> Decision {
 }
 
 impl api::Limiter for Limiter {
-    async fn check(
-        &self,
-        attributes: &Attributes<'_>,
-        cost: u64,
-    ) -> Result<Decision, PlanError> {
+    async fn check(&self, attributes: &Attributes<'_>, cost: u64) -> Result<Decision, PlanError> {
         let asked = self.0.clock.now();
         let (decision, _) = self.ask(attributes, cost, Purpose::Charge).await?;
         self.0.metrics.observe(&decision, clock::duration(self.0.clock.now().since(asked)));

@@ -247,8 +247,8 @@ impl FaultControl for Faults {
         let request = FaultsRequest {
             to: to.to_owned(),
             cut: fault.cut.unwrap_or(false),
-            delay_ms: fault.delay_ms.map(|ms| ms as f64),
-            jitter_ms: fault.jitter_ms.map(|ms| ms as f64),
+            delay_ms: fault.delay_ms,
+            jitter_ms: fault.jitter_ms,
             loss: fault.loss,
         };
         // Ranges were checked before.
@@ -261,8 +261,8 @@ impl FaultControl for Faults {
             .map(|(to, rule)| FaultView {
                 to,
                 cut: rule.cut,
-                delay_ms: rule.delay_ms as u64,
-                jitter_ms: rule.jitter_ms as u64,
+                delay_ms: rule.delay_ms,
+                jitter_ms: rule.jitter_ms,
                 loss: rule.loss,
             })
             .collect()
