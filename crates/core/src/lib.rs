@@ -17,6 +17,7 @@ pub mod invariants;
 pub mod policy;
 pub mod store;
 pub mod time;
+pub mod wan;
 
 mod exchange;
 mod slab;
