@@ -1,3 +1,3 @@
-//! What whole-cluster tests share: real processes on ports that the system gives.
+//! What tests with real processes share: a Redis server of their own, on ports that the system gives.
 
 pub mod redis_server;
