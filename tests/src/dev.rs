@@ -75,12 +75,20 @@ impl Dev {
     ///
     /// If it cannot be started.
     pub fn spawn(&self) -> Cluster {
+        self.spawn_at(Ports::claim())
+    }
+
+    /// Starts it on these ports, and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn spawn_at(&self, ports: Ports) -> Cluster {
         let home = tempfile::tempdir().expect("a directory can be made");
         let policies = home.path().join("policies.toml");
         fs::write(&policies, &self.policies).expect("a file can be written");
         let scratch = home.path().join("scratch");
         fs::create_dir(&scratch).expect("a directory can be made");
-        let ports = Ports::claim();
         let mut arguments: Vec<OsString> =
             ["dev", "--regions", &self.regions.join(","), "--base-port", &ports.base().to_string()]
                 .map(OsString::from)
@@ -213,17 +221,6 @@ impl Cluster {
         agree_on(self.nodes(), attributes, by_region, within).await;
     }
 
-    /// A connection to the Redis of a region, for the test's own commands.
-    ///
-    /// # Panics
-    ///
-    /// If there is none.
-    pub async fn redis(&self, region: &str) -> redis::aio::MultiplexedConnection {
-        let url = &self.said_of(&format!("{region}-0")).store;
-        let client = redis::Client::open(url.as_str()).expect("it is a URL");
-        client.get_multiplexed_async_connection().await.expect("it answers")
-    }
-
     /// Stops it by SIGTERM, and sees that nothing is left: no process, no port, no file.
     ///
     /// # Panics
@@ -234,8 +231,18 @@ impl Cluster {
         let status = self.process.ended(PATIENCE).await;
         assert_eq!(status.code(), Some(0), "{status}");
         self.nothing_runs().await;
-        let left: Vec<_> = fs::read_dir(&self.scratch).expect("a directory").collect();
+        let left = self.left_behind();
         assert!(left.is_empty(), "left behind: {left:?}");
+    }
+
+    /// The files that it has left behind.
+    ///
+    /// # Panics
+    ///
+    /// If they cannot be listed.
+    pub fn left_behind(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.scratch).expect("it is a directory");
+        entries.map(|entry| entry.expect("it can be read").path()).collect()
     }
 
     /// Kills `dev` by SIGKILL.
