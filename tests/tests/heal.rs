@@ -178,8 +178,8 @@ async fn a_killed_redis_gets_its_counts_back_from_its_nodes() {
     let (eu, us) = (of(&cluster, "eu"), of(&cluster, "us"));
     assert_eq!(spend(&eu, &GLOBAL, 30).await, 30);
     assert_eq!(spend(&us, &GLOBAL, 10).await, 10);
+    assert_eq!(spend(&eu, &REGIONAL, 12).await, 12);
     cluster.agree_on(&GLOBAL, &[("eu", 30), ("us", 10)], CONVERGENCE).await;
-
     heard_each_other(&eu).await;
 
     let before = redis_pid(&cluster, "eu").await.unwrap();
