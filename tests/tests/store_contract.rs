@@ -41,7 +41,7 @@ impl Subject {
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };
-        let store = Arc::new(Store::Redis(RedisStore::new(settings).expect("a URL")));
+        let store = Arc::new(Store::Redis(Box::new(RedisStore::new(settings).expect("a URL"))));
         let keeper = tokio::spawn({
             let store = Arc::clone(&store);
             async move {

@@ -7,7 +7,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use rcgen::{
@@ -225,7 +224,7 @@ fn parse_uri(uri: &str) -> Result<NodeId, IdentityError> {
 }
 
 fn set_validity(params: &mut CertificateParams, days: i64) {
-    let now = OffsetDateTime::from(SystemTime::now());
+    let now = OffsetDateTime::now_utc();
     params.not_before = now - Duration::days(LEEWAY_DAYS);
     params.not_after = now + Duration::days(days);
 }

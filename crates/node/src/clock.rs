@@ -13,14 +13,11 @@ pub struct Clock {
 
 impl Clock {
     /// A clock whose monotonic time begins now.
-    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
     pub fn start() -> Self {
-        let wall_at_start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), wall_at_start }
+        Self { start: instant(), wall_at_start: unix_time() }
     }
 
     /// Monotonic time since the clock started.
-    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
     pub fn now(&self) -> Mono {
         Mono(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
@@ -36,23 +33,32 @@ impl Clock {
         ClusterTime(self.steady().0)
     }
 
-    /// The wall clock, in Unix seconds.
-    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
-    pub fn unix_seconds() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-    }
-
     /// The wall clock, in Unix milliseconds: numbers a boot.
-    #[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
     pub fn unix_millis() -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// The instant of the runtime's timer at which monotonic time shows `at`.
     pub fn timer_at(&self, at: Mono) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.start + Duration::from_micros(at.0))
     }
+}
+
+/// The wall clock, as time since 1970; zero before that.
+pub fn unix_time() -> Duration {
+    wall().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The wall clock.
+#[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The monotonic clock, for timers and ages that do not concern the engine.
+#[expect(clippy::disallowed_methods, reason = "this is the module that reads clocks")]
+pub fn instant() -> Instant {
+    Instant::now()
 }
 
 /// A core span as the standard library's duration.

@@ -1,32 +1,32 @@
 //! Who is in the cluster: addresses, versions and policy hashes, by gossip, and who is alive.
 //!
-//! chitchat does the work; this file is all that knows of it. Its messages travel over the
+//! chitchat does the work; this module is all that knows of it. Its messages travel over the
 //! [`Transport`], so that only nodes with a certificate can gossip. It carries no counts.
 //!
 //! All members that are known are kept dialled, dead ones too until they are forgotten: so a cut
 //! heals as soon as its end is noticed, without waiting for gossip to find the way around.
 
+mod seeds;
+mod socket;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
     time::Duration,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use chitchat::{
-    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable,
-    FailureDetectorConfig, NodeState, Serializable, spawn_chitchat,
+    Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState,
+    spawn_chitchat,
 };
-use parking_lot::Mutex;
 use tidegate_core::ids::{Boot, NodeId};
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::transport::Transport;
+use seeds::{LOOK_UP, Seeds};
+use socket::OverTransport;
 
 /// Gossip with peers of another cluster is ignored; certificates already keep them out.
 const CLUSTER: &str = "tidegate";
@@ -44,12 +44,11 @@ const GAP_MAX: Duration = Duration::from_secs(5);
 /// How many gaps the failure detector remembers.
 const GAPS: usize = 200;
 /// A member that has been dead for so long is forgotten; after half of it, it is not gossiped any
-/// more.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+/// more. Ended runs count as members here, so a node that restarts every second must not fill the
+/// messages.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(1200);
 /// How long a deleted key is remembered; we delete none.
 const TOMBSTONES: Duration = Duration::from_secs(3600);
-/// How often names among the seeds are looked up.
-const LOOK_UP: Duration = Duration::from_secs(10);
 /// How often a node gossips with seeds that are given by name; chitchat would look them up itself,
 /// but start only after all were answered.
 const GOSSIP_NAMED: Duration = Duration::from_secs(1);
@@ -57,9 +56,6 @@ const GOSSIP_NAMED: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// How many members are kept; an authority that signs more nodes has made a mistake.
 const MEMBERS_MAX: usize = 1024;
-
-/// How many addresses one name among the seeds may have.
-const ADDRESSES_PER_SEED_MAX: usize = 64;
 
 const KEY_REGION: &str = "region";
 const KEY_NODE: &str = "node";
@@ -128,18 +124,11 @@ impl Membership {
         if generation(config.boot, 0).is_none() {
             return Err(MembershipError::Boot(config.boot.0));
         }
-        for seed in &config.seeds {
-            check_seed(seed)?;
-        }
+        let seeds = Seeds::new(&config.seeds)?;
         let (members_sender, members) = watch::channel(Vec::new());
         let (policy_hash, hashes) = watch::channel(config.policy_hash.clone());
-        let gossip = Gossip {
-            seeds: Seeds::default(),
-            config,
-            transport: transport.clone(),
-            hashes,
-            members: members_sender,
-        };
+        let gossip =
+            Gossip { seeds, config, transport: transport.clone(), hashes, members: members_sender };
         let task = tokio::spawn(gossip.supervise()).abort_handle();
         Ok(Self { members, policy_hash, task })
     }
@@ -201,13 +190,13 @@ impl Gossip {
     }
 
     async fn spawn(&self, generation: u64) -> anyhow::Result<ChitchatHandle> {
-        let Config { identity, advertise, seeds, .. } = &self.config;
+        let Config { identity, advertise, .. } = &self.config;
         let config = ChitchatConfig {
             chitchat_id: ChitchatId::new(identity.to_string(), generation, *advertise),
             cluster_id: CLUSTER.into(),
             gossip_interval: GOSSIP,
             listen_addr: *advertise,
-            seed_nodes: seeds.iter().filter(|seed| !is_name(seed)).cloned().collect(),
+            seed_nodes: self.seeds.addresses().iter().map(ToString::to_string).collect(),
             failure_detector_config: FailureDetectorConfig::new(
                 SILENT_GAPS,
                 GAPS,
@@ -248,9 +237,9 @@ impl Gossip {
                     let members = handle.0.with_chitchat(|chitchat| read_members(chitchat)).await;
                     self.publish(members);
                 }
-                _ = look_up.tick() => self.seeds.look_up(&self.config.seeds),
+                _ = look_up.tick() => self.seeds.look_up(),
                 _ = gossip_named.tick() => {
-                    for address in self.seeds.named() {
+                    for address in self.seeds.found() {
                         // Fails only when chitchat has ended, which is seen above.
                         let _ = handle.0.gossip(address);
                     }
@@ -264,7 +253,8 @@ impl Gossip {
     }
 
     fn publish(&self, members: Vec<Member>) {
-        let mut wanted = self.seeds.known();
+        let mut wanted = self.seeds.found();
+        wanted.extend(self.seeds.addresses());
         for member in members.iter().filter(|member| member.id != self.config.identity) {
             self.transport.learn(member.address, &member.id.region);
             wanted.insert(member.address);
@@ -287,62 +277,10 @@ impl Drop for Guarded {
     }
 }
 
-/// Where the seeds are.
-#[derive(Default)]
-struct Seeds {
-    found: Arc<Mutex<Found>>,
-}
-
-/// The addresses of each seed.
-type Found = BTreeMap<String, BTreeSet<SocketAddr>>;
-
-impl Seeds {
-    /// Looks all seeds up, beside the caller. One that cannot be found keeps its last addresses.
-    fn look_up(&self, seeds: &[String]) {
-        for seed in seeds {
-            if let Ok(address) = seed.parse() {
-                self.found.lock().insert(seed.clone(), [address].into());
-                continue;
-            }
-            tokio::spawn(look_up(seed.clone(), self.found.clone()));
-        }
-    }
-
-    fn known(&self) -> BTreeSet<SocketAddr> {
-        self.found.lock().values().flatten().copied().collect()
-    }
-
-    fn named(&self) -> BTreeSet<SocketAddr> {
-        let found = self.found.lock();
-        found.iter().filter(|(seed, _)| is_name(seed)).flat_map(|(_, a)| a).copied().collect()
-    }
-}
-
-async fn look_up(seed: String, found: Arc<Mutex<Found>>) {
-    let addresses = match tokio::time::timeout(LOOK_UP, tokio::net::lookup_host(&seed)).await {
-        Ok(Ok(addresses)) => addresses.take(ADDRESSES_PER_SEED_MAX).collect(),
-        Ok(Err(error)) => return tracing::warn!(%seed, %error, "a seed cannot be looked up"),
-        Err(_) => return tracing::warn!(%seed, "looking a seed up takes too long"),
-    };
-    found.lock().insert(seed, addresses);
-}
-
-fn is_name(seed: &str) -> bool {
-    seed.parse::<SocketAddr>().is_err()
-}
-
-fn check_seed(seed: &str) -> Result<(), MembershipError> {
-    let port = seed.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-    match port.map(str::parse::<u16>) {
-        Some(Ok(_)) => Ok(()),
-        _ => Err(MembershipError::Seed(seed.into())),
-    }
-}
-
 /// The generation of a boot's n-th restart of gossip, if there is one.
 fn generation(boot: Boot, restarts: u64) -> Option<u64> {
     let fits = boot.0 >> (u64::BITS - RESTART_BITS) == 0 && restarts >> RESTART_BITS == 0;
-    fits.then(|| boot.0 << RESTART_BITS | restarts)
+    fits.then_some(boot.0 << RESTART_BITS | restarts)
 }
 
 /// The latest run of each node, by name.
@@ -382,49 +320,3 @@ fn read_member(id: &ChitchatId, state: &NodeState, live: bool) -> Option<Member>
         policy_hash: text(KEY_POLICY_HASH),
     })
 }
-
-/// chitchat's idea of a network, over ours.
-struct OverTransport(Transport);
-
-/// chitchat's idea of a socket. Neither method ever fails: an error would end the gossip.
-struct Socket {
-    transport: Transport,
-    messages: mpsc::Receiver<(SocketAddr, Bytes)>,
-}
-
-#[async_trait]
-impl chitchat::transport::Transport for OverTransport {
-    async fn open(
-        &self,
-        _listen: SocketAddr,
-    ) -> anyhow::Result<Box<dyn chitchat::transport::Socket>> {
-        let messages = self.0.membership_messages();
-        Ok(Box::new(Socket { transport: self.0.clone(), messages }))
-    }
-}
-
-#[async_trait]
-impl chitchat::transport::Socket for Socket {
-    /// Only queues. Who is not connected does not get the message; gossip repeats itself.
-    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
-        let _ = self.transport.send_membership(to, message.serialize_to_vec().into());
-        Ok(())
-    }
-
-    /// Losing this future loses no message: nothing is awaited once one is taken.
-    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
-        loop {
-            let Some((from, bytes)) = self.messages.recv().await else {
-                // Another socket was opened instead of this one.
-                anyhow::bail!("the socket was replaced");
-            };
-            match ChitchatMessage::deserialize(&mut &bytes[..]) {
-                Ok(message) => return Ok((from, message)),
-                Err(error) => tracing::warn!(%from, %error, "a gossip message cannot be parsed"),
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

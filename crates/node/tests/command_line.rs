@@ -51,6 +51,49 @@ fn a_node_that_is_not_there_is_exit_3() {
     let output = run(&["bench", "--url", &url, "--rate", "10", "--duration", "100ms"]);
     assert_eq!(code(&output), Some(3));
     assert!(stderr(&output).contains(&address));
+    let output = run(&["check", "--url", &url, "api_key=k"]);
+    assert_eq!(code(&output), Some(3));
+    assert!(output.stdout.is_empty() && stderr(&output).contains(&address));
+    assert_eq!(code(&run(&["check", "--url", "no-url", "api_key=k"])), Some(2));
+}
+
+#[test]
+fn certificates_are_written_where_they_are_asked_for() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| home.path().join(name).display().to_string();
+    let (ca, node) = (path("ca"), path("eu-0"));
+    assert_eq!(code(&run(&["certs", "ca", "--out", &ca])), Some(0));
+    let make = |name: &str| {
+        run(&["certs", "node", "--ca", &ca, "--region", "eu", "--node", name, "--out", &node])
+    };
+    assert_eq!(code(&make("eu-0")), Some(0));
+    for file in ["ca/ca.pem", "ca/ca.key", "eu-0/node.pem", "eu-0/node.key"] {
+        let pem = fs::read_to_string(home.path().join(file)).expect("was written");
+        assert!(pem.starts_with("-----BEGIN "), "{file}");
+    }
+    assert_eq!(code(&make("no/name")), Some(2));
+    let again = run(&["certs", "ca", "--out", &ca]);
+    assert_eq!(code(&again), Some(2), "an authority is not overwritten");
+}
+
+#[test]
+fn a_policy_file_is_checked_line_by_line() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("policies.toml");
+    let check = |text: &str| {
+        fs::write(&file, text).expect("writes");
+        run(&["policy", "check", &file.display().to_string()])
+    };
+    let sound = check(include_str!("../../../config/demo-policies.toml"));
+    assert_eq!((code(&sound), &*sound.stdout), (Some(0), &b""[..]));
+    let wrong = check("[[policy]]\nname = \"a\"\nkey = 7\n");
+    assert_eq!(code(&wrong), Some(2));
+    let text = String::from_utf8_lossy(&wrong.stdout).into_owned();
+    let begin = format!("{}:", file.display());
+    assert!(
+        text.lines().count() > 1 && text.lines().all(|line| line.starts_with(&begin)),
+        "{text}"
+    );
 }
 
 #[test]

@@ -64,12 +64,7 @@ impl Node {
     ) -> Session {
         self.boots += 1;
         let session = Session { id: self.id.clone(), boot: Boot(self.boots) };
-        let settings = Settings {
-            gossip,
-            shards: 1,
-            strict_invariants: true,
-            ..Settings::new(session.clone())
-        };
+        let settings = Settings { gossip, shards: 1, ..Settings::new(session.clone()) };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
         let engine = Engine::new(settings, mono_at(number, Span::ZERO), clock, random);
         let life = Life {

@@ -16,7 +16,7 @@ use crate::{
     frames,
     ledger::{Ledger, TooMuch},
     network::{Network, REDIAL, SILENCE_MAX},
-    node::Node,
+    node::{Life, Node},
     queue::{Instant, Queue},
     rng::Stream,
     scenario::{Scenario, StoreFate},
@@ -218,6 +218,11 @@ impl<'a> World<'a> {
             self.events += 1;
             self.trace.number(now.0);
             self.handle(now, event);
+        }
+        for node in 0..self.nodes.len() {
+            if let Some(life) = self.nodes[node].life.take() {
+                self.examine(end, &life);
+            }
         }
         self.panel.finish(end);
         Finished {
@@ -733,11 +738,19 @@ impl<'a> World<'a> {
             let epoch = link.epoch;
             self.queue.push(now + SILENCE_MAX, Event::Silence { link: at, epoch, since: now });
         }
+        self.examine(now, &life);
         self.panel.see(now, &Seen::Stopped { life: life.number, store_lost });
         self.queue.push(now + restart.down, Event::Start { node });
     }
 
     // -- upkeep and observation
+
+    /// At the end of a life: tells what its engine found broken.
+    fn examine(&mut self, now: Instant, life: &Life) {
+        for (invariant, times) in life.engine.stats().broken {
+            self.panel.see(now, &Seen::Broken { life: life.number, invariant, times });
+        }
+    }
 
     fn sweep(&mut self, now: Instant) {
         let time = self.store_time(now);
@@ -782,7 +795,7 @@ impl<'a> World<'a> {
 /// What a node knows of a key, region by region.
 fn view(
     topology: &crate::topology::Topology,
-    life: &crate::node::Life,
+    life: &Life,
     key: tidegate_core::ids::Key,
     label: Label,
     regions: &mut [Counts],

@@ -5,7 +5,7 @@ use std::{fmt::Write, path::Path};
 use tidegate_sim::{rng::Stream, run, scenario::Scenario};
 
 /// Worlds per test run: enough to meet each kind of fault together with each other.
-const WORLDS: u64 = 24;
+const WORLDS: u64 = 16;
 
 const REGIONS: [&str; 4] = ["us-east", "eu-west", "ap-south", "us-west"];
 

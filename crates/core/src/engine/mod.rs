@@ -447,6 +447,7 @@ impl<G: Guarding> Engine<G> {
 
     /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
     pub fn handle_timeout(&self, now: Mono) {
+        self.exchange.with(|exchange| exchange.handle_timeout(now));
         let due = self.upkeep.with(|upkeep| {
             let due = upkeep.next <= now;
             if due {
@@ -463,7 +464,7 @@ impl<G: Guarding> Engine<G> {
             shard.with(|shard| shard.sweep(cluster, grace, UPKEEP_BUDGET));
         }
         let set = self.shard_set();
-        self.exchange.with(|exchange| exchange.handle_timeout(now, &set, UPKEEP_BUDGET));
+        self.exchange.with(|exchange| exchange.trim(&set, UPKEEP_BUDGET));
     }
 
     fn shard_set(&self) -> ShardSet<'_, G> {

@@ -356,6 +356,30 @@ fn thousands_of_keys_are_told_once_each() {
     assert!(sent.bytes < 3_000 * 24, "{} bytes", sent.bytes);
 }
 
+#[test]
+fn a_driver_that_sleeps_until_the_deadline_never_spins() {
+    let mut world = three_regions();
+    let mut turns = 0;
+    // Nothing arrives, so that everything is told again and again.
+    world.ask(0, "k", 1);
+    while world.now < Mono(10_000_000) {
+        let engine = &world.nodes[0].0;
+        engine.handle_timeout(world.now);
+        while engine.poll_frame(world.now).is_some() {}
+        let next = engine.next_deadline(world.now);
+        assert!(next > world.now, "asked to come back at once");
+        world.now = next;
+        turns += 1;
+    }
+    // Two peers, a period of 50 ms each, and upkeep every 100 ms.
+    assert!(turns < 10 * (2 * 20 + 10) + 50, "{turns} turns");
+    assert!(engine_resends(&world) > 3);
+}
+
+fn engine_resends(world: &World) -> u64 {
+    world.nodes[0].0.stats().exchange.resends
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of

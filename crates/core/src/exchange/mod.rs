@@ -264,6 +264,9 @@ impl Exchange {
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };
+        if peer.is_silent(now) {
+            peer.outgoing.hurry();
+        }
         peer.received.frames += 1;
         peer.received.bytes += bytes.len() as u64;
         peer.received.changes += merged.changes;
@@ -355,9 +358,8 @@ impl Exchange {
         merged
     }
 
-    /// Sends back what has waited too long for an acknowledgement, and lets the shards' logs go up to
-    /// where every peer has been told.
-    pub(crate) fn handle_timeout<S: Shards>(&mut self, now: Mono, shards: &S, budget: usize) {
+    /// Tells again what has waited too long for an acknowledgement.
+    pub(crate) fn handle_timeout(&mut self, now: Mono) {
         for peer in self.peers.values_mut().filter(|peer| peer.connected) {
             let patience = peer.patience(self.gossip);
             if peer.outgoing.resend_at(patience).is_some_and(|at| at <= now) {
@@ -366,6 +368,10 @@ impl Exchange {
                 self.stats.resends += 1;
             }
         }
+    }
+
+    /// Lets the shards' logs go up to where every peer has been told, at most `budget` items each.
+    pub(crate) fn trim<S: Shards>(&self, shards: &S, budget: usize) {
         for index in 0..shards.count() {
             let told = |peer: &Peer| peer.outgoing.acknowledged().get(index).map(|c| c.log);
             let through = self.peers.values().filter_map(told).min();

@@ -20,6 +20,8 @@ use crate::{
 pub(super) const IN_FLIGHT_MAX: usize = 64;
 /// Numbers received out of order that are remembered; beyond, a frame is merged but told again.
 const OUT_OF_ORDER_MAX: usize = 256;
+/// A living peer is not silent for so long: it sends an empty frame every second.
+const SILENCE: Span = Span::millis(1_500);
 /// The longest wait before unacknowledged changes are told again.
 const RESEND_AFTER_MAX: Span = Span::secs(4);
 
@@ -109,6 +111,11 @@ impl Outgoing {
         self.in_flight.clear();
         self.position = self.acknowledged.clone();
         self.resends += 1;
+    }
+
+    /// The peer is heard again after a silence: what it has not acknowledged waits no longer than usual.
+    pub(super) fn hurry(&mut self) {
+        self.resends = 0;
     }
 
     /// As [`rewind`](Self::rewind), for a new connection: without impatience.
@@ -303,6 +310,11 @@ impl Peer {
     /// Age of the newest frame plus one-way delay; `None` before the first.
     pub(super) fn staleness(&self, now: Mono) -> Option<Span> {
         self.incoming.newest_at().map(|at| now.since(at) + self.distance.delay())
+    }
+
+    /// Whether the peer has not been heard for longer than a living one is silent.
+    pub(super) fn is_silent(&self, now: Mono) -> bool {
+        self.incoming.newest_at().is_some_and(|at| now.since(at) > SILENCE)
     }
 
     /// How long to wait for an acknowledgement: a round trip, and a period on either side.

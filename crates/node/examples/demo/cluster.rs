@@ -66,10 +66,13 @@ impl Cluster {
     pub(crate) async fn start(arguments: &Arguments) -> Result<Self, String> {
         for base in BASE_PORTS {
             match Self::start_at(arguments, base).await {
-                Ok(cluster) => {
-                    cluster.connected().await?;
-                    return Ok(cluster);
-                }
+                Ok(cluster) => match cluster.connected().await {
+                    Ok(()) => return Ok(cluster),
+                    Err(error) => {
+                        cluster.stop(true).await?;
+                        return Err(error);
+                    }
+                },
                 Err(NoStart::PortInUse) => {
                     say::line(&format!("Ports from {base} on are in use; trying others."));
                 }
@@ -101,7 +104,7 @@ impl Cluster {
             .stdout(Stdio::piped())
             .stderr(stderr)
             .process_group(0)
-            .kill_on_drop(!arguments.keep)
+            .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed(&error))?;
         let stdout = dev.stdout.take().expect("it was asked for");
@@ -240,6 +243,8 @@ impl Cluster {
         }
         let (_, log) = self.log.keep().map_err(|error| error.to_string())?;
         say::line(&format!("Its log is {}. Stop it with: kill {pid}", log.display()));
+        // Dropped, it would be killed.
+        std::mem::forget(self.dev);
         Ok(())
     }
 }

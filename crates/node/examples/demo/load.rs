@@ -34,25 +34,25 @@ pub(crate) struct Load<'a> {
 pub(crate) struct Tally {
     pub(crate) offered: u64,
     pub(crate) admitted: u64,
-    /// When each request was sent, from the start of the load.
-    sent: Vec<Duration>,
-    /// The longest that an answer took: a request is decided between its sending and its answer.
-    slowest: Duration,
     /// By label of the limit's window.
-    pub(crate) labels: BTreeMap<u64, LabelTally>,
+    labels: BTreeMap<u64, LabelTally>,
 }
 
 /// What one region answered in one window.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct LabelTally {
-    pub(crate) admitted: u64,
-    /// The oldest that its knowledge of others was when it admitted; `None` if that is not known.
-    pub(crate) staleness_ms: Option<u64>,
+#[derive(Debug, Clone, Default)]
+struct LabelTally {
+    /// When each request was sent, from the start of the load.
+    sent: Vec<Duration>,
+    /// The same of those that were admitted, and how old the region's knowledge of others was then;
+    /// `None` if it had not heard of one yet.
+    admitted: Vec<(Duration, Option<Duration>)>,
+    /// The longest that an answer took: a request is decided between its sending and its answer.
+    slowest: Duration,
 }
 
 /// What all regions answered, in the order of [`REGIONS`].
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Seen(pub(crate) [Tally; 3]);
+pub(crate) struct Seen([Tally; 3]);
 
 /// One answer to a check.
 struct Answer {
@@ -61,7 +61,7 @@ struct Answer {
     took: Duration,
     allowed: bool,
     label: u64,
-    staleness_ms: Option<u64>,
+    staleness: Option<Duration>,
 }
 
 impl Load<'_> {
@@ -92,7 +92,7 @@ impl Load<'_> {
     }
 }
 
-impl Tally {
+impl LabelTally {
     /// The most requests that can have been decided within any stretch of time so long.
     fn most_within(&self, stretch: Duration) -> u64 {
         let mut sent = self.sent.clone();
@@ -108,21 +108,29 @@ impl Tally {
         }
         most as u64
     }
+
+    /// How old the region's knowledge of others was when it last admitted something.
+    fn last_staleness(&self) -> Option<Duration> {
+        let last = self.admitted.iter().map(|(sent, _)| *sent).max().unwrap_or_default();
+        // Any of those under way at that time may have been decided last.
+        let candidates = self.admitted.iter().filter(|(sent, _)| *sent + self.slowest >= last);
+        candidates.map(|(_, staleness)| *staleness).try_fold(Duration::ZERO, |oldest, staleness| {
+            staleness.map(|staleness| oldest.max(staleness))
+        })
+    }
 }
 
 impl Seen {
     fn count(&mut self, (index, answer): (usize, Result<Answer, String>)) -> Result<(), String> {
-        let Answer { sent, took, allowed, label, staleness_ms } = answer?;
+        let Answer { sent, took, allowed, label, staleness } = answer?;
         let tally = &mut self.0[index];
         tally.offered += 1;
-        tally.sent.push(sent);
-        tally.slowest = tally.slowest.max(took);
-        let in_label =
-            tally.labels.entry(label).or_insert(LabelTally { admitted: 0, staleness_ms: Some(0) });
+        let in_label = tally.labels.entry(label).or_default();
+        in_label.sent.push(sent);
+        in_label.slowest = in_label.slowest.max(took);
         if allowed {
             tally.admitted += 1;
-            in_label.admitted += 1;
-            in_label.staleness_ms = in_label.staleness_ms.zip(staleness_ms).map(|(a, b)| a.max(b));
+            in_label.admitted.push((sent, staleness));
         }
         Ok(())
     }
@@ -140,6 +148,11 @@ impl Seen {
         self.by_region().into_iter().sum()
     }
 
+    /// The last label of the load.
+    pub(crate) fn last_label(&self) -> Option<u64> {
+        self.0.iter().filter_map(|tally| tally.labels.keys().next_back().copied()).max()
+    }
+
     /// The labels of which the load covered every instant: all but the first and the last.
     pub(crate) fn whole_labels(&self) -> Vec<u64> {
         let labels = self.0.iter().flat_map(|tally| tally.labels.keys().copied());
@@ -153,9 +166,9 @@ impl Seen {
     pub(crate) fn bound(&self, limit: u64, label: u64) -> u64 {
         let tallies = self.in_label(label);
         let unheard_by = |last: usize| -> u64 {
-            let Some(ms) = tallies[last].staleness_ms else { return limit * 2 };
-            let age = Duration::from_millis(ms) + DECISION;
-            let others = self.0.iter().enumerate().filter(|(index, _)| *index != last);
+            let Some(staleness) = tallies[last].last_staleness() else { return limit * 2 };
+            let age = staleness + DECISION;
+            let others = tallies.iter().enumerate().filter(|(index, _)| *index != last);
             others.map(|(_, tally)| tally.most_within(age).min(limit)).sum()
         };
         limit + (0..REGIONS.len()).map(unheard_by).max().unwrap_or(0)
@@ -163,12 +176,14 @@ impl Seen {
 
     /// Admitted by each region in one window.
     pub(crate) fn admitted_in(&self, label: u64) -> [u64; 3] {
-        self.in_label(label).map(|tally| tally.admitted)
+        [0, 1, 2].map(|index| {
+            self.0[index].labels.get(&label).map_or(0, |tally| tally.admitted.len() as u64)
+        })
     }
 
     /// What each region answered in one window.
     fn in_label(&self, label: u64) -> [LabelTally; 3] {
-        [0, 1, 2].map(|index| self.0[index].labels.get(&label).copied().unwrap_or_default())
+        [0, 1, 2].map(|index| self.0[index].labels.get(&label).cloned().unwrap_or_default())
     }
 }
 
@@ -188,5 +203,6 @@ async fn ask(http: Http, url: String, route: String, start: Instant) -> Result<A
         return Err(format!("{} (the store did not decide)", wrong()));
     }
     let took = start.elapsed() - sent;
-    Ok(Answer { sent, took, allowed, label, staleness_ms: limit["staleness_ms"].as_u64() })
+    let staleness = limit["staleness_ms"].as_u64().map(Duration::from_millis);
+    Ok(Answer { sent, took, allowed, label, staleness })
 }

@@ -9,6 +9,7 @@ use tidegate_node::{
     certs,
     config::Config,
     server::{Options, Server, ServerError, Wan},
+    telemetry::{self, LogFormat},
 };
 use tokio::{
     runtime::Runtime,
@@ -35,6 +36,11 @@ pub(crate) struct Answer {
     pub(crate) allowed: bool,
     /// The answer's body, JSON on one line.
     pub(crate) body: String,
+}
+
+/// Begins to log, on standard error.
+pub(crate) fn start_logs() -> Result<(), Failure> {
+    telemetry::init_logs(LogFormat::Text).map_err(Failure::usage)
 }
 
 /// Runs a node until it has drained.

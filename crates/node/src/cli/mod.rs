@@ -15,7 +15,6 @@ pub(crate) mod exit;
 pub(crate) mod join;
 pub(crate) mod output;
 
-mod logs;
 pub(crate) mod policy;
 
 /// Runs the command that was asked for. The result says how the process ends.
@@ -37,12 +36,12 @@ fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve(serve) => self::serve(serve),
         Command::Dev(asked) => {
-            logs::start();
+            join::start_logs()?;
             dev::run(&asked)
         }
         Command::Check(asked) => check(&asked),
         Command::Bench(asked) => {
-            logs::start();
+            join::start_logs()?;
             bench::run(&asked)
         }
         Command::Certs(asked) => certs(&asked),
@@ -55,7 +54,7 @@ fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 fn serve(asked: Serve) -> Result<Exit, Failure> {
-    logs::start();
+    join::start_logs()?;
     let Serve { config, enable_faults, wan } = asked;
     join::serve(&join::Serve { config, enable_faults, wan })?;
     Ok(Exit::Done)

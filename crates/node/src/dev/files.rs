@@ -31,7 +31,7 @@ pub(super) fn write(
     made(&ca)?;
     join::certs_ca(&ca)?;
     let secret = root.join("secret");
-    written(&secret, &format!("{:032x}\n", rand::random::<u128>()))?;
+    written(&secret, &fresh_secret())?;
     let mut files = Vec::new();
     for region in regions {
         for node in &region.nodes {
@@ -44,7 +44,7 @@ pub(super) fn write(
                 wan: home.join("wan.toml"),
                 log: home.join("log"),
             };
-            written(&own.config, &config(node, &region.store, &home, &shared))?;
+            written(&own.config, &node_toml(node, &region.store, &home, &shared))?;
             written(&own.wan, &wan::file(&region.name, regions, wan))?;
             files.push(own);
         }
@@ -59,6 +59,11 @@ pub(super) fn redis_home(root: &Path, region: &str) -> Result<PathBuf, Failure> 
     Ok(home)
 }
 
+/// 128 random bits in hexadecimal digits.
+fn fresh_secret() -> String {
+    format!("{:032x}\n", rand::random::<u128>())
+}
+
 /// What all nodes read.
 struct Shared<'a> {
     policies: &'a Path,
@@ -67,7 +72,7 @@ struct Shared<'a> {
 }
 
 /// The text of a `node.toml`; all paths are absolute.
-fn config(node: &Place, store: &RegionStore, home: &Path, shared: &Shared<'_>) -> String {
+fn node_toml(node: &Place, store: &RegionStore, home: &Path, shared: &Shared<'_>) -> String {
     let seeds: Vec<_> = node.seeds.iter().map(|seed| format!("\"{seed}\"")).collect();
     let mut text = String::new();
     let mut put = |line: &str| writeln!(text, "{line}").expect("a string takes all text");
@@ -84,11 +89,10 @@ fn config(node: &Place, store: &RegionStore, home: &Path, shared: &Shared<'_>) -
             put("kind = \"redis\"");
             put(&format!("url = \"{}\"", store.name()));
         }
-        RegionStore::GivenRedis(url) => {
+        RegionStore::GivenRedis { url, namespace } => {
             put("kind = \"redis\"");
             put(&format!("url = {}", quoted(Path::new(url))));
-            // Two regions may have been given one server.
-            put(&format!("namespace = \"tidegate-{}\"", node.id.region));
+            put(&format!("namespace = \"{namespace}\""));
         }
     }
     put("\n[cluster]");
@@ -123,6 +127,7 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     use tidegate_core::ids::NodeId;
+    use tidegate_node::config::{self, Config};
 
     use super::*;
 
@@ -138,32 +143,49 @@ mod tests {
         }
     }
 
-    fn parsed(store: &RegionStore) -> toml::Table {
+    /// The configuration as a node reads it, with a secret that is there.
+    fn parsed(store: &RegionStore) -> Config {
+        let home = tempfile::tempdir().expect("a directory");
+        let secret = home.path().join("secret");
+        fs::write(&secret, fresh_secret()).expect("writes");
         let shared = Shared {
             policies: Path::new("/etc/a \"b\".toml"),
             ca: Path::new("/ca"),
-            secret: Path::new("/secret"),
+            secret: &secret,
         };
-        config(&node(), store, Path::new("/home"), &shared).parse().expect("is TOML")
+        let text = node_toml(&node(), store, Path::new("/home"), &shared);
+        Config::parse(&text, home.path()).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
     #[test]
-    fn a_configuration_says_all_that_the_contract_asks_for() {
+    fn a_node_reads_what_was_written_for_it() {
         let own = RegionStore::OwnRedis(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 5));
-        let table = parsed(&own);
-        assert_eq!(table["policies"].as_str(), Some("/etc/a \"b\".toml"));
-        assert_eq!(table["listen"]["admin"].as_str(), Some("127.0.0.1:3"));
-        assert_eq!(table["store"]["url"].as_str(), Some("redis://127.0.0.1:5/0"));
-        assert_eq!(table["cluster"]["seeds"][0].as_str(), Some("127.0.0.1:14"));
-        assert_eq!(table["cluster"]["ca"].as_str(), Some("/ca/ca.pem"));
-        assert_eq!(table["cluster"]["key"].as_str(), Some("/home/node.key"));
+        let config = parsed(&own);
+        assert_eq!(config.id, node().id);
+        assert_eq!(config.policies.as_deref(), Some(Path::new("/etc/a \"b\".toml")));
+        assert_eq!(config.listen.http, node().http.into());
+        assert_eq!(config.listen.admin, node().admin.into());
+        let config::Store::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
+        assert_eq!(redis.url.secret(), "redis://127.0.0.1:5/0");
+        let cluster = config.cluster.expect("a cluster");
+        assert_eq!(cluster.advertise, node().cluster.into());
+        assert_eq!(cluster.seeds, [node().seeds[0].into()]);
+        assert_eq!(cluster.ca, Path::new("/ca/ca.pem"));
+        assert_eq!(cluster.cert, Path::new("/home/node.pem"));
+        assert_eq!(cluster.key, Path::new("/home/node.key"));
     }
 
     #[test]
     fn a_given_redis_keeps_regions_apart() {
-        let table = parsed(&RegionStore::GivenRedis("redis://h/1".into()));
-        assert_eq!(table["store"]["url"].as_str(), Some("redis://h/1"));
-        assert_eq!(table["store"]["namespace"].as_str(), Some("tidegate-eu"));
-        assert_eq!(parsed(&RegionStore::Memory)["store"].as_table().map(|t| t.len()), Some(1));
+        let (url, namespace) = ("redis://host:1/1".to_owned(), "tidegate-3".to_owned());
+        let config = parsed(&RegionStore::GivenRedis { url, namespace });
+        let config::Store::Redis(redis) = &config.store else { panic!("{:?}", config.store) };
+        assert_eq!((redis.url.secret(), &*redis.namespace), ("redis://host:1/1", "tidegate-3"));
+        assert_eq!(parsed(&RegionStore::Memory).store, config::Store::Memory);
+    }
+
+    #[test]
+    fn every_cluster_has_another_secret() {
+        assert_ne!(fresh_secret(), fresh_secret());
     }
 }

@@ -34,7 +34,12 @@ pub(super) enum RegionStore {
     /// A Redis that the cluster starts on this port of the loopback address.
     OwnRedis(SocketAddrV4),
     /// A Redis that runs already.
-    GivenRedis(String),
+    GivenRedis {
+        /// Where it is.
+        url: String,
+        /// What the region's keys begin with: two regions may have been given one server.
+        namespace: String,
+    },
 }
 
 impl RegionStore {
@@ -43,7 +48,7 @@ impl RegionStore {
         match self {
             Self::Memory => "memory".into(),
             Self::OwnRedis(address) => format!("redis://{address}/0"),
-            Self::GivenRedis(url) => url.clone(),
+            Self::GivenRedis { url, .. } => url.clone(),
         }
     }
 }
@@ -113,7 +118,9 @@ fn region(asked: &Dev, index: usize) -> Result<Region, Failure> {
     let store = match (asked.store, asked.redis_url.get(index)) {
         (Store::Memory, _) => RegionStore::Memory,
         (Store::Redis, None) => RegionStore::OwnRedis(own),
-        (Store::Redis, Some(url)) => RegionStore::GivenRedis(url.clone()),
+        (Store::Redis, Some(url)) => {
+            RegionStore::GivenRedis { url: url.clone(), namespace: format!("tidegate-{index}") }
+        }
     };
     let nodes = (0..asked.nodes_per_region).map(|number| place(asked, index, number));
     Ok(Region { name: name.clone(), store, nodes: nodes.collect::<Result<_, _>>()? })

@@ -3,10 +3,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use quinn::udp::EcnCodepoint;
+use tokio::time::Instant;
 
 /// How many datagrams may wait.
 const DATAGRAMS_MAX: usize = 16 * 1024;

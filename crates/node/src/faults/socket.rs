@@ -10,7 +10,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
-    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -18,7 +17,7 @@ use quinn::{
     AsyncUdpSocket, UdpPoller,
     udp::{RecvMeta, Transmit},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Fate, Faults,
@@ -126,7 +125,7 @@ async fn release(inner: Arc<dyn AsyncUdpSocket>, faults: Arc<Faults>, delayed: A
         let due = delayed.queue.lock().next_due();
         match due {
             Some(due) => tokio::select! {
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = tokio::time::sleep_until(due) => {}
                 () = delayed.changed.notified() => continue,
             },
             None if delayed.closed.load(Ordering::Acquire) => return,

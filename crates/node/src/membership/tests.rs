@@ -5,7 +5,11 @@ use std::net::UdpSocket;
 use super::*;
 use crate::{
     certs::Authority,
-    transport::tests::{Node, PATIENCE, config},
+    faults::FaultsRequest,
+    transport::{
+        Event,
+        tests::{Node, PATIENCE, config, id, no_faults},
+    },
 };
 
 /// A node that gossips.
@@ -61,7 +65,7 @@ async fn three_regions_find_each_other_from_a_seed_that_starts_last() {
     for gossiper in [&mut eu, &mut us, &mut ap] {
         let mut connected = BTreeSet::new();
         while connected.len() < 2 {
-            if let crate::transport::Event::Connected(session) = gossiper.node.next().await {
+            if let Event::Connected(session) = gossiper.node.next().await {
                 connected.insert(session);
             }
         }
@@ -142,4 +146,54 @@ async fn seeds_may_be_names() {
     let node = Node::start(transport_config);
     let us = Gossiper { membership: Membership::start(gossip, &node.transport).unwrap(), node };
     us.until(|members| live(members).len() == 2).await;
+}
+
+#[tokio::test]
+async fn a_region_that_was_cut_off_until_it_counted_as_dead_is_back_at_once() {
+    let authority = Authority::generate().unwrap();
+    let regions = ["ap", "eu", "us"];
+    let faults = regions.map(no_faults);
+    let cut = |cut| {
+        for (from, faults) in regions.iter().zip(&faults) {
+            let to = if *from == "ap" { "*" } else { "ap" };
+            let request = FaultsRequest { to: to.into(), cut, ..FaultsRequest::default() };
+            faults.set(&request).unwrap();
+        }
+    };
+    let mut seeds = Vec::new();
+    let mut gossipers = Vec::new();
+    for (region, faults) in regions.iter().zip(&faults) {
+        let config = config(&authority, region, 1);
+        // Only `ap` is a seed: the others must find it again by themselves.
+        if seeds.is_empty() {
+            seeds.push(config.advertise);
+        }
+        let config = crate::transport::Config { faults: Some(faults.clone()), ..config };
+        gossipers.push(Gossiper::start(config, &seeds));
+    }
+    let everyone = [("ap", 1), ("eu", 1), ("us", 1)];
+    for gossiper in &gossipers {
+        gossiper.until(|members| live(members) == everyone).await;
+    }
+    let connected = |gossiper: &Gossiper| gossiper.node.transport.connections().len();
+    while gossipers.iter().any(|gossiper| connected(gossiper) < 2) {
+        tokio::task::yield_now().await;
+    }
+
+    cut(true);
+    for gossiper in &mut gossipers[1..] {
+        gossiper.until(|members| live(members) == [("eu", 1), ("us", 1)]).await;
+        let of_ap = |event: &Event| matches!(event, Event::Disconnected(s) if s.id == id("ap"));
+        while !of_ap(&gossiper.node.next().await) {}
+    }
+    cut(false);
+    let healed = tokio::time::Instant::now();
+    for gossiper in &mut gossipers[1..] {
+        let event = gossiper.node.next().await;
+        assert!(matches!(&event, Event::Connected(s) if s.id == id("ap")), "{event:?}");
+    }
+    assert!(healed.elapsed() < Duration::from_secs(1), "{:?}", healed.elapsed());
+    for gossiper in &gossipers {
+        gossiper.until(|members| live(members) == everyone).await;
+    }
 }

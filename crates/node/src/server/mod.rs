@@ -16,7 +16,7 @@ use tidegate_core::{
     policy::PolicySet,
 };
 use tokio::{net::TcpListener, sync::watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     api::{self, Api, ResetStyle},
@@ -217,7 +217,7 @@ impl Server {
             limiter: Arc::new(limiter.clone()),
             region: config.id.region.clone(),
             trusted_proxies: Arc::new(move |proxy| identity.trusts(proxy)),
-            unix_now: Arc::new(|| Duration::from_secs(Clock::unix_seconds())),
+            unix_now: Arc::new(clock::unix_time),
             reset: ResetStyle::default(),
         };
         let http = tokio::spawn(api::serve(http, api, until(http_stopped)));
@@ -229,38 +229,35 @@ impl Server {
 
         tokio::pin!(upkeep, exchange, reload, http, admin, stop);
         // All of these run for as long as the node does; if one ends, the node must.
-        let broken = loop {
-            tokio::select! {
-                () = &mut stop => break Ok(()),
-                ended = &mut http => break ended.map_err(io::Error::other)?,
-                ended = &mut admin => break ended.map_err(io::Error::other)?,
-                () = &mut exchange => break Err(io::Error::other("the exchange with peers ended")),
-                () = &mut upkeep => break Err(io::Error::other("the upkeep of the store ended")),
-                () = &mut reload => break Err(io::Error::other("the watch of policies ended")),
-            }
-        };
-        broken?;
+        tokio::select! {
+            () = &mut stop => {}
+            ended = &mut http => ended.map_err(io::Error::other)??,
+            ended = &mut admin => ended.map_err(io::Error::other)??,
+            () = &mut exchange => return Err(ended("the exchange with peers")),
+            () = &mut upkeep => return Err(ended("the upkeep of the store")),
+            () = &mut reload => return Err(ended("the watch of policies")),
+        }
         info!("draining");
         view.draining.send_replace(true);
         stop_http.send_replace(true);
-        let drained = tokio::time::timeout(DRAIN_MAX, async {
-            loop {
-                tokio::select! {
-                    ended = &mut http => break ended,
-                    () = &mut exchange => {}
-                    () = &mut upkeep => {}
-                }
+        // Peers and store are needed until the last request is answered.
+        tokio::select! {
+            answered = &mut http => answered.map_err(io::Error::other)??,
+            () = tokio::time::sleep(DRAIN_MAX) => {
+                warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
             }
-        });
-        match drained.await {
-            Ok(ended) => ended.map_err(io::Error::other)??,
-            Err(_) => tracing::warn!("requests were still under way; they were dropped"),
+            () = &mut exchange => {}
+            () = &mut upkeep => {}
         }
         stop_rest.send_replace(true);
         exchange.await;
         info!("stopped");
         Ok(())
     }
+}
+
+fn ended(what: &str) -> ServerError {
+    ServerError::Broken(io::Error::other(format!("{what} ended")))
 }
 
 /// How long requests under way may take to be answered when the node stops.
@@ -283,14 +280,14 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
 fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
     Ok(match &config.store {
         config::Store::Memory => Store::Memory(MemoryStore::new(MEMORY_RECORDS_MAX, clock)),
-        config::Store::Redis(redis) => Store::Redis(
+        config::Store::Redis(redis) => Store::Redis(Box::new(
             RedisStore::new(RedisSettings {
                 url: redis.url.secret().to_owned(),
                 timeout: redis.timeout,
                 namespace: redis.namespace.clone(),
             })
             .map_err(ServerError::Store)?,
-        ),
+        )),
     })
 }
 

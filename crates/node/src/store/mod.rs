@@ -64,7 +64,7 @@ pub enum Store {
     /// In this process.
     Memory(MemoryStore),
     /// Shared by the nodes of the region.
-    Redis(RedisStore),
+    Redis(Box<RedisStore>),
 }
 
 impl Store {

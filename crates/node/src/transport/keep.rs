@@ -35,6 +35,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(300);
 const PAUSE_JITTER: f64 = 0.2;
 /// The pause after one of both has refused the other: that takes a person to mend.
 const PAUSE_REFUSED: Duration = Duration::from_secs(2);
+/// After how many attempts in vain that is logged, once.
+const ATTEMPTS_LOGGED: u64 = 10;
 /// How many attempts to one address may be under way.
 const ATTEMPTS_MAX: usize = 10;
 
@@ -42,11 +44,15 @@ const ATTEMPTS_MAX: usize = 10;
 #[derive(Default)]
 pub(super) struct Kept {
     tasks: HashMap<SocketAddr, AbortHandle>,
+    closed: bool,
 }
 
 impl Kept {
     /// Starts what is new, stops what is not wanted any more. Connections that stand are kept.
     pub(super) fn set(&mut self, inner: &Arc<Inner>, addresses: &BTreeSet<SocketAddr>) {
+        if self.closed {
+            return;
+        }
         let own = [canonical(inner.advertise), canonical(inner.local)];
         self.tasks.retain(|address, task| {
             let wanted = addresses.contains(address);
@@ -67,7 +73,9 @@ impl Kept {
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Stops all, for good.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
         for (_, task) in self.tasks.drain() {
             task.abort();
         }
@@ -102,7 +110,12 @@ async fn reach(
 ) -> Outcome {
     let mut attempts = JoinSet::new();
     let mut pause = PAUSE_FIRST;
+    let mut tried: u64 = 0;
     loop {
+        tried += 1;
+        if tried == ATTEMPTS_LOGGED {
+            tracing::warn!(%address, "no connection yet; trying on, a few times a second");
+        }
         if attempts.len() < ATTEMPTS_MAX {
             let inner = inner.clone();
             attempts.spawn(async move { dial(&inner, address).await });

@@ -6,13 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use quinn::{Connection, RecvStream, SendStream};
 use tidegate_core::ids::Session;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
     Event, FRAME_BYTES_MAX, Inner, SendError, hello,

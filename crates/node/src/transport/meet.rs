@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
 use tidegate_core::ids::{NodeId, Session};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Inner,
@@ -24,28 +24,55 @@ const MEETINGS_UNPROVEN_MAX: usize = 64;
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(inner: Arc<Inner>) {
-    let meetings = Arc::new(Semaphore::new(MEETINGS_MAX));
+    let gate = Gate::new();
     while let Some(incoming) = inner.endpoint.accept().await {
-        let Ok(permit) = meetings.clone().try_acquire_owned() else {
-            let detail = format!("{MEETINGS_MAX} peers are introducing themselves already");
-            inner.fail(incoming.remote_address(), &Failure::refused(Refusal::Limit, detail));
-            incoming.ignore();
-            continue;
-        };
-        let busy = MEETINGS_MAX - meetings.available_permits();
-        if busy > MEETINGS_UNPROVEN_MAX && !incoming.remote_address_validated() {
-            // Fails only if the peer has proved its address, which was just excluded.
-            let _ = incoming.retry();
-            continue;
-        }
-        let inner = inner.clone();
-        tokio::spawn(async move {
-            let peer = incoming.remote_address();
-            if let Err(failure) = answer(&inner, incoming).await {
-                inner.fail(peer, &failure);
+        let peer = incoming.remote_address();
+        match gate.admit(incoming.remote_address_validated()) {
+            Admission::Answer(place) => {
+                let inner = inner.clone();
+                tokio::spawn(async move {
+                    if let Err(failure) = answer(&inner, incoming).await {
+                        inner.fail(peer, &failure);
+                    }
+                    drop(place);
+                });
             }
-            drop(permit);
-        });
+            // Fails only if the peer has proved its address already, which the gate excludes.
+            Admission::Prove => drop(incoming.retry()),
+            Admission::Ignore => {
+                let detail = format!("{MEETINGS_MAX} peers are introducing themselves already");
+                inner.fail(peer, &Failure::refused(Refusal::Limit, detail));
+                incoming.ignore();
+            }
+        }
+    }
+}
+
+/// Bounds how many peers introduce themselves at a time.
+struct Gate {
+    places: Arc<Semaphore>,
+}
+
+enum Admission {
+    /// Answer it; the place is free again when this is dropped.
+    Answer(OwnedSemaphorePermit),
+    /// Let it prove first that its address is its own, which costs us no memory.
+    Prove,
+    /// Not even that; it will ask again.
+    Ignore,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self { places: Arc::new(Semaphore::new(MEETINGS_MAX)) }
+    }
+
+    fn admit(&self, proven: bool) -> Admission {
+        let busy = MEETINGS_MAX - self.places.available_permits();
+        if !proven && (MEETINGS_UNPROVEN_MAX..MEETINGS_MAX).contains(&busy) {
+            return Admission::Prove;
+        }
+        self.places.clone().try_acquire_owned().map_or(Admission::Ignore, Admission::Answer)
     }
 }
 
@@ -190,5 +217,29 @@ fn check(inner: &Inner, proven: &NodeId, theirs: &Hello) -> Result<(), Failure> 
     } else {
         let detail = format!("it says it is {id}, which is our own name");
         Err(Failure::refused(Refusal::DuplicateName, detail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gate_asks_for_proof_when_it_is_busy_and_closes_when_it_is_full() {
+        let gate = Gate::new();
+        let mut places = Vec::new();
+        for n in 0..MEETINGS_MAX {
+            if n >= MEETINGS_UNPROVEN_MAX {
+                assert!(matches!(gate.admit(false), Admission::Prove));
+            }
+            let Admission::Answer(place) = gate.admit(n >= MEETINGS_UNPROVEN_MAX) else {
+                panic!("no place for the {n}th")
+            };
+            places.push(place);
+        }
+        assert!(matches!(gate.admit(true), Admission::Ignore));
+        assert!(matches!(gate.admit(false), Admission::Ignore));
+        places.pop();
+        assert!(matches!(gate.admit(true), Admission::Answer(_)));
     }
 }

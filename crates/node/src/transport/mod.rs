@@ -164,7 +164,8 @@ struct Inner {
 impl Transport {
     /// Starts a transport on a bound socket. Must be called within a tokio runtime.
     ///
-    /// The events must be read: while their queue is full, nothing more is received.
+    /// The events must be read: while their queue is full, nothing more is received. It runs until
+    /// it is [closed](Self::close), whoever holds it.
     pub fn start(config: Config) -> Result<(Self, mpsc::Receiver<Event>), TransportError> {
         let Config { identity, boot, socket, advertise, ca_pem, cert_pem, key_pem, faults } =
             config;
@@ -293,7 +294,7 @@ impl Transport {
     /// Ends all connections, and says so: peers see `Disconnected` at once. Takes at most
     /// half a second.
     pub async fn close(&self) {
-        self.inner.kept.lock().clear();
+        self.inner.kept.lock().close();
         self.inner.endpoint.close(CODE_GOODBYE.into(), b"goodbye");
         // After that time peers find out by silence.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.inner.endpoint.wait_idle()).await;

@@ -1,13 +1,10 @@
 //! Why a peer is not let in, and what a person does about it.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use parking_lot::Mutex;
 use quinn::ConnectionError;
+use tokio::time::Instant;
 
 /// The application code with which a node says goodbye.
 pub(super) const CODE_GOODBYE: u32 = 0;
@@ -79,13 +76,13 @@ impl Refusal {
     fn remedy(self) -> &'static str {
         match self {
             Self::NoCertificate => {
-                "give it a certificate: `tidegate certs node`, then `cluster.cert` and `cluster.key`"
+                "every node needs a certificate: `tidegate certs node`, then `cluster.cert` and `cluster.key`"
             }
             Self::ForeignCertificate => {
                 "both nodes need certificates of one authority that are valid now: compare `cluster.ca`, and make expired ones anew with `tidegate certs node`"
             }
             Self::IdentityMismatch => {
-                "its `region` and `node` must be those of its certificate: `tidegate certs node --region R --node N`"
+                "the `region` and `node` of a node must be those of its certificate: `tidegate certs node --region R --node N`"
             }
             Self::Version => "run the same release of tidegate on both nodes",
             Self::DuplicateName => {

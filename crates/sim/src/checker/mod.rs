@@ -5,11 +5,17 @@
 
 use std::fmt::Display;
 
-use tidegate_core::{counts::Tally, store::Counts, time::Label};
+use tidegate_core::{
+    counts::Tally,
+    invariants::Invariant,
+    store::Counts,
+    time::{Label, Span},
+};
 
 pub use book::{Book, LifeFacts, WindowBook};
 pub use conservation::Conservation;
 pub use convergence::Convergence;
+pub use invariants::Invariants;
 pub use merge_laws::MergeLaws;
 pub use plain_bound::PlainBound;
 
@@ -18,6 +24,7 @@ use crate::queue::Instant;
 mod book;
 mod conservation;
 mod convergence;
+mod invariants;
 mod merge_laws;
 mod plain_bound;
 #[cfg(test)]
@@ -114,6 +121,15 @@ pub enum Seen<'a> {
         /// By region.
         regions: &'a [Counts],
     },
+    /// An engine's own invariants, as it counted them by the end of its life.
+    Broken {
+        /// Whose.
+        life: usize,
+        /// Which.
+        invariant: Invariant,
+        /// How often.
+        times: u64,
+    },
     /// The load has ended, and nothing is broken any more.
     Quiet,
     /// All nodes were viewed once more.
@@ -163,6 +179,7 @@ pub struct Panel {
     conservation: Conservation,
     convergence: Convergence,
     plain_bound: PlainBound,
+    invariants: Invariants,
 }
 
 impl Panel {
@@ -175,6 +192,7 @@ impl Panel {
             conservation: Conservation::default(),
             convergence,
             plain_bound: PlainBound::default(),
+            invariants: Invariants::default(),
         }
     }
 
@@ -184,43 +202,41 @@ impl Panel {
     }
 
     /// From the end of the load until every node knew the same exact sums; `None` if they never did.
-    pub fn converged_after(&self) -> Option<tidegate_core::time::Span> {
+    pub fn converged_after(&self) -> Option<Span> {
         self.convergence.after()
     }
 
-    /// Tells every checker.
+    /// The book, and every checker to tell from it.
+    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 5]) {
+        let Self { book, merge_laws, conservation, convergence, plain_bound, invariants } = self;
+        (book, [merge_laws, conservation, convergence, plain_bound, invariants])
+    }
+
+    /// Writes down what was seen and tells every checker.
     pub fn see(&mut self, at: Instant, seen: &Seen<'_>) {
-        let closed = self.book.take(seen);
-        for window in closed {
-            self.close(at, &window);
+        let (book, checkers) = self.parts();
+        let closed = book.take(seen);
+        for checker in checkers {
+            closed.iter().for_each(|window| checker.close(book, at, window));
+            checker.see(book, at, seen);
         }
-        let Self { book, merge_laws, conservation, convergence, plain_bound } = self;
-        merge_laws.see(book, at, seen);
-        conservation.see(book, at, seen);
-        convergence.see(book, at, seen);
-        plain_bound.see(book, at, seen);
     }
 
     /// The run is over: finishes every checker and closes every window.
     pub fn finish(&mut self, at: Instant) {
-        let Self { book, merge_laws, conservation, convergence, plain_bound } = self;
-        let all: [&mut dyn Checker; 4] = [merge_laws, conservation, convergence, plain_bound];
-        all.into_iter().for_each(|checker| checker.finish(book, at));
-        for window in self.book.take_all() {
-            self.close(at, &window);
+        let (book, mut checkers) = self.parts();
+        checkers.iter_mut().for_each(|checker| checker.finish(book, at));
+        let closed = book.take_all();
+        for checker in checkers {
+            closed.iter().for_each(|window| checker.close(book, at, window));
         }
-    }
-
-    fn close(&mut self, at: Instant, window: &WindowBook) {
-        let Self { book, merge_laws, conservation, convergence, plain_bound } = self;
-        let all: [&mut dyn Checker; 4] = [merge_laws, conservation, convergence, plain_bound];
-        all.into_iter().for_each(|checker| checker.close(book, at, window));
     }
 
     /// Every checker's name and what it found.
     pub fn results(&self) -> Vec<(&'static str, Violations)> {
-        let all: [&dyn Checker; 4] =
-            [&self.merge_laws, &self.conservation, &self.convergence, &self.plain_bound];
+        let Self { merge_laws, conservation, convergence, plain_bound, invariants, .. } = self;
+        let all: [&dyn Checker; 5] =
+            [merge_laws, conservation, convergence, plain_bound, invariants];
         all.iter().map(|checker| (checker.name(), checker.violations().clone())).collect()
     }
 }

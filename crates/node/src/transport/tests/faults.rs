@@ -1,12 +1,19 @@
 //! Cuts, and how soon a healed one is found.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::*;
-use crate::faults::FaultsRequest;
+use crate::faults::{Baseline, FaultsRequest};
 
 fn cut(faults: &Faults, cut: bool) {
     faults.set(&FaultsRequest { to: "*".into(), cut, ..FaultsRequest::default() }).unwrap();
+}
+
+/// A table in which every way takes `delay` and up to a fifth more.
+fn slow(region: &str, delay: Duration) -> Arc<Faults> {
+    let baseline = ["eu", "us"].map(|to| (id(to).region, Baseline::of_round_trip(2 * delay)));
+    let rng = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
+    Arc::new(Faults::new(id(region).region, baseline.into(), rng))
 }
 
 /// Waits for a frame with `text`, whatever else comes before.
@@ -30,10 +37,10 @@ async fn call(from: Transport, to: Session, text: &'static str) {
 }
 
 /// Cuts two nodes apart both ways for `span`, under traffic that fills every window; returns how
-/// long after the heal frames flow both ways.
-async fn heal_time(span: Duration) -> Duration {
+/// long after the heal frames flow both ways. `delay` is that of each way.
+async fn heal_time(span: Duration, delay: Duration) -> Duration {
     let authority = Authority::generate().unwrap();
-    let (eu_faults, us_faults) = (no_faults("eu"), no_faults("us"));
+    let (eu_faults, us_faults) = (slow("eu", delay), slow("us", delay));
     let with = |region, faults: &Arc<Faults>| {
         Node::start(Config { faults: Some(faults.clone()), ..config(&authority, region, 1) })
     };
@@ -72,14 +79,21 @@ const HEAL_MAX: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn a_short_cut_heals_at_once() {
     // Shorter than the idle timeout: the connections still stand, with doubled pauses.
-    let took = heal_time(Duration::from_millis(2500)).await;
+    let took = heal_time(Duration::from_millis(2500), Duration::ZERO).await;
     assert!(took < HEAL_MAX, "{took:?}");
 }
 
 #[tokio::test]
 async fn a_long_cut_heals_at_once() {
-    let took = heal_time(Duration::from_secs(10)).await;
+    let took = heal_time(Duration::from_secs(10), Duration::ZERO).await;
     assert!(took < HEAL_MAX, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_cut_across_the_world_heals_within_a_few_round_trips() {
+    let delay = Duration::from_millis(90);
+    let took = heal_time(Duration::from_secs(5), delay).await;
+    assert!(took < HEAL_MAX + 6 * delay, "{took:?}");
 }
 
 #[tokio::test]
@@ -123,4 +137,33 @@ async fn delay_is_felt() {
     us.send(&eu, "soon").await;
     assert_eq!(eu.next_frame().await, "soon");
     assert!(start.elapsed() < delay, "the other way is free: {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn nodes_connect_and_talk_over_a_wide_and_lossy_way() {
+    let authority = Authority::generate().unwrap();
+    let wide = FaultsRequest {
+        to: "*".into(),
+        delay_ms: Some(90.0),
+        jitter_ms: Some(18.0),
+        loss: Some(0.1),
+        ..FaultsRequest::default()
+    };
+    let with_faults = |region| {
+        let faults = no_faults(region);
+        faults.set(&wide).unwrap();
+        Node::start(Config { faults: Some(faults), ..config(&authority, region, 1) })
+    };
+    let (mut eu, mut us) = (with_faults("eu"), with_faults("us"));
+    connect(&mut eu, &mut us).await;
+    for n in 0..100 {
+        eu.send(&us, &n.to_string()).await;
+    }
+    let mut received: Vec<u32> = Vec::new();
+    while received.len() < 100 {
+        let frame = us.next_frame().await;
+        received.push(String::from_utf8(frame.to_vec()).unwrap().parse().unwrap());
+    }
+    received.sort_unstable();
+    assert!(received.into_iter().eq(0..100), "QUIC sends again what is lost");
 }

@@ -54,7 +54,7 @@ async fn a_goodbye_is_seen_at_once() {
     let mut eu = Node::start(config(&authority, "eu", 1));
     let mut us = Node::start(config(&authority, "us", 1));
     connect(&mut eu, &mut us).await;
-    let start = std::time::Instant::now();
+    let start = tokio::time::Instant::now();
     us.transport.close().await;
     assert_eq!(eu.next().await, Event::Disconnected(us.session()));
     assert!(start.elapsed() < Duration::from_secs(2), "not found out by silence");

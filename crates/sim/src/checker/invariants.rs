@@ -1,0 +1,51 @@
+//! The engine's own invariants: what production counts as broken must not be broken here either.
+//!
+//! Debug builds of the engine stop at the first; other builds count them and answer like a failed store,
+//! which no other checker would notice.
+
+use super::{Book, Checker, Seen, Violations};
+use crate::queue::Instant;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Invariants {
+    violations: Violations,
+}
+
+impl Checker for Invariants {
+    fn name(&self) -> &'static str {
+        "invariants"
+    }
+
+    fn see(&mut self, book: &Book, at: Instant, seen: &Seen<'_>) {
+        if let Seen::Broken { life, invariant, times } = *seen {
+            let node = book.lives[life].node;
+            for _ in 0..times {
+                self.violations.note(at, format_args!("{invariant} was broken on node {node}"));
+            }
+        }
+    }
+
+    fn violations(&self) -> &Violations {
+        &self.violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::invariants::Invariant;
+
+    use super::{super::testing::*, *};
+
+    #[test]
+    fn every_broken_invariant_is_found() {
+        let mut bench = Bench::new(book(), Invariants::default());
+        bench.see(Seen::Broken { life: 1, invariant: Invariant::Floored, times: 3 });
+        assert_eq!(bench.finish(), 3);
+    }
+
+    #[test]
+    fn none_is_none() {
+        assert_eq!(Bench::new(book(), Invariants::default()).finish(), 0);
+    }
+}
