@@ -7,8 +7,9 @@ use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
 use super::*;
 use crate::{
+    check::{Purpose, Reason, Subject},
     guard::OneThread,
-    ids::{Boot, NodeId},
+    ids::{Boot, NodeId, Secret},
     policy::{Attributes, PolicySet},
     store::{StoreReply, Table},
     time::StoreTime,

@@ -4,41 +4,33 @@
 //! cut when the peer is due, from what changed behind its cursor. A new session is first told everything
 //! this node may speak for (the *walk*), then what changes.
 
-use alloc::{boxed::Box, collections::BTreeMap, collections::VecDeque, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 
 use rand::Rng;
 
 use crate::{
-    counts::{Cursor, Entry, Shape, Shard, Tally, WalkFilter},
-    ids::{Caller, LimitId, NodeId, RegionIndex, RegionName, Session, SessionIndex},
-    policy::Scope,
-    store::Counts,
-    time::{ClusterTime, Label, Mono, Span, Window},
-    wire::{
-        ClockReading, FRAME_BYTES_MAX, Frame, FrameError, Header, Section, SlotEntry, Slots,
-        Speaker, stamp_of,
-    },
+    counts::{Cursor, Shard},
+    ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
+    time::{ClusterTime, Mono, Span},
+    wire::{Frame, FrameError},
 };
 
+use cut::Cutter;
 use peer::{Peer, Position};
 use sessions::{Sessions, TooManySessions};
 
 pub use peer::Traffic;
 
+mod convert;
+mod cut;
 mod peer;
 mod sessions;
+mod take;
 
-/// Slots that one batch of frames to one peer carries at most.
-const BATCH_ENTRIES_MAX: usize = 1_024;
 /// An idle node sends an empty frame this often, so that peers know it lives.
 const IDLE: Span = Span::secs(1);
 /// Peers, dead ones included, whose cursors are kept.
 const PEERS_MAX: usize = 4_096;
-/// The most bytes of a slots section without its entries, and of one entry (all varints at their longest).
-const SECTION_BYTES_MAX: usize = 200;
-const ENTRY_BYTES_MAX: usize = 43;
-/// Room for version, header and the small sections.
-const HEAD_BYTES_MAX: usize = 128;
 
 /// Access to the shards of the counts, one at a time.
 pub(crate) trait Shards {
@@ -100,16 +92,6 @@ pub(crate) struct Exchange {
     gossip: Span,
     random: Box<dyn Rng + Send>,
     stats: ExchangeStats,
-}
-
-/// A frame's slots, checked: nothing of it has been merged yet.
-struct Told {
-    session: SessionIndex,
-    region: RegionIndex,
-    /// Whether it is for this node to pass on.
-    pass_on: bool,
-    slots: Slots,
-    window: Window,
 }
 
 impl Exchange {
@@ -288,76 +270,6 @@ impl Exchange {
         merged.refused.map_or(Ok(()), Err)
     }
 
-    /// Checks a frame's sections as a whole (INV-6): a frame speaks for its sender's region, and for
-    /// earlier sessions of this region only until the sender has told what it knew when the two met.
-    fn checked(
-        &mut self,
-        from: &Session,
-        sections: Vec<Section>,
-    ) -> Result<(Vec<Told>, Vec<ClockReading>, bool), FrameError> {
-        let (mut told, mut readings, mut ends_walk) = (Vec::new(), Vec::new(), false);
-        for section in sections {
-            match section {
-                Section::WalkEnd => ends_walk = true,
-                Section::Clock(reading) => readings.push(reading),
-                Section::Slots(slots) => told.extend(self.checked_slots(from, slots)?),
-            }
-        }
-        Ok((told, readings, ends_walk))
-    }
-
-    fn checked_slots(&mut self, from: &Session, slots: Slots) -> Result<Option<Told>, FrameError> {
-        let window = Window::new(Span(slots.window)).ok_or(FrameError::Unsound)?;
-        if slots.entries.iter().any(|entry| entry.refunded > entry.used) {
-            return Err(FrameError::Unsound); // INV-3
-        }
-        let session = match &slots.of {
-            None => from.clone(),
-            Some(speaker) => speaker.session().ok_or(FrameError::Malformed)?,
-        };
-        if session == *self.sessions.own() {
-            return Ok(None); // an echo of ourselves teaches nothing
-        }
-        let own_region = &self.sessions.own().id.region;
-        let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
-        let may_speak = session.id.region == from.id.region
-            || (session.id.region == *own_region && self.peers.get(&from.id).is_some_and(walking));
-        if !may_speak {
-            return Err(FrameError::SpeaksForAnother);
-        }
-        let live = self.peers.get(&session.id).is_some_and(|p| p.connected && p.session == session);
-        let (session, region) = self.sessions.intern(&session).map_err(FrameError::from)?;
-        let pass_on = region == RegionIndex::OWN && !live;
-        Ok(Some(Told { session, region, pass_on, slots, window }))
-    }
-
-    fn merge<S: Shards>(&mut self, cluster: ClusterTime, told: Vec<Told>, shards: &S) -> Merged {
-        let mut merged = Merged::default();
-        for Told { session, region, pass_on, slots, window } in told {
-            let label = Label(slots.label);
-            let current = window.label_at(cluster);
-            if label < current.previous() {
-                merged.closed += slots.entries.len() as u64;
-                continue;
-            }
-            if label > current.next() {
-                merged.refused = Some(FrameError::LabelAhead);
-                continue;
-            }
-            let scope = if slots.global { Scope::Global } else { Scope::Region };
-            let shape = Shape { limit: LimitId(slots.limit), window, scope };
-            for entry in &slots.entries {
-                let entry = entry.read(shape, label, session);
-                let shard = shard_of(entry.caller, shards.count());
-                match shards.with(shard, |shard| shard.merge(&entry, region, pass_on)) {
-                    Ok(grew) => merged.changes += u64::from(grew),
-                    Err(_) => merged.refused = Some(FrameError::Full),
-                }
-            }
-        }
-        merged
-    }
-
     /// Tells again what has waited too long for an acknowledgement.
     pub(crate) fn handle_timeout(&mut self, now: Mono) {
         for peer in self.peers.values_mut().filter(|peer| peer.connected) {
@@ -424,163 +336,8 @@ impl Exchange {
     }
 }
 
-#[derive(Default)]
-struct Merged {
-    changes: u64,
-    closed: u64,
-    refused: Option<FrameError>,
-}
-
 impl From<TooManySessions> for FrameError {
     fn from(_: TooManySessions) -> Self {
         Self::Full
-    }
-}
-
-impl Speaker {
-    fn of(session: &Session) -> Self {
-        Self {
-            region: session.id.region.as_str().into(),
-            node: session.id.node.as_str().into(),
-            boot: session.boot.0,
-        }
-    }
-
-    fn session(&self) -> Option<Session> {
-        let id = NodeId::new(&self.region, &self.node).ok()?;
-        Some(Session { id, boot: crate::ids::Boot(self.boot) })
-    }
-}
-
-impl SlotEntry {
-    fn of(entry: &Entry) -> Self {
-        let Tally { counts: Counts { used, refunded }, offered } = entry.tally;
-        Self {
-            caller: entry.caller.to_bytes(),
-            used,
-            refunded,
-            refused: offered.saturating_sub(used),
-        }
-    }
-
-    fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
-        let counts = Counts { used: self.used, refunded: self.refunded };
-        let offered = self.used.saturating_add(self.refused);
-        let tally = Tally { counts, offered };
-        Entry { caller: Caller::from_bytes(self.caller), shape, label, session, tally }
-    }
-}
-
-/// Cuts frames for a peer from what it has not been told.
-struct Cutter<'a, S> {
-    sessions: &'a Sessions,
-    live: &'a [SessionIndex],
-    shards: &'a S,
-}
-
-impl<S: Shards> Cutter<'_, S> {
-    /// Fills the peer's `ready` queue with what is due, and says whether there is more to tell at once.
-    fn batch(&self, peer: &mut Peer, now: Mono, cluster: ClusterTime) -> bool {
-        let mut entries = Vec::new();
-        let before = peer.outgoing.position.clone();
-        if peer.outgoing.has_window() {
-            self.collect(peer, &mut entries);
-        }
-        let told_all = entries.len() < BATCH_ENTRIES_MAX;
-        let position = &mut peer.outgoing.position;
-        let ends_walk =
-            !position.walk_ended && position.cursors.iter().all(|cursor| cursor.walk.is_none());
-        position.walk_ended |= ends_walk;
-        peer.sent.changes += entries.len() as u64;
-
-        let mut batches = self.pack(entries);
-        if ends_walk {
-            match batches.back_mut() {
-                Some(sections) => sections.push(Section::WalkEnd),
-                None => batches.push_back(Vec::from([Section::WalkEnd])),
-            }
-        }
-        let numbered = batches.len();
-        let idle = peer.last_sent.is_none_or(|at| now.since(at) >= IDLE);
-        if batches.is_empty() && (peer.incoming.owes || idle) {
-            batches.push_back(Vec::new());
-        }
-        if let Some(sections) = batches.front_mut()
-            && peer.last_clock.is_none_or(|at| now.since(at) >= IDLE)
-            && peer.distance.round_trip().is_some()
-        {
-            sections.push(Section::Clock(ClockReading { cluster: cluster.0 }));
-            peer.last_clock = Some(now);
-        }
-        // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing
-        // is under way, nothing will ever acknowledge it: it counts as told.
-        if numbered == 0 && peer.outgoing.position != before {
-            peer.outgoing.skip_told();
-        }
-        for (i, sections) in batches.into_iter().enumerate() {
-            let last = i + 1 == numbered;
-            let behind = last.then(|| peer.outgoing.position.clone());
-            let (number, open) =
-                if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
-            let header = Header {
-                number,
-                open,
-                acknowledged: peer.incoming.contiguous(),
-                sent: stamp_of(now),
-                echo: peer.incoming.echo(now),
-            };
-            peer.ready.push_back(Frame { header, sections }.encode());
-            peer.incoming.owes = false;
-        }
-        !told_all && peer.outgoing.has_window()
-    }
-
-    fn collect(&self, peer: &mut Peer, entries: &mut Vec<Entry>) {
-        let filter = WalkFilter { region: peer.region, peer: peer.index, live: self.live };
-        let same_region = peer.region == RegionIndex::OWN;
-        let wanted = |shape: &Shape| same_region || shape.scope == Scope::Global;
-        for (index, cursor) in peer.outgoing.position.cursors.iter_mut().enumerate() {
-            let budget = BATCH_ENTRIES_MAX.saturating_sub(entries.len());
-            if budget == 0 {
-                return;
-            }
-            *cursor = self
-                .shards
-                .with(index, |shard| shard.collect(*cursor, filter, wanted, budget, entries));
-        }
-    }
-
-    /// Groups entries into sections and sections into frames that stay below the limit.
-    fn pack(&self, mut entries: Vec<Entry>) -> VecDeque<Vec<Section>> {
-        entries.sort_unstable_by_key(|e| (e.session, e.shape.limit, e.label, e.caller));
-        let mut frames: VecDeque<Vec<Section>> = VecDeque::new();
-        let mut room = 0;
-        for group in entries.chunk_by(|a, b| {
-            (a.session, a.shape.limit, a.label) == (b.session, b.shape.limit, b.label)
-        }) {
-            let needs = SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX;
-            if frames.is_empty() || needs > room {
-                frames.push_back(Vec::new());
-                room = FRAME_BYTES_MAX - HEAD_BYTES_MAX;
-            }
-            room = room.saturating_sub(needs);
-            if let Some(sections) = frames.back_mut() {
-                sections.push(Section::Slots(self.section(group)));
-            }
-        }
-        frames
-    }
-
-    fn section(&self, group: &[Entry]) -> Slots {
-        let first = &group[0];
-        let others = first.session != SessionIndex::OWN;
-        Slots {
-            of: others.then(|| Speaker::of(self.sessions.session(first.session))),
-            limit: first.shape.limit.0,
-            window: first.shape.window.length().0,
-            global: first.shape.scope == Scope::Global,
-            label: first.label.0,
-            entries: group.iter().map(SlotEntry::of).collect(),
-        }
     }
 }

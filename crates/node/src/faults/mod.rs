@@ -1,7 +1,7 @@
 //! Faults on the way to other regions: cuts, delay, jitter and loss of what this node sends.
 //!
 //! For demonstrations and tests. [`Faults`] holds the table that `PUT /v1/faults` changes; the
-//! socket in [`socket`] obeys it, below QUIC, so that handshakes and membership suffer as frames
+//! socket in `socket` obeys it, below QUIC, so that handshakes and membership suffer as frames
 //! do. Without faults the plain socket is used and none of this runs.
 
 mod queue;

@@ -1,6 +1,6 @@
 //! Drives the engine's exchange: events in, frames out, and the timer.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use tidegate_core::{PeerStatus, engine::Engine, time::Span};
 use tokio::{sync::mpsc, time};
@@ -32,11 +32,10 @@ pub(super) struct Peers {
 pub(super) struct Network(Option<(Transport, Membership)>);
 
 impl Network {
-    /// Cluster addresses of peers that have told all they knew when they met us.
-    pub(super) fn answered(&self, peers: &[PeerStatus]) -> HashSet<SocketAddr> {
-        let has_answered =
-            |info: &ConnectionInfo| peers.iter().any(|p| p.answered && p.session == info.session);
-        self.connections().into_iter().filter(has_answered).map(|info| info.address).collect()
+    /// Whether whoever `seed` leads to has told all that it knew when it met us.
+    pub(super) fn has_answered(&self, seed: SocketAddr, peers: &[PeerStatus]) -> bool {
+        let session = self.0.as_ref().and_then(|(transport, _)| transport.peer_at(seed));
+        session.is_some_and(|session| peers.iter().any(|p| p.answered && p.session == session))
     }
 
     pub(super) fn connections(&self) -> Vec<ConnectionInfo> {

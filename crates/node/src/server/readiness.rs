@@ -80,8 +80,8 @@ async fn sync(view: &View, config: &Config, clock: Clock) {
     let answered = async {
         loop {
             look.tick().await;
-            let answered = view.network.answered(&view.engine.peers(clock.now()));
-            if seeds.iter().all(|seed| answered.contains(seed)) {
+            let peers = view.engine.peers(clock.now());
+            if seeds.iter().all(|seed| view.network.has_answered(**seed, &peers)) {
                 return;
             }
         }

@@ -1,8 +1,8 @@
 //! The connections to other nodes: QUIC with mutual TLS over one UDP port.
 //!
 //! A [`Transport`] keeps the addresses that it is given dialled, accepts what comes, and reports a
-//! peer as connected only once both sides have proved who they are ([`hello`]). Two nodes have one
-//! connection between them, whoever dialled ([`registry`]). Messages go as one stream each, out of
+//! peer as connected only once both sides have proved who they are (`hello`). Two nodes have one
+//! connection between them, whoever dialled (`registry`). Messages go as one stream each, out of
 //! a bounded queue per peer; sending never waits, and what does not fit is dropped and counted.
 
 mod hello;
@@ -266,6 +266,13 @@ impl Transport {
             silent,
         };
         self.inner.registry.all().into_iter().map(info).collect()
+    }
+
+    /// Whom an address leads to, if that peer is connected: also where it was dialled by another
+    /// address than it advertises.
+    pub fn peer_at(&self, address: SocketAddr) -> Option<Session> {
+        let link = self.inner.registry.of_address(address)?;
+        self.inner.registry.of_session(&link.session).map(|link| link.session.clone())
     }
 
     /// What was sent, received, dropped and refused since the start.

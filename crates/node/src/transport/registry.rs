@@ -18,6 +18,9 @@ use super::{
 
 /// How many peers may be connected.
 pub(super) const PEERS_MAX: usize = 1024;
+/// How many addresses of one peer are remembered; a peer behind a translator gets a new one with
+/// every connection.
+const ADDRESSES_PER_PEER_MAX: usize = 16;
 
 /// The connected peers.
 pub(super) struct Registry {
@@ -116,7 +119,8 @@ impl Registry {
                 check_name(old, link)?;
                 if let Precedence::Old = self.precedence(old, link) {
                     // Whatever address led here leads to that peer.
-                    for address in addresses {
+                    let room = ADDRESSES_PER_PEER_MAX.saturating_sub(old.addresses.len());
+                    for address in addresses.into_iter().take(room) {
                         by_address.entry(address).or_insert_with(|| id.clone());
                         old.addresses.insert(address);
                     }
@@ -124,7 +128,8 @@ impl Registry {
                     self.changed.send_replace(());
                     return Err(Failure::Duplicate);
                 }
-                if old.link.session == link.session {
+                let few = old.addresses.len() < ADDRESSES_PER_PEER_MAX;
+                if old.link.session == link.session && few {
                     addresses.append(&mut old.addresses);
                 }
                 predecessor = Some(Predecessor { link: old.link.clone(), told: old.told.clone() });

@@ -29,6 +29,23 @@ async fn two_nodes_exchange_frames() {
 }
 
 #[tokio::test]
+async fn a_peer_is_known_by_every_address_that_leads_to_it() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    // As behind a translator: dialled where it is, advertised somewhere else.
+    let elsewhere = free_socket().local_addr().unwrap();
+    let mut us = Node::start(Config { advertise: elsewhere, ..config(&authority, "us", 1) });
+    eu.keep(&[&us]);
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+    for address in [us.address(), elsewhere] {
+        assert_eq!(eu.transport.peer_at(address), Some(us.session()));
+    }
+    assert_eq!(eu.transport.peer_at(eu.address()), None);
+    assert_eq!(eu.transport.connections().len(), 1);
+}
+
+#[tokio::test]
 async fn nodes_that_dial_each_other_settle_on_one_connection_without_a_break() {
     let authority = Authority::generate().unwrap();
     for _ in 0..20 {

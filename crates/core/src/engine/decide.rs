@@ -1,0 +1,219 @@
+//! Decisions: a plan becomes a command, a reply becomes an answer, and what is admitted is counted.
+
+use alloc::vec::Vec;
+
+use super::{
+    Completion, Engine, Outcome, Plan,
+    freshness::{RegionView, stalest, views},
+};
+use crate::{
+    check::{
+        Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
+        plan::{self, Planned},
+    },
+    counts::Tally,
+    guard::{Guard, Guarding},
+    ids::{Key, RegionIndex, Secret},
+    invariants::Invariant,
+    policy::{PolicySet, Scope},
+    store::{Counts, OperationReply, StoreCommand, StoreReply},
+    time::{Label, Mono, Span},
+};
+
+impl<G: Guarding> Engine<G> {
+    /// Plans one all-or-nothing command over every limit of every policy that applies to a subject.
+    pub fn plan(
+        &self,
+        policies: &PolicySet,
+        secret: &Secret,
+        now: Mono,
+        subjects: &[Subject<'_>],
+        purpose: Purpose,
+    ) -> Result<Plan, PlanError> {
+        let mut planned = Vec::new();
+        for subject in subjects {
+            for policy in policies.matching(subject.attributes) {
+                let caller = policy.caller(secret, subject.attributes);
+                planned.extend(policy.limits.iter().enumerate().map(|(index, limit)| Planned {
+                    policy: policy.clone(),
+                    index,
+                    cost: subject.cost,
+                    key: Key { caller, limit: limit.id },
+                    label: Label(0),
+                    others: 0,
+                    floor: Counts::default(),
+                }));
+            }
+        }
+        if planned.len() > plan::LIMITS_MAX {
+            return Err(PlanError::TooManyLimits { found: planned.len() });
+        }
+        if planned.is_empty() {
+            return Ok(Plan::Unmatched);
+        }
+        let mut ticket = Ticket { purpose, planned, asked_at: now, relabelled: false };
+        let command = self.label(&mut ticket, now);
+        let has_room = |plan: &Planned| {
+            self.with_shard(plan.key, |s| s.has_room() || s.has(plan.key, plan.label))
+        };
+        if purpose == Purpose::Charge && !ticket.planned.iter().all(has_room) {
+            return Ok(Plan::Full(ticket));
+        }
+        Ok(Plan::Ask(command, ticket))
+    }
+
+    /// Gives every planned limit the label of `now`, and makes the command of it.
+    fn label(&self, ticket: &mut Ticket, now: Mono) -> StoreCommand {
+        let (cluster, clock) = self.clock.with(|c| (c.cluster_time(now), c.clone()));
+        ticket.asked_at = now;
+        for plan in &mut ticket.planned {
+            plan.label_at(cluster, |key, label| self.known(key, label));
+        }
+        let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, &clock));
+        StoreCommand { operations: operations.collect() }
+    }
+
+    /// Turns a store call's outcome into the decision, and counts what was admitted (INV-1).
+    pub fn complete(&self, now: Mono, mut ticket: Ticket, outcome: Outcome) -> Completion {
+        match outcome {
+            Outcome::Reply(StoreReply::Done { admitted, now: reading, operations }) => {
+                self.clock.with(|clock| clock.handle_reading(ticket.asked_at, now, reading));
+                let believable = operations.len() == ticket.planned.len()
+                    && self.holds(Invariant::AllOrNothing, {
+                        let enforced = |(plan, op): (&Planned, &OperationReply)| {
+                            op.passes || plan.policy.shadow
+                        };
+                        admitted == ticket.planned.iter().zip(&operations).all(enforced)
+                    })
+                    && ticket.planned.iter().zip(&operations).all(|(plan, op)| {
+                        let floored = op.counts.max(plan.floor) == op.counts;
+                        let written = ticket.purpose == Purpose::Charge;
+                        self.holds(Invariant::Floored, floored || !written)
+                            && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
+                    });
+                if !believable {
+                    return Completion::Decided(self.answer_without_store(
+                        now,
+                        &ticket,
+                        Reason::StoreUnavailable,
+                    ));
+                }
+                let passes: Vec<bool> = operations.iter().map(|op| op.passes).collect();
+                self.count(&ticket, admitted, &passes);
+                let cluster = self.cluster_time(now);
+                let verdicts = ticket.planned.iter().zip(&operations).map(|(plan, op)| {
+                    // A peek does not write, so that the floor may be above what the record says.
+                    plan.verdict(op.passes, op.counts.max(plan.floor), cluster)
+                });
+                let limits = self.with_views(now, &ticket, verdicts.collect());
+                Completion::Decided(plan::decision(admitted, limits, None))
+            }
+            Outcome::Reply(StoreReply::Relabel { now: reading }) if !ticket.relabelled => {
+                self.clock.with(|clock| clock.handle_reading(ticket.asked_at, now, reading));
+                self.upkeep.with(|upkeep| upkeep.relabelled += 1);
+                ticket.relabelled = true;
+                let command = self.label(&mut ticket, now);
+                Completion::Again(command, ticket)
+            }
+            Outcome::Reply(StoreReply::Relabel { .. }) | Outcome::Unknown | Outcome::Cancelled => {
+                Completion::Decided(self.answer_without_store(
+                    now,
+                    &ticket,
+                    Reason::StoreUnavailable,
+                ))
+            }
+            Outcome::Shed => {
+                Completion::Decided(self.answer_without_store(now, &ticket, Reason::Overload))
+            }
+        }
+    }
+
+    /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
+    /// so the next command's floor charges it exactly once, also where the store had charged it after all.
+    fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
+        let live_nodes = self.exchange.with(|exchange| exchange.live_nodes()) as u64;
+        let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
+        let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
+        self.count(ticket, admitted, &passes);
+        let cluster = self.cluster_time(now);
+        let verdicts = ticket
+            .planned
+            .iter()
+            .zip(&passes)
+            .map(|(plan, passes)| plan.verdict(*passes, known(plan), cluster));
+        let limits = self.with_views(now, ticket, verdicts.collect());
+        plan::decision(admitted, limits, Some(reason))
+    }
+
+    /// Adds what a check asked for, and what it was given, to this session's own slots.
+    fn count(&self, ticket: &Ticket, admitted: bool, passes: &[bool]) {
+        if ticket.purpose != Purpose::Charge {
+            return;
+        }
+        for (plan, passes) in ticket.planned.iter().zip(passes) {
+            let used = if admitted && *passes { plan.cost } else { 0 };
+            let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
+            self.with_shard(plan.key, |shard| {
+                shard.add_own(plan.key.caller, plan.shape(), plan.label, add, used > 0);
+            });
+        }
+    }
+
+    /// Adds to verdicts how stale the other regions' part is and, for usage, what each region has.
+    fn with_views(
+        &self,
+        now: Mono,
+        ticket: &Ticket,
+        mut limits: Vec<LimitVerdict>,
+    ) -> Vec<LimitVerdict> {
+        let global = |verdict: &LimitVerdict| verdict.limit().scope == Scope::Global;
+        if !limits.iter().any(global) && ticket.purpose == Purpose::Charge {
+            return limits;
+        }
+        let views = self.freshness.with(|freshness| views(freshness, now));
+        let stalest = stalest(&views);
+        for (verdict, plan) in limits.iter_mut().zip(&ticket.planned) {
+            if global(verdict) {
+                verdict.staleness = stalest;
+            }
+            if ticket.purpose == Purpose::Usage {
+                verdict.regions = self.regions_used(plan, verdict, &views);
+            }
+        }
+        limits
+    }
+
+    fn regions_used(
+        &self,
+        plan: &Planned,
+        verdict: &LimitVerdict,
+        views: &[RegionView],
+    ) -> Vec<RegionUse> {
+        let known = self.with_shard(plan.key, |shard| shard.by_region(plan.key, plan.label));
+        let of = |region: RegionIndex| {
+            known.iter().find(|(r, _)| *r == region).map_or(Counts::default(), |(_, t)| t.counts)
+        };
+        let own = self.settings.session.id.region.clone();
+        // The store's record is exact for the own region; its refunds are what the slots know of them.
+        let refunded = of(RegionIndex::OWN).refunded;
+        let net = verdict.used.saturating_sub(plan.others);
+        let counts = Counts { used: net.saturating_add(refunded), refunded };
+        let mut uses = Vec::from([RegionUse { region: own, counts, staleness: Some(Span::ZERO) }]);
+        if verdict.limit().scope == Scope::Global {
+            uses.extend(views.iter().map(|view| RegionUse {
+                region: view.name.clone(),
+                counts: of(view.region),
+                staleness: view.staleness,
+            }));
+        }
+        uses
+    }
+
+    fn holds(&self, invariant: Invariant, condition: bool) -> bool {
+        if !condition {
+            assert!(!self.settings.strict_invariants, "{invariant} is broken");
+            self.upkeep.with(|upkeep| *upkeep.broken.entry(invariant).or_default() += 1);
+        }
+        condition
+    }
+}

@@ -1,0 +1,43 @@
+//! Between what travels and what is counted.
+
+use crate::{
+    counts::{Entry, Shape, Tally},
+    ids::{Boot, Caller, NodeId, Session, SessionIndex},
+    store::Counts,
+    time::Label,
+    wire::{SlotEntry, Speaker},
+};
+
+impl Speaker {
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            region: session.id.region.as_str().into(),
+            node: session.id.node.as_str().into(),
+            boot: session.boot.0,
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<Session> {
+        let id = NodeId::new(&self.region, &self.node).ok()?;
+        Some(Session { id, boot: Boot(self.boot) })
+    }
+}
+
+impl SlotEntry {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let Tally { counts: Counts { used, refunded }, offered } = entry.tally;
+        Self {
+            caller: entry.caller.to_bytes(),
+            used,
+            refunded,
+            refused: offered.saturating_sub(used),
+        }
+    }
+
+    pub(super) fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
+        let counts = Counts { used: self.used, refunded: self.refunded };
+        let offered = self.used.saturating_add(self.refused);
+        let tally = Tally { counts, offered };
+        Entry { caller: Caller::from_bytes(self.caller), shape, label, session, tally }
+    }
+}

@@ -1,0 +1,137 @@
+//! Cuts frames for a peer from what it has not been told yet.
+
+use alloc::{collections::VecDeque, vec::Vec};
+
+use super::{IDLE, Shards, peer::Peer, sessions::Sessions};
+use crate::{
+    counts::{Entry, Shape, WalkFilter},
+    ids::{RegionIndex, SessionIndex},
+    policy::Scope,
+    time::{ClusterTime, Mono},
+    wire::{
+        ClockReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of,
+    },
+};
+
+/// Slots that one batch of frames to one peer carries at most.
+const BATCH_ENTRIES_MAX: usize = 1_024;
+/// The most bytes of a slots section without its entries, and of one entry (all varints at their longest).
+const SECTION_BYTES_MAX: usize = 200;
+const ENTRY_BYTES_MAX: usize = 43;
+/// Room for version, header and the small sections.
+const HEAD_BYTES_MAX: usize = 128;
+
+/// Cuts frames for a peer from what it has not been told.
+pub(super) struct Cutter<'a, S> {
+    pub(super) sessions: &'a Sessions,
+    /// Sessions that speak for themselves: connected peers.
+    pub(super) live: &'a [SessionIndex],
+    pub(super) shards: &'a S,
+}
+
+impl<S: Shards> Cutter<'_, S> {
+    /// Fills the peer's `ready` queue with what is due, and says whether there is more to tell at once.
+    pub(super) fn batch(&self, peer: &mut Peer, now: Mono, cluster: ClusterTime) -> bool {
+        let mut entries = Vec::new();
+        let before = peer.outgoing.position.clone();
+        if peer.outgoing.has_window() {
+            self.collect(peer, &mut entries);
+        }
+        let told_all = entries.len() < BATCH_ENTRIES_MAX;
+        let position = &mut peer.outgoing.position;
+        let ends_walk =
+            !position.walk_ended && position.cursors.iter().all(|cursor| cursor.walk.is_none());
+        position.walk_ended |= ends_walk;
+        peer.sent.changes += entries.len() as u64;
+
+        let mut batches = self.pack(entries);
+        if ends_walk {
+            match batches.back_mut() {
+                Some(sections) => sections.push(Section::WalkEnd),
+                None => batches.push_back(Vec::from([Section::WalkEnd])),
+            }
+        }
+        let numbered = batches.len();
+        let idle = peer.last_sent.is_none_or(|at| now.since(at) >= IDLE);
+        if batches.is_empty() && (peer.incoming.owes || idle) {
+            batches.push_back(Vec::new());
+        }
+        if let Some(sections) = batches.front_mut()
+            && peer.last_clock.is_none_or(|at| now.since(at) >= IDLE)
+            && peer.distance.round_trip().is_some()
+        {
+            sections.push(Section::Clock(ClockReading { cluster: cluster.0 }));
+            peer.last_clock = Some(now);
+        }
+        // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing
+        // is under way, nothing will ever acknowledge it: it counts as told.
+        if numbered == 0 && peer.outgoing.position != before {
+            peer.outgoing.skip_told();
+        }
+        for (i, sections) in batches.into_iter().enumerate() {
+            let last = i + 1 == numbered;
+            let behind = last.then(|| peer.outgoing.position.clone());
+            let (number, open) =
+                if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
+            let header = Header {
+                number,
+                open,
+                acknowledged: peer.incoming.contiguous(),
+                sent: stamp_of(now),
+                echo: peer.incoming.echo(now),
+            };
+            peer.ready.push_back(Frame { header, sections }.encode());
+            peer.incoming.owes = false;
+        }
+        !told_all && peer.outgoing.has_window()
+    }
+
+    fn collect(&self, peer: &mut Peer, entries: &mut Vec<Entry>) {
+        let filter = WalkFilter { region: peer.region, peer: peer.index, live: self.live };
+        let same_region = peer.region == RegionIndex::OWN;
+        let wanted = |shape: &Shape| same_region || shape.scope == Scope::Global;
+        for (index, cursor) in peer.outgoing.position.cursors.iter_mut().enumerate() {
+            let budget = BATCH_ENTRIES_MAX.saturating_sub(entries.len());
+            if budget == 0 {
+                return;
+            }
+            *cursor = self
+                .shards
+                .with(index, |shard| shard.collect(*cursor, filter, wanted, budget, entries));
+        }
+    }
+
+    /// Groups entries into sections and sections into frames that stay below the limit.
+    fn pack(&self, mut entries: Vec<Entry>) -> VecDeque<Vec<Section>> {
+        entries.sort_unstable_by_key(|e| (e.session, e.shape.limit, e.label, e.caller));
+        let mut frames: VecDeque<Vec<Section>> = VecDeque::new();
+        let mut room = 0;
+        for group in entries.chunk_by(|a, b| {
+            (a.session, a.shape.limit, a.label) == (b.session, b.shape.limit, b.label)
+        }) {
+            let needs = SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX;
+            if frames.is_empty() || needs > room {
+                frames.push_back(Vec::new());
+                room = FRAME_BYTES_MAX - HEAD_BYTES_MAX;
+            }
+            room = room.saturating_sub(needs);
+            if let Some(sections) = frames.back_mut() {
+                sections.push(Section::Slots(self.section(group)));
+            }
+        }
+        frames
+    }
+
+    fn section(&self, group: &[Entry]) -> Slots {
+        let first = &group[0];
+        let others = first.session != SessionIndex::OWN;
+        Slots {
+            of: others.then(|| Speaker::of(self.sessions.session(first.session))),
+            limit: first.shape.limit.0,
+            window: first.shape.window.length().0,
+            global: first.shape.scope == Scope::Global,
+            label: first.label.0,
+            entries: group.iter().map(SlotEntry::of).collect(),
+        }
+    }
+}
