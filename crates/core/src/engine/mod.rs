@@ -186,6 +186,11 @@ impl<G: Guarding> Engine<G> {
         self.exchange.with(|exchange| exchange.peers(now))
     }
 
+    /// Broken invariants, by invariant; empty as long as there is no bug.
+    pub fn broken(&self) -> BTreeMap<Invariant, u64> {
+        self.upkeep.with(|upkeep| upkeep.broken.clone())
+    }
+
     /// Numbers about the engine.
     pub fn stats(&self) -> Stats {
         let (mut cells, mut memory_bytes) = (0, 0);
