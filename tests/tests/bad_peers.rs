@@ -68,7 +68,7 @@ impl Pair {
         }
         dev::agree_on(self.nodes(), &[("api_key", "k")], &[("eu", 2), ("us", 3)], NEWS).await;
         for node in self.nodes() {
-            assert_eq!(node.state_of("ap").await.unwrap(), Value::Null, "{}", node.name);
+            assert_eq!(node.state_of("ap").await, Ok(Value::Null), "{}", node.name);
         }
         let logs = [&self.eu, &self.us].map(|served| served.process.log());
         assert!(logs.iter().all(|log| !log.contains("panicked")), "{logs:?}");
