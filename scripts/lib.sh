@@ -28,6 +28,8 @@ step() {
     log="$(mktemp)"
     if "$@" >"$log" 2>&1; then
         printf 'ok      %4d s\n' $((SECONDS - started)) >&2
+        # What the test runner counted, so that a run that tested nothing shows.
+        grep -E '^ +Summary|^test result' "$log" >&2 || true
         rm -f "$log"
     else
         printf 'FAILED  %4d s\n' $((SECONDS - started)) >&2

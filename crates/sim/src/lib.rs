@@ -6,7 +6,9 @@
 //! against it.
 //!
 //! [`run`] is the way in. [`scenario`] says what a run is given, [`report`] what it comes to, [`world`]
-//! what happens in between.
+//! what happens in between, [`checker`] what must hold of it.
+//!
+//! How to write a scenario and read a report is described in `docs/simulator.md`.
 
 pub mod central;
 pub mod checker;

@@ -1,4 +1,7 @@
-//! The simulator's command line.
+//! The simulator's command line: `tidegate-sim`.
+//!
+//! Exit 0: every checker is content. 1: one found a violation. 2: a mistake in the scenario or the usage,
+//! or a command that is not built yet.
 
 use std::{
     fs,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use tidegate_core::{
     ids::{Key, Secret},
     policy::{PolicySet, Scope},
-    time::{ClusterTime, Label, Window},
+    time::{Label, Window},
 };
 
 use crate::scenario::Load;
@@ -143,11 +143,6 @@ impl Subjects {
             Some(at) => Some(*at),
             None => self.regional.get(key).map(|first| first + region),
         }
-    }
-
-    /// The label of a key's window at a true cluster time.
-    pub fn label_at(&self, key: usize, now: ClusterTime) -> Label {
-        self.keys[key].window.label_at(now)
     }
 }
 

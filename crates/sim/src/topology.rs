@@ -3,30 +3,11 @@
 use tidegate_core::{
     ids::{NodeId, RegionName},
     time::Span,
+    wan::typical_round_trip,
 };
 
 use crate::queue::Instant;
 
-/// Round trips between well-known places, in milliseconds. The first ten are the distances over which
-/// the algorithms were measured; the last three are those of a local cluster with a typical wide area.
-const ROUND_TRIPS: [(&str, &str, u64); 13] = [
-    ("us-east", "us-west", 65),
-    ("us-east", "eu-west", 70),
-    ("us-east", "ap-south", 190),
-    ("us-east", "ap-northeast", 150),
-    ("us-west", "eu-west", 130),
-    ("us-west", "ap-south", 220),
-    ("us-west", "ap-northeast", 100),
-    ("eu-west", "ap-south", 120),
-    ("eu-west", "ap-northeast", 210),
-    ("ap-south", "ap-northeast", 125),
-    ("eu", "us", 80),
-    ("eu", "ap", 180),
-    ("us", "ap", 150),
-];
-
-/// The round trip between two places that the table does not know.
-const ROUND_TRIP_ELSEWHERE: Span = Span::millis(100);
 /// The round trip between two nodes of one region.
 const ROUND_TRIP_WITHIN: Span = Span::micros(500);
 
@@ -35,10 +16,7 @@ pub fn usual_round_trip(a: &str, b: &str) -> Span {
     if a == b {
         return ROUND_TRIP_WITHIN;
     }
-    ROUND_TRIPS
-        .iter()
-        .find(|(x, y, _)| (*x == a && *y == b) || (*x == b && *y == a))
-        .map_or(ROUND_TRIP_ELSEWHERE, |(_, _, ms)| Span::millis(*ms))
+    typical_round_trip(a, b)
 }
 
 /// One region of a topology.

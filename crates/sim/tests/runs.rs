@@ -75,6 +75,16 @@ fn a_cut_is_paid_for_and_heals() {
 }
 
 #[test]
+fn what_was_told_into_a_cut_is_told_again_after_it() {
+    // Callers so rare that most of what is lost in the cut does not change again by itself.
+    let changes = [
+        ("quantity = 6000", "quantity = 6"),
+        ("caller = \"api_key\"", "caller = \"api_key\"\ncallers = 300"),
+    ];
+    assert_holds(&result(&shipped("cut-and-heal.toml", &changes), 5));
+}
+
+#[test]
 fn restarts_and_faulty_stores_hold() {
     for seed in [1, 2] {
         assert_holds(&result(&shipped("restart.toml", &[]), seed));

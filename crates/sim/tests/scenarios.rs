@@ -107,6 +107,7 @@ fn what_cannot_be_simulated_is_refused() {
         "window = \"100ms\"",
         &["converge_within", "lengthen the window"],
     );
+    assert_said("windows = 5", "windows = 5\ntail = \"1s\"", &["tail", "shorter than a window"]);
     assert_said("[\"eu\", \"us\"]", "[]", &["topology.regions"]);
     assert_said("[\"eu\", \"us\"]", "[\"eu\", \"eu\"]", &["stands twice"]);
     assert_said(

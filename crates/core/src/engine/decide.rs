@@ -2,16 +2,14 @@
 
 use alloc::vec::Vec;
 
-use super::{
-    Completion, Engine, Outcome, Plan,
-    freshness::{RegionView, stalest, views},
-};
+use super::{Completion, Engine, Outcome, Plan};
 use crate::{
     check::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
         plan::{self, Planned},
     },
     counts::Tally,
+    exchange::RegionView,
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret},
     invariants::Invariant,
@@ -170,21 +168,23 @@ impl<G: Guarding> Engine<G> {
         if !limits.iter().any(global) && ticket.purpose == Purpose::Charge {
             return limits;
         }
-        let views = self.freshness.with(|freshness| views(freshness, now));
-        let stalest = stalest(&views);
-        for (verdict, plan) in limits.iter_mut().zip(&ticket.planned) {
-            if global(verdict) {
-                verdict.staleness = stalest;
+        self.views.with(|views| {
+            let stalest = stalest(views, now);
+            for (verdict, plan) in limits.iter_mut().zip(&ticket.planned) {
+                if global(verdict) {
+                    verdict.staleness = stalest;
+                }
+                if ticket.purpose == Purpose::Usage {
+                    verdict.regions = self.regions_used(now, plan, verdict, views);
+                }
             }
-            if ticket.purpose == Purpose::Usage {
-                verdict.regions = self.regions_used(plan, verdict, &views);
-            }
-        }
+        });
         limits
     }
 
     fn regions_used(
         &self,
+        now: Mono,
         plan: &Planned,
         verdict: &LimitVerdict,
         views: &[RegionView],
@@ -203,7 +203,7 @@ impl<G: Guarding> Engine<G> {
             uses.extend(views.iter().map(|view| RegionUse {
                 region: view.name.clone(),
                 counts: of(view.region),
-                staleness: view.staleness,
+                staleness: view.staleness(now),
             }));
         }
         uses
@@ -216,4 +216,9 @@ impl<G: Guarding> Engine<G> {
         }
         condition
     }
+}
+
+/// The age of the oldest view of another region: zero without any, `None` while one is unheard.
+fn stalest(views: &[RegionView], now: Mono) -> Option<Span> {
+    views.iter().try_fold(Span::ZERO, |oldest, view| Some(oldest.max(view.staleness(now)?)))
 }

@@ -7,7 +7,7 @@ use rand::Rng;
 use crate::{
     check::{Clock, Decision, Ticket},
     counts::{Known, Shard, Tally},
-    exchange::{self, Exchange, ExchangeStats, Freshness, PeerStatus, Shards},
+    exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Shards},
     guard::{Guard, Guarding},
     ids::{Key, RegionName, Session},
     invariants::Invariant,
@@ -17,7 +17,6 @@ use crate::{
 };
 
 mod decide;
-mod freshness;
 #[cfg(test)]
 mod tests;
 
@@ -123,7 +122,7 @@ pub struct Engine<G: Guarding> {
     exchange: G::Of<Exchange>,
     clock: G::Of<Clock>,
     /// What the request path needs of the exchange, so that it never waits for a merge.
-    freshness: G::Of<Vec<Freshness>>,
+    views: G::Of<Vec<RegionView>>,
     upkeep: G::Of<Upkeep>,
 }
 
@@ -164,7 +163,7 @@ impl<G: Guarding> Engine<G> {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
             exchange: Guard::new(Exchange::new(settings.session.clone(), settings.gossip, random)),
             clock: Guard::new(Clock::new(now, clock)),
-            freshness: Guard::new(Vec::new()),
+            views: Guard::new(Vec::new()),
             upkeep: Guard::new(Upkeep { next: now, broken: BTreeMap::new(), relabelled: 0 }),
             settings,
         }
@@ -185,6 +184,11 @@ impl<G: Guarding> Engine<G> {
     /// All peers ever connected, the newest session of each.
     pub fn peers(&self, now: Mono) -> Vec<PeerStatus> {
         self.exchange.with(|exchange| exchange.peers(now))
+    }
+
+    /// Broken invariants, by invariant; empty as long as there is no bug.
+    pub fn broken(&self) -> BTreeMap<Invariant, u64> {
+        self.upkeep.with(|upkeep| upkeep.broken.clone())
     }
 
     /// Numbers about the engine.
@@ -275,7 +279,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     fn refresh(&self, exchange: &Exchange) {
-        self.freshness.with(|freshness| *freshness = exchange.freshness());
+        self.views.with(|views| *views = exchange.views());
     }
 
     // -- outputs

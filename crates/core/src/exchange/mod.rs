@@ -43,14 +43,34 @@ pub(crate) fn shard_of(caller: Caller, count: usize) -> usize {
     (caller.0[0] >> 32) as usize & (count - 1)
 }
 
-/// How fresh this node's knowledge of one peer is: what the request path needs of the exchange.
+/// How fresh this node's knowledge of another region is: what the request path needs of the exchange.
 #[derive(Debug, Clone)]
-pub(crate) struct Freshness {
+pub(crate) struct RegionView {
     pub(crate) region: RegionIndex,
-    pub(crate) region_name: RegionName,
-    pub(crate) connected: bool,
-    pub(crate) newest_at: Option<Mono>,
-    pub(crate) delay: Span,
+    pub(crate) name: RegionName,
+    /// The instant as of which its counts are known; `None` if it was never heard.
+    as_of: Option<Mono>,
+    /// Whether one of its nodes is connected.
+    connected: bool,
+}
+
+impl RegionView {
+    /// The age of what is known.
+    pub(crate) fn staleness(&self, now: Mono) -> Option<Span> {
+        self.as_of.map(|as_of| now.since(as_of))
+    }
+
+    /// Takes in one more node of the region: the stalest of the connected ones counts, else the
+    /// freshest of those that were.
+    fn add(&mut self, as_of: Option<Mono>, connected: bool) {
+        self.as_of = match (self.connected, connected) {
+            (true, true) => self.as_of.min(as_of),
+            (true, false) => self.as_of,
+            (false, true) => as_of,
+            (false, false) => self.as_of.max(as_of),
+        };
+        self.connected |= connected;
+    }
 }
 
 /// One peer, for people and metrics.
@@ -129,15 +149,22 @@ impl Exchange {
         self.peers.values().map(status).collect()
     }
 
-    pub(crate) fn freshness(&self) -> Vec<Freshness> {
-        let fresh = |peer: &Peer| Freshness {
-            region: peer.region,
-            region_name: self.sessions.region(peer.region).clone(),
-            connected: peer.connected,
-            newest_at: peer.incoming.newest_at(),
-            delay: peer.distance.delay(),
-        };
-        self.peers.values().map(fresh).collect()
+    /// All other regions that a peer was ever connected from, by name.
+    pub(crate) fn views(&self) -> Vec<RegionView> {
+        let mut views: Vec<RegionView> = Vec::new();
+        for peer in self.peers.values().filter(|peer| peer.region != RegionIndex::OWN) {
+            let as_of = peer.incoming.newest_at().map(|at| at - peer.distance.delay());
+            match views.iter_mut().find(|view| view.region == peer.region) {
+                Some(view) => view.add(as_of, peer.connected),
+                None => views.push(RegionView {
+                    region: peer.region,
+                    name: self.sessions.region(peer.region).clone(),
+                    as_of,
+                    connected: peer.connected,
+                }),
+            }
+        }
+        views
     }
 
     /// Nodes of this region that are connected, this one included.

@@ -20,6 +20,8 @@ use crate::{
 pub(super) const IN_FLIGHT_MAX: usize = 64;
 /// Numbers received out of order that are remembered; beyond, a frame is merged but told again.
 const OUT_OF_ORDER_MAX: usize = 256;
+/// Resends in a row that come as promptly as the first.
+const PROMPT_RESENDS: u32 = 3;
 /// A living peer is not silent for so long: it sends an empty frame every second.
 const SILENCE: Span = Span::millis(1_500);
 /// The longest wait before unacknowledged changes are told again.
@@ -102,7 +104,8 @@ impl Outgoing {
 
     /// When unacknowledged changes are due to be told again.
     pub(super) fn resend_at(&self, patience: Span) -> Option<Mono> {
-        let wait = patience.times(1 << self.resends.min(5));
+        // A few losses in a row are bad luck; more are a cut, into which little should be sent.
+        let wait = patience.times(1 << self.resends.saturating_sub(PROMPT_RESENDS).min(5));
         self.in_flight.front().map(|frame| frame.sent + wait.min(RESEND_AFTER_MAX))
     }
 
@@ -352,12 +355,12 @@ mod tests {
         let mut out = Outgoing::new(position(0));
         let patience = Span::millis(100);
         let mut waits = vec![];
-        for _ in 0..8 {
+        for _ in 0..10 {
             out.number(Mono(0), Some(position(1)));
             waits.push(out.resend_at(patience).expect("one is open").since(Mono(0)).as_millis());
             out.rewind();
         }
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 3200, 3200]);
+        assert_eq!(waits, [100, 100, 100, 100, 200, 400, 800, 1600, 3200, 3200]);
         let (number, _) = out.number(Mono(0), Some(position(1)));
         out.handle_acknowledged(number);
         out.number(Mono(0), Some(position(2)));

@@ -2,34 +2,10 @@
 
 use std::fmt::Write;
 
+use tidegate_core::wan::typical_round_trip;
+
 use super::layout::Region;
 use crate::cli::arguments::Wan;
-
-/// Round trips between regions whose names people use, in milliseconds.
-const TYPICAL: &[(&str, &str, u32)] = &[
-    ("us-east", "us-west", 65),
-    ("us-east", "eu-west", 70),
-    ("us-east", "ap-south", 190),
-    ("us-east", "ap-northeast", 150),
-    ("us-west", "eu-west", 130),
-    ("us-west", "ap-south", 220),
-    ("us-west", "ap-northeast", 100),
-    ("eu-west", "ap-south", 120),
-    ("eu-west", "ap-northeast", 210),
-    ("ap-south", "ap-northeast", 125),
-    ("eu", "us", 80),
-    ("eu", "ap", 180),
-    ("us", "ap", 150),
-];
-
-/// The round trip between any other two regions, in milliseconds.
-const OTHER: u32 = 100;
-
-/// The round trip between two different regions, in milliseconds.
-fn typical(one: &str, other: &str) -> u32 {
-    let pair = |&(a, b, _): &(&str, &str, u32)| (a, b) == (one, other) || (b, a) == (one, other);
-    TYPICAL.iter().copied().find(pair).map_or(OTHER, |(_, _, ms)| ms)
-}
 
 /// The file for the nodes of `own`: every other region, its cluster addresses, and how far it is.
 ///
@@ -44,7 +20,7 @@ pub(super) fn file(own: &str, regions: &[Region], wan: Wan) -> String {
         let addresses = addresses.join(", ");
         let mut link = format!("\n[[link]]\nregion = \"{name}\"\naddresses = [{addresses}]\n");
         if wan == Wan::Typical {
-            let ms = typical(own, name);
+            let ms = typical_round_trip(own, name).as_millis();
             writeln!(link, "round_trip = \"{ms}ms\"").expect("a string takes all text");
         }
         text.push_str(&link);
@@ -71,15 +47,6 @@ mod tests {
         };
         let nodes = ports.iter().map(node).collect();
         Region { name: name.into(), store: RegionStore::Memory, nodes }
-    }
-
-    #[test]
-    fn distances_do_not_depend_on_direction() {
-        for &(one, other, ms) in TYPICAL {
-            assert_eq!(typical(one, other), ms);
-            assert_eq!(typical(other, one), ms);
-        }
-        assert_eq!(typical("eu", "mars"), OTHER);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! What must be true before a node is asked, and the store's upkeep afterwards.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{self, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::view::View;
 use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
@@ -12,6 +12,8 @@ use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
 const SYNC_MAX: Duration = Duration::from_secs(2);
 /// How often start sync and the secret are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often broken invariants are told.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often the memory store forgets what has expired.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
@@ -30,7 +32,22 @@ pub(super) async fn upkeep(
         limiter.start();
         std::future::pending::<()>().await;
     };
-    tokio::join!(start, look_after(store));
+    tokio::join!(start, look_after(store), tell_broken_invariants(view));
+}
+
+/// Says in the log what the engine counted: a broken invariant is a bug, and must not go unseen.
+async fn tell_broken_invariants(view: &View) {
+    let mut every = time::interval(TELL_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = BTreeMap::new();
+    loop {
+        every.tick().await;
+        let broken = view.engine.broken();
+        for (invariant, times) in broken.iter().filter(|(i, n)| told.get(*i) != Some(*n)) {
+            error!(%invariant, times, "an invariant was broken; the check was answered without the store");
+        }
+        told = broken;
+    }
 }
 
 async fn look_after(store: &Store) {

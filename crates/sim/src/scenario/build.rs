@@ -359,7 +359,12 @@ fn build_schedule(
         return None;
     }
     // The load ends when half of the limit is spent, so that there is still something to tell.
-    let tail = Span((length.0 as f64 / 2.0 / multiple.max(1.0)) as u64);
+    let usual = Span((length.0 as f64 / 2.0 / multiple.max(1.0)) as u64);
+    let tail = file.tail.map_or(usual, |length| length.0);
+    if tail == Span::ZERO || tail >= length {
+        notes.add("tail", "must be above 0 and shorter than a window: the load ends within a window, while its counts are live");
+        return None;
+    }
     let load_start = Instant(0) + LEAD_IN;
     let measured_to = load_start + all;
     let load_end = measured_to + tail;

@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) warm_up: u64,
     #[serde(default = "gossip")]
     pub(super) gossip: Length,
+    pub(super) tail: Option<Length>,
     pub(super) converge_within: Option<Length>,
     pub(super) topology: Topology,
     #[serde(default)]

@@ -1,0 +1,114 @@
+//! A frame's way: a node's timer, the link, the engine at the other end.
+
+use tidegate_core::ids::Session;
+
+use super::{Event, Flight, World};
+use crate::{
+    checker::{Seen, SlotSeen},
+    frames,
+    queue::Instant,
+};
+
+impl World<'_> {
+    /// Sets a node's timer to what its engine wants.
+    pub(super) fn schedule_wake(&mut self, now: Instant, node: usize) {
+        let Some(life) = &mut self.nodes[node].life else { return };
+        let at = life.next_wake(now);
+        if at < life.wake_at {
+            life.wake_at = at;
+            self.queue.push(at, Event::Wake { node, life: life.number });
+        }
+    }
+
+    pub(super) fn wake(&mut self, now: Instant, node: usize, life: usize) {
+        let Some(awake) = self.nodes[node].life.as_mut().filter(|l| l.number == life) else {
+            return;
+        };
+        if awake.wake_at != now {
+            return; // an earlier ring has replaced this one
+        }
+        awake.wake_at = Instant(u64::MAX);
+        let mono = awake.mono(now);
+        awake.engine.handle_timeout(mono);
+        while let Some(life) = &self.nodes[node].life
+            && let Some((to, bytes)) = life.engine.poll_frame(mono)
+        {
+            self.send(now, node, life.number, &to, &bytes);
+        }
+        self.schedule_wake(now, node);
+    }
+
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        node: usize,
+        life: usize,
+        to: &Session,
+        bytes: &[u8],
+    ) {
+        self.note(4, node as u64, bytes.len() as u64);
+        self.trace.bytes(bytes);
+        let slots = self.read(life, bytes);
+        match &slots {
+            Some(slots) => self.panel.see(now, &Seen::Sent { from: life, slots }),
+            None => self.panel.see(now, &Seen::Strange { from: life }),
+        }
+        let Some(peer) = self.nodes.iter().position(|other| other.id == to.id) else { return };
+        let at = self.network.between(node, peer);
+        let link = self.network.link(at);
+        // A frame for a session that is no more goes nowhere.
+        let current = self.nodes[peer].life.as_ref().is_some_and(|life| life.session == *to);
+        if !link.up || !current {
+            return;
+        }
+        let epoch = link.epoch;
+        for arrival in self.network.send(node, peer, bytes.len(), now).into_iter().flatten() {
+            let flight = Flight {
+                link: at,
+                epoch,
+                from: node,
+                to: peer,
+                bytes: bytes.to_vec(),
+                slots: slots.clone(),
+            };
+            let frame = self.flights.insert(flight);
+            self.queue.push(arrival, Event::Frame { frame });
+        }
+    }
+
+    /// Reads a frame as the checkers see it; `None` if there is anything strange about it.
+    pub(super) fn read(&self, sender: usize, bytes: &[u8]) -> Option<Vec<SlotSeen>> {
+        let lives = &self.panel.book().lives;
+        let told = frames::slots_of(bytes)?;
+        told.into_iter()
+            .map(|slot| {
+                let life = match &slot.of {
+                    Some(session) => *self.sessions.get(session)?,
+                    None => sender,
+                };
+                let key = self.subjects.key_index(&slot.key, lives[life].region)?;
+                Some(SlotSeen { life, key, label: slot.label, tally: slot.tally })
+            })
+            .collect()
+    }
+
+    pub(super) fn deliver(&mut self, now: Instant, frame: usize) {
+        let Some(flight) = self.flights.remove(frame) else { return };
+        self.note(5, flight.from as u64, flight.to as u64);
+        let link = self.network.link(flight.link);
+        if !link.up || link.epoch != flight.epoch {
+            return;
+        }
+        let (Some(from), Some(to)) = (&self.nodes[flight.from].life, &self.nodes[flight.to].life)
+        else {
+            return;
+        };
+        let taken = to.engine.handle_frame(to.mono(now), &from.session, &flight.bytes);
+        let (from, to) = (from.number, to.number);
+        if let (Ok(()), Some(slots)) = (taken, &flight.slots) {
+            self.panel.see(now, &Seen::Delivered { from, to, slots });
+        }
+        self.note(6, u64::from(taken.is_ok()), 0);
+        self.schedule_wake(now, flight.to);
+    }
+}

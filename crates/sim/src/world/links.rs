@@ -1,0 +1,111 @@
+//! Links are made, cut and given up.
+
+use tidegate_core::ids::Session;
+
+use super::{Event, World};
+use crate::{
+    network::{REDIAL, SILENCE_MAX},
+    queue::Instant,
+};
+
+impl World<'_> {
+    pub(super) fn dial(&mut self, now: Instant, link: usize) {
+        let ends = self.network.link(link).ends;
+        if self.network.link(link).up {
+            return;
+        }
+        let alive = ends.iter().all(|end| self.nodes[*end].life.is_some());
+        if alive && self.network.is_whole(link, now) {
+            // A handshake takes a round trip and a half.
+            let trip = self.network.round_trip(link);
+            let epoch = self.network.link(link).epoch;
+            let at = now + trip + trip.divided_by(2);
+            self.queue.push(at, Event::Connected { link, epoch });
+        } else if alive {
+            self.queue.push(now + REDIAL, Event::Dial { link });
+        }
+        // Without both ends there is nobody to dial: a start does.
+    }
+
+    pub(super) fn connect(&mut self, now: Instant, at: usize, epoch: u64) {
+        let link = self.network.link(at);
+        if link.up || link.epoch != epoch {
+            return;
+        }
+        if !self.network.is_whole(at, now) {
+            self.queue.push(now + REDIAL, Event::Dial { link: at });
+            return;
+        }
+        self.note(7, at as u64, epoch);
+        let link = self.network.link(at);
+        link.up = true;
+        link.epoch += 1;
+        let (ends, believes) = (link.ends, link.believes);
+        for (side, (end, other)) in [(ends[0], ends[1]), (ends[1], ends[0])].into_iter().enumerate()
+        {
+            let (Some(life), Some(peer)) = (&self.nodes[end].life, &self.nodes[other].life) else {
+                continue;
+            };
+            let mono = life.mono(now);
+            if believes[side].is_some_and(|believed| believed != peer.number)
+                && let Some(session) = self.session_of(believes[side])
+            {
+                life.engine.handle_disconnected(mono, session);
+            }
+            // A session that is refused tells nothing and is told nothing: the checkers will see.
+            let taken = life.engine.handle_connected(mono, &peer.session);
+            let number = peer.number;
+            self.note(8, end as u64, u64::from(taken.is_ok()));
+            self.network.link(at).believes[side] = Some(number);
+            self.schedule_wake(now, end);
+        }
+    }
+
+    pub(super) fn session_of(&self, life: Option<usize>) -> Option<&Session> {
+        self.sessions.iter().find(|(_, number)| Some(**number) == life).map(|(session, _)| session)
+    }
+
+    pub(super) fn begin_cut(&mut self, now: Instant, cut: usize) {
+        let cut = self.scenario.topology.cuts[cut];
+        for link in self.network.between_regions(cut.from, cut.to) {
+            let epoch = self.network.link(link).epoch;
+            self.queue.push(now + SILENCE_MAX, Event::Silence { link, epoch, since: now });
+        }
+    }
+
+    /// Breaks a link over which nothing can have passed since `since`, in at least one direction.
+    pub(super) fn fall_silent(&mut self, now: Instant, at: usize, epoch: u64, since: Instant) {
+        let [a, b] = self.network.link(at).ends.map(|end| self.nodes[end].region);
+        let lasts = self.scenario.topology.cuts.iter().any(|cut| {
+            let here = (cut.from, cut.to) == (a, b) || (cut.from, cut.to) == (b, a);
+            here && cut.start <= since && now < cut.end
+        });
+        let link = self.network.link(at);
+        if link.epoch != epoch {
+            return; // another connection by now
+        }
+        if link.up && lasts {
+            self.network.break_link(at);
+            self.forget_peers(now, at);
+            self.queue.push(now + REDIAL, Event::Dial { link: at });
+        } else if !link.up {
+            self.forget_peers(now, at); // a dead end has been missed for long enough
+        }
+    }
+
+    /// Tells both ends of a link that the other is gone.
+    pub(super) fn forget_peers(&mut self, now: Instant, at: usize) {
+        self.note(9, at as u64, 0);
+        let (ends, believes) = {
+            let link = self.network.link(at);
+            (link.ends, std::mem::take(&mut link.believes))
+        };
+        for (end, believed) in ends.into_iter().zip(believes) {
+            if let (Some(life), Some(session)) = (&self.nodes[end].life, self.session_of(believed))
+            {
+                life.engine.handle_disconnected(life.mono(now), session);
+                self.schedule_wake(now, end);
+            }
+        }
+    }
+}
