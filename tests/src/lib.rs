@@ -12,6 +12,7 @@ pub mod node;
 pub mod ports;
 pub mod redis_server;
 pub mod site;
+pub mod stranger;
 
 mod patience;
 

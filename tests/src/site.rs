@@ -153,11 +153,20 @@ secret_file = "secret"
         config.split("[cluster]").next().expect("a split has a first part").into()
     }
 
-    /// Starts a node with this configuration, and waits for nothing.
+    /// Starts a node with this configuration, and waits for nothing. Its faults are enabled.
     pub fn serve(&self, place: &Place, config: &str) -> Served {
+        self.start(place, config, &["--enable-faults"])
+    }
+
+    /// Starts a node with this configuration, as one is started by those who want no faults.
+    pub fn serve_plain(&self, place: &Place, config: &str) -> Served {
+        self.start(place, config, &[])
+    }
+
+    fn start(&self, place: &Place, config: &str, more: &[&str]) -> Served {
         let file = self.write(&format!("{}-{}.toml", place.region, place.node), config);
-        let arguments: [OsString; 4] =
-            ["serve".into(), "--config".into(), file.into(), "--enable-faults".into()];
+        let mut arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), file.into()];
+        arguments.extend(more.iter().map(OsString::from));
         let log = self.home().join(format!("{}-{}.log", place.region, place.node));
         let process = Process::start(&place.node, &arguments, &log, self.home());
         let at = |port: u16| format!("127.0.0.1:{port}");
