@@ -165,7 +165,8 @@ impl Incoming {
     pub(super) fn handle_merged(&mut self, number: u64, open: u64, ends_walk: bool) {
         self.owes = true;
         self.close(number.saturating_sub(open));
-        if ends_walk {
+        // A frame that was given up may still come: what its end stood for is told again.
+        if ends_walk && number > self.contiguous {
             self.walk_end = Some(self.walk_end.map_or(number, |end| end.min(number)));
         }
         if self.beyond.len() < OUT_OF_ORDER_MAX && number > self.contiguous {
