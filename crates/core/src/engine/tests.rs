@@ -404,6 +404,29 @@ fn a_walk_that_is_told_again_after_its_acknowledgement_was_lost_is_taken() {
     assert!(told_again < 10, "{told_again} resends");
 }
 
+#[test]
+fn no_number_of_a_frame_is_too_large() {
+    use crate::wire::{Frame, Header, Section};
+    let world = three_regions();
+    let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
+    for (number, open) in [
+        (u64::MAX, 0),
+        (u64::MAX, 1),
+        (u64::MAX, u64::MAX),
+        (1, 0),
+        (1, u64::MAX),
+        (u64::MAX - 1, 1),
+    ] {
+        let header = Header { number, open, acknowledged: u64::MAX, sent: 0, echo: None };
+        let _ = eu.handle_frame(
+            world.now,
+            &us,
+            &Frame { header, sections: vec![Section::WalkEnd] }.encode(),
+        );
+    }
+    while eu.poll_frame(world.now).is_some() {}
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of
