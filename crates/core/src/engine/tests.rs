@@ -427,6 +427,40 @@ fn no_number_of_a_frame_is_too_large() {
     while eu.poll_frame(world.now).is_some() {}
 }
 
+#[test]
+fn new_keys_beyond_the_bound_take_no_place() {
+    let settings = Settings { shards: 1, cells_max: 16, ..Settings::new(session("eu", "eu-0", 1)) };
+    let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
+    let mut world = World::new(vec![session("eu", "eu-0", 1)]);
+    world.nodes[0].0 = Engine::new(settings, Mono(0), START, random);
+    let policies = world.policies.clone();
+    let mut ask = |key: &str| {
+        let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", key)];
+        let subject = [Subject { attributes, cost: 1 }];
+        let (engine, store) = &mut world.nodes[0];
+        let plan = engine.plan(&policies, &SECRET, Mono(0), &subject, Purpose::Charge);
+        let (ticket, outcome) = match plan.expect("planned") {
+            Plan::Ask(command, ticket) => {
+                (ticket, Outcome::Reply(store.apply(&command, wall(Mono(0))).expect("room")))
+            }
+            Plan::Full(ticket) => (ticket, Outcome::Cancelled),
+            Plan::Unmatched => panic!("unmatched"),
+        };
+        let Completion::Decided(decision) = engine.complete(Mono(0), ticket, outcome) else {
+            panic!("the clocks agree")
+        };
+        (decision, engine.stats().cells)
+    };
+    for n in 0..100 {
+        let (decision, cells) = ask(&alloc::format!("key-{n}"));
+        assert!(cells <= 17, "{cells} cells after {n} keys");
+        // What could not be counted is not admitted: `degrade` limits by what is counted.
+        assert_eq!(decision.allowed, n < 8, "key {n}");
+        assert_eq!(decision.degraded, n >= 8);
+    }
+    assert!(ask("key-0").0.allowed, "a key that has a place goes on");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of
