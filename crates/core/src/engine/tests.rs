@@ -461,6 +461,28 @@ fn new_keys_beyond_the_bound_take_no_place() {
     assert!(ask("key-0").0.allowed, "a key that has a place goes on");
 }
 
+#[test]
+fn a_node_whose_clock_is_ahead_of_its_stores_at_the_start_takes_the_stores() {
+    let mut world = three_regions();
+    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000)));
+    world.nodes[0].0.handle_timeout(Mono(0)); // upkeep has seen that clock
+    let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
+    let (engine, store) = &mut world.nodes[0];
+    let subject = [Subject { attributes, cost: 1 }];
+    let plan = engine.plan(&world.policies, &SECRET, Mono(0), &subject, Purpose::Charge);
+    let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
+    let reply = store.apply(&command, wall(Mono(0))).expect("room");
+    let Completion::Again(command, ticket) =
+        engine.complete(Mono(0), ticket, Outcome::Reply(reply))
+    else {
+        panic!("decided with the wrong label")
+    };
+    let reply = store.apply(&command, wall(Mono(0))).expect("room");
+    let completion = engine.complete(Mono(0), ticket, Outcome::Reply(reply));
+    let Completion::Decided(decision) = completion else { panic!("asked a third time") };
+    assert!(decision.allowed && !decision.degraded, "{decision:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of
