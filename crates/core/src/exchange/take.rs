@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Exchange, Shards, shard_of};
+use super::{Exchange, Shards, peer::Peer, shard_of};
 use crate::{
     counts::Shape,
     ids::{LimitId, RegionIndex, Session, SessionIndex},
@@ -32,8 +32,8 @@ pub(super) struct Merged {
 }
 
 impl Exchange {
-    /// Checks a frame's sections as a whole (INV-6): a frame speaks for its sender's region, and is heard
-    /// on earlier sessions of this region until the sender has told what it knew when the two met.
+    /// Checks a frame's sections as a whole (INV-6): a frame speaks for its sender's region. For earlier
+    /// sessions of this region it is listened to until the sender has told what it knew when the two met.
     pub(super) fn checked(
         &mut self,
         from: &Session,
@@ -66,10 +66,10 @@ impl Exchange {
             if session.id.region != self.sessions.own().id.region {
                 return Err(FrameError::SpeaksForAnother);
             }
-            // Who misses our acknowledgement of its walk's end, as when a cut comes between, tells the
-            // walk again. What it says of us then is passed over; to refuse the frame would be to
-            // refuse all that the sender ever says afterwards.
-            if self.peers.get(&from.id).is_none_or(|peer| peer.incoming.walk_is_complete()) {
+            // Whose acknowledgement was lost tells its walk again. We have merged it: it teaches nothing,
+            // but refusing it would have it told for ever, with all that changes in the same frames.
+            let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
+            if !self.peers.get(&from.id).is_some_and(walking) {
                 return Ok(None);
             }
         }
