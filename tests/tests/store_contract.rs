@@ -13,7 +13,12 @@ use tidegate_node::{
     store::{MemoryStore, RedisSettings, RedisStore, Store, StoreError},
 };
 use tidegate_tests::redis_server::RedisServer;
-use tokio::task::JoinHandle;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
 
 /// A store, what keeps it going, and what it runs on.
 struct Subject {
@@ -36,8 +41,14 @@ impl Subject {
     }
 
     async fn redis_at(redis: RedisServer) -> Self {
+        let port = redis.port();
+        Self::redis_behind(redis, port).await
+    }
+
+    /// The store reaches its server by `port`.
+    async fn redis_behind(redis: RedisServer, port: u16) -> Self {
         let settings = RedisSettings {
-            url: redis.url(),
+            url: format!("redis://127.0.0.1:{port}/0"),
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };
@@ -57,13 +68,18 @@ impl Subject {
     }
 
     async fn until_reachable(&self) {
+        self.until(true).await;
+    }
+
+    /// Waits until the store is reachable, or is not.
+    async fn until(&self, reachable: bool) {
         for _ in 0..2_000 {
-            if self.store.is_reachable() {
+            if self.store.is_reachable() == reachable {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("the store is not reachable");
+        panic!("the store does not become reachable: {reachable}");
     }
 
     async fn ask(&self, operations: Vec<Operation>) -> StoreReply {
@@ -270,6 +286,50 @@ async fn a_restarted_redis_is_found_again_and_is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("redis was not found again");
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_dead_without_a_word_is_replaced() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let network = Network::to(redis.port()).await.expect("a port");
+    let s = Subject::redis_behind(redis, network.port).await;
+    assert_eq!(s.used(1, 1).await, 0);
+
+    // What was connected stays connected and carries nothing any more: a firewall has forgotten it.
+    network.generation.send_modify(|generation| *generation += 1);
+    s.until(false).await;
+    s.until_reachable().await;
+    assert_eq!(s.used(1, 1).await, 0);
+}
+
+/// Passes connections on to a port.
+struct Network {
+    port: u16,
+    /// Connections of earlier generations carry nothing.
+    generation: watch::Sender<u64>,
+}
+
+impl Network {
+    async fn to(target: u16) -> std::io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let (generation, current) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((mut from, _)) = listener.accept().await {
+                let mut current = current.clone();
+                current.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut to = TcpStream::connect(("127.0.0.1", target)).await?;
+                    tokio::select! {
+                        ended = copy_bidirectional(&mut from, &mut to) => ended.map(drop),
+                        // Both ends stay open until the test is over.
+                        Ok(()) = current.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Ok(Self { port, generation })
+    }
 }
 
 #[tokio::test]

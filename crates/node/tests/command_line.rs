@@ -121,6 +121,26 @@ fn dev_refuses_missing_policies() {
 }
 
 #[test]
+fn dev_refuses_a_redis_url_that_is_none_before_it_starts_anything() {
+    let home = tempfile::tempdir().expect("a directory");
+    let policies = home.path().join("policies.toml");
+    fs::write(&policies, "").expect("writes");
+    let policies = policies.display().to_string();
+    // One of the ports may be taken by chance; then others are tried.
+    let said = (0..5).map(|_| {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let base = free.local_addr().expect("bound").port().min(65_000).to_string();
+        drop(free);
+        let dev = ["dev", "--regions", "eu", "--base-port", &base, "--policies", &policies];
+        let output = run(&[&dev[..], &["--store", "redis", "--redis-url", "nonsense"]].concat());
+        assert_eq!(code(&output), Some(2));
+        stderr(&output)
+    });
+    let said = said.into_iter().find(|said| !said.contains("in use")).expect("free ports");
+    assert!(said.contains("store.url") && !said.contains("started"), "{said}");
+}
+
+#[test]
 fn a_child_becomes_its_program() {
     let parent = std::process::id().to_string();
     let output =

@@ -52,7 +52,8 @@ pub struct LimitVerdict {
     pub remaining: u64,
     /// Until the window ends.
     pub reset_after: Span,
-    /// After which the same request passes if nobody else asks; `None` if allowed, or if it never will.
+    /// After which the same request passes if nobody else asks; `None` if allowed, if it never will, or
+    /// if it waits for the store, whose return nobody knows.
     pub retry_after: Option<Span>,
     /// Age of the oldest view of another region; `None` for a regional limit, and while another
     /// region has never been heard.

@@ -13,7 +13,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret},
     invariants::Invariant,
-    policy::{PolicySet, Scope},
+    policy::{OnStoreFailure, PolicySet, Scope},
     store::{Counts, OperationReply, StoreCommand, StoreReply},
     time::{Label, Mono, Span},
 };
@@ -140,11 +140,14 @@ impl<G: Guarding> Engine<G> {
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
         self.count(ticket, admitted, &passes);
         let cluster = self.cluster_time(now);
-        let verdicts = ticket
-            .planned
-            .iter()
-            .zip(&passes)
-            .map(|(plan, passes)| plan.verdict(*passes, known(plan), cluster));
+        let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {
+            let mut verdict = plan.verdict(*passes, known(plan), cluster);
+            if plan.policy.on_store_failure == OnStoreFailure::Closed {
+                // It waits for the store, whose return nobody knows, not for its window's end.
+                verdict.retry_after = None;
+            }
+            verdict
+        });
         let limits = self.with_views(now, ticket, verdicts.collect());
         plan::decision(admitted, limits, Some(reason))
     }

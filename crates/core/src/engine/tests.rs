@@ -151,6 +151,21 @@ fn three_regions() -> World {
 }
 
 #[test]
+fn without_the_store_a_policy_says_what_becomes_of_a_check() {
+    for (word, allowed) in [("open", true), ("closed", false), ("degrade", true)] {
+        let mut world = World::new(vec![session("eu", "eu-0", 1)]);
+        let text =
+            POLICIES.replace("key =", &alloc::format!("on_store_failure = \"{word}\"\nkey ="));
+        world.policies = PolicySet::parse(&text).expect("the policies are right");
+        let decision = world.ask_with(0, "k", 1, Purpose::Charge, false);
+        assert_eq!((decision.allowed, decision.degraded), (allowed, true), "{word}");
+        assert_eq!(decision.reason, Some(Reason::StoreUnavailable), "{word}");
+        // The store may be back long before the window ends.
+        assert!(decision.limits.iter().all(|limit| limit.retry_after.is_none()), "{word}");
+    }
+}
+
+#[test]
 fn a_global_limit_spent_in_one_region_is_refused_in_the_others() {
     let mut world = three_regions();
     assert!(world.ask(0, "k", 50));

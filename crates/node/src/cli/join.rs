@@ -45,6 +45,11 @@ pub(crate) fn start_logs(format: LogFormat) -> Result<(), Failure> {
     telemetry::init_logs(format).map_err(Failure::usage)
 }
 
+/// Refuses a node's file with mistakes, all of them in the message.
+pub(crate) fn must_be_sound(file: &Path) -> Result<(), Failure> {
+    Config::load(Some(file)).map(drop).map_err(Failure::usage)
+}
+
 /// Runs a node until it has drained.
 pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
     let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;

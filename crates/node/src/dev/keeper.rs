@@ -86,12 +86,12 @@ impl Keeper {
                 () = announced => unreachable!("it waits for ever once it is ready"),
             };
             let fate = format!("{} died: {status}", self.name);
-            if !self.restart {
-                return Err(Failure::broken(self.with_tail(&fate)));
-            }
             if !ever_ready && status.code() == Some(Exit::Usage as i32) {
                 // What it reads is wrong, or its address in use: another try ends the same way.
                 return Err(Failure::usage(self.with_tail(&fate)));
+            }
+            if !self.restart {
+                return Err(Failure::broken(self.with_tail(&fate)));
             }
             let wait = pause.after_life_of(born.elapsed());
             let fate = format!("{fate}; it is started again in {wait:?}");
@@ -209,6 +209,15 @@ mod tests {
             text.contains("it died: exit status: 7") && text.contains("| last words"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_wrong_configuration_is_told_as_such_whether_or_not_it_would_be_started_again() {
+        for restart in [false, true] {
+            let home = tempfile::tempdir().expect("a directory");
+            let failure = keeper(home.path(), "exit 2", restart).keep().await;
+            assert_eq!(failure.expect_err("it died").exit, Exit::Usage, "restart: {restart}");
+        }
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use self::{
 use crate::cli::{
     arguments::Dev,
     exit::{Exit, Failure},
-    output, policy, runtime,
+    join, output, policy, runtime,
 };
 
 pub(crate) mod exec_child;
@@ -84,6 +84,10 @@ impl Cluster {
             Failure::broken(format_args!("cannot make a temporary directory: {error}"))
         })?;
         let files = files::write(root.path(), &regions, &policies, asked.wan)?;
+        for node in &files {
+            // A URL of --redis-url may be none; better told before the first child.
+            join::must_be_sound(&node.config)?;
+        }
         let stop = CancellationToken::new();
         Ok(Self { regions, files, executable, restart: asked.restart, stop, root })
     }

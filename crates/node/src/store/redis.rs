@@ -14,8 +14,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use redis::{
-    Client, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     io::tcp::TcpSettings,
 };
 use tidegate_core::{
@@ -36,6 +36,9 @@ const CALLS_MAX: usize = 8_192;
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection or a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the client library tries to connect again by itself, within about a second; after that
+/// the next probe begins afresh.
+const RECONNECTS: usize = 4;
 /// Up to here Lua counts exactly.
 const EXACT_MAX: u64 = (1 << 53) - 1;
 
@@ -54,7 +57,7 @@ pub struct RedisSettings {
 pub struct RedisStore {
     settings: RedisSettings,
     client: Client,
-    /// Absent until the first connection.
+    /// Absent until the first connection, and after a probe that failed.
     manager: ArcSwapOption<ConnectionManager>,
     reachable: AtomicBool,
     calls: Semaphore,
@@ -98,6 +101,11 @@ impl RedisStore {
             let probe = time::timeout(PROBE_TIMEOUT, self.probe()).await;
             let answer = probe.unwrap_or_else(|_| Err("no answer within a second".into()));
             let is_up = answer.is_ok();
+            if !is_up {
+                // A connection may be dead without a word, and be so for as long as TCP is patient:
+                // the next probe makes another one.
+                self.manager.store(None);
+            }
             let was_up = self.reachable.swap(is_up, Ordering::Relaxed);
             match answer {
                 Ok(()) if !was_up => {
@@ -129,19 +137,23 @@ impl RedisStore {
     }
 
     async fn connect(&self) -> Result<ConnectionManager, RedisError> {
+        // A plain connection first: it fails at once and says why, where the manager would try again.
+        let timeouts = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PROBE_TIMEOUT))
+            .set_response_timeout(Some(PROBE_TIMEOUT));
+        let first = self.client.get_multiplexed_async_connection_with_config(&timeouts);
+        self.load_script(&mut first.await?).await?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(PROBE_TIMEOUT))
             // Calls have a deadline of their own; this one only cleans up behind a dropped call.
             .set_response_timeout(Some(PROBE_TIMEOUT.max(self.settings.timeout)))
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(PROBE_EVERY)
-            .set_number_of_retries(usize::MAX);
-        let mut manager = ConnectionManager::new_with_config(self.client.clone(), config).await?;
-        self.load_script(&mut manager).await?;
-        Ok(manager)
+            .set_number_of_retries(RECONNECTS);
+        ConnectionManager::new_with_config(self.client.clone(), config).await
     }
 
-    async fn load_script(&self, connection: &mut ConnectionManager) -> Result<(), RedisError> {
+    async fn load_script(&self, connection: &mut impl ConnectionLike) -> Result<(), RedisError> {
         redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async::<()>(connection).await
     }
 
@@ -241,6 +253,10 @@ impl StoreError {
             _ if error.is_timeout() => Self::Timeout,
             _ if error.is_connection_refusal() => Self::Unreachable,
             ErrorKind::Io => Self::Broken(error.to_string()),
+            // An answer came that is none; what it answers may have been carried out.
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+                Self::Unreadable(error.to_string())
+            }
             // The script reads everything before its first write, so that an error means that nothing
             // was written; the others are found before anything is sent.
             _ => Self::Refused(error.to_string()),
