@@ -140,15 +140,14 @@ const PROTOCOL: u16 = 1;
 const CONFIRM: u8 = 1;
 const ACCEPTED: u8 = 2;
 
-/// What a node says of itself, as `docs/wire.md` has it.
+/// What a node says of itself, written by hand as `docs/wire.md` has it.
 pub fn hello(region: &str, node: &str) -> Vec<u8> {
-    let mut body = PROTOCOL.to_le_bytes().to_vec();
-    for name in [region, node] {
-        body.push(u8::try_from(name.len()).expect("names are short"));
-        body.extend(name.as_bytes());
-    }
-    // Boot 1, IPv4, 127.0.0.1, port 1.
-    body.extend([1, 0, 127, 0, 0, 1, 1]);
-    let length = u16::try_from(body.len()).expect("names are short");
-    [&length.to_le_bytes()[..], &body].concat()
+    let text = |text: &str| {
+        let length = u8::try_from(text.len()).expect("names are short");
+        [&[length], text.as_bytes()].concat()
+    };
+    let (protocol, boot) = (PROTOCOL.to_le_bytes(), [1]);
+    let rest = [&protocol[..], &text(region), &text(node), &boot, &text("127.0.0.1:1")].concat();
+    let length = u16::try_from(rest.len()).expect("names are short");
+    [&length.to_le_bytes()[..], &rest].concat()
 }

@@ -28,12 +28,13 @@ consistency = "plain"
 
 /// Two regions, `eu` and `us`, that are connected.
 struct Pair {
-    site: Site,
     eu: Served,
     us: Served,
     /// The UDP port of `eu`.
     port: u16,
     ca: PathBuf,
+    /// Last, so that it is there while the nodes' logs are shown.
+    site: Site,
 }
 
 impl Pair {
