@@ -483,6 +483,29 @@ fn a_node_whose_clock_is_ahead_of_its_stores_at_the_start_takes_the_stores() {
     assert!(decision.allowed && !decision.degraded, "{decision:?}");
 }
 
+#[test]
+fn a_peers_counts_that_no_store_could_hold_are_refused() {
+    use crate::wire::{Frame, Header, Section, SlotEntry, Slots};
+    let mut world = three_regions();
+    world.run(500, |_, _| true);
+    let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
+    for (used, refused) in [(u64::MAX, 0), (1 << 53, 0), (1, u64::MAX)] {
+        let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused };
+        let label = START.0 / 1_000_000;
+        let slots = Slots {
+            of: None,
+            limit: 9,
+            window: 1_000_000,
+            global: true,
+            label,
+            entries: vec![entry],
+        };
+        let header = Header { number: 1_000, open: 1, acknowledged: 0, sent: 0, echo: None };
+        let bytes = Frame { header, sections: vec![Section::Slots(slots)] }.encode();
+        assert_eq!(eu.handle_frame(world.now, &us, &bytes), Err(FrameError::Unsound));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of

@@ -20,7 +20,7 @@ use redis::{
 };
 use tidegate_core::{
     ids::{Key, Secret},
-    store::{Action, Counts, OperationReply, StoreCommand, StoreReply},
+    store::{Action, COUNT_MAX, Counts, OperationReply, StoreCommand, StoreReply},
     time::StoreTime,
 };
 use tokio::{sync::Semaphore, time};
@@ -36,8 +36,6 @@ const CALLS_MAX: usize = 8_192;
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection or a probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Up to here Lua counts exactly.
-const EXACT_MAX: u64 = (1 << 53) - 1;
 
 /// Where Redis is, and how it is used.
 #[derive(Debug, Clone)]
@@ -222,7 +220,7 @@ impl RedisStore {
                 operation.expires.0,
             ];
             for number in numbers {
-                call.arg(number.min(EXACT_MAX));
+                call.arg(number.min(COUNT_MAX));
             }
         }
         call
