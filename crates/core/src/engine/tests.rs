@@ -506,6 +506,34 @@ fn a_peers_counts_that_no_store_could_hold_are_refused() {
     }
 }
 
+#[test]
+fn a_peer_that_was_forgotten_does_not_acknowledge_what_it_never_got() {
+    let mut world = World::new(vec![session("eu", "eu-0", 1), session("us", "us-0", 1)]);
+    world.connect(0, 1);
+    for _ in 0..5 {
+        assert!(world.ask(0, "k", 1));
+        world.run(100, |_, _| true);
+    }
+    // So many others come that eu forgets what it had told us; us has forgotten nothing.
+    world.disconnect(0, 1);
+    let (eu, now) = (&world.nodes[0].0, world.now);
+    let others: Vec<_> = (0..4_096).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
+    for other in &others {
+        eu.handle_connected(now, other).expect("taken");
+    }
+    assert!(!eu.peers(now).iter().any(|peer| peer.session.id.region.as_str() == "us"));
+    for other in &others {
+        eu.handle_disconnected(now, other);
+    }
+    world.connect(0, 1);
+    world.run(100, |_, _| true);
+    // What eu tells now is lost, while us says how much of what eu told before has come.
+    assert!(world.ask(0, "k", 1) && world.ask(1, "k", 1));
+    world.run(80, |from, _| from == 1);
+    world.run(3_000, |_, _| true);
+    assert_eq!(world.used(1, "k"), 7);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of
