@@ -83,6 +83,17 @@ impl World {
         }
     }
 
+    /// A new run of a node, with an empty store; not connected yet.
+    fn restart(&mut self, at: usize) {
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            self.disconnect(at, other);
+        }
+        let Session { id, boot } = self.nodes[at].0.session().clone();
+        let started = engine(Session { id, boot: Boot(boot.0 + 1) });
+        started.clock.with(|clock| *clock = Clock::new(self.now, ClusterTime(wall(self.now).0)));
+        self.nodes[at] = (started, Table::new(1_000));
+    }
+
     fn ask_with(
         &mut self,
         at: usize,
@@ -205,14 +216,7 @@ fn a_restarted_node_with_an_empty_store_learns_its_regions_count_from_peers() {
     let mut world = three_regions();
     assert!(world.ask(0, "k", 40));
     world.run(200, |_, _| true);
-    for peer in 1..3 {
-        world.disconnect(0, peer);
-    }
-    world.nodes[0] = (engine(session("eu", "eu-0", 2)), Table::new(1_000));
-    world.nodes[0]
-        .0
-        .clock
-        .with(|clock| *clock = Clock::new(world.now, ClusterTime(wall(world.now).0)));
+    world.restart(0);
     world.connect(0, 1);
     world.run(200, |_, _| true);
     assert!(world.nodes[0].0.peers(world.now).iter().any(|peer| peer.answered));
@@ -384,10 +388,7 @@ fn a_walk_that_is_told_again_after_its_acknowledgement_was_lost_is_taken() {
     world.connect(0, 1);
     assert!(world.ask(0, "k", 10));
     world.run(200, |_, _| true);
-    world.disconnect(0, 1);
-    world.nodes[0] = (engine(session("eu", "eu-0", 2)), Table::new(1_000));
-    let clock = Clock::new(world.now, ClusterTime(wall(world.now).0));
-    world.nodes[0].0.clock.with(|c| *c = clock);
+    world.restart(0);
     world.connect(0, 1);
     // The walk arrives, but for a second nothing comes back.
     world.run(1_000, |from, _| from == 1);
@@ -540,7 +541,7 @@ proptest! {
     /// what was admitted (INV-1, INV-2, INV-8), as long as somebody who knew survived.
     #[test]
     fn counts_converge_to_what_was_admitted(
-        steps in prop::collection::vec((0_usize..3, 0_u8..10, 1_u64..5, any::<u32>()), 1..40)
+        steps in prop::collection::vec((0_usize..3, 0_u8..12, 1_u64..5, any::<u32>()), 1..40)
     ) {
         let mut world = three_regions();
         let mut admitted = 0;
@@ -557,6 +558,12 @@ proptest! {
                     world.disconnect(at, other);
                     world.run(30, |_, _| true);
                     world.connect(at, other);
+                }
+                8 => {
+                    // As soon as others know what it knows.
+                    world.run(5_000, |_, _| true);
+                    world.restart(at);
+                    (0..3).filter(|other| *other != at).for_each(|other| world.connect(at, other));
                 }
                 _ => {
                     let mut luck = luck | 1;
