@@ -535,6 +535,36 @@ fn a_peer_that_was_forgotten_does_not_acknowledge_what_it_never_got() {
     assert_eq!(world.used(1, "k"), 7);
 }
 
+#[test]
+fn a_limit_whose_number_another_shape_holds_is_not_charged_uncounted() {
+    use crate::wire::{Frame, Header, Section, SlotEntry, Slots};
+    let mut world = three_regions();
+    world.run(500, |_, _| true);
+    let limit = world.policies.policies[0].limits[0].id;
+    let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
+    let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
+    let caller = world.policies.policies[0].caller(&SECRET, attributes);
+    let entry = SlotEntry { caller: caller.to_bytes(), used: 5, refunded: 0, refused: 0 };
+    let slots = Slots {
+        of: None,
+        limit: limit.0,
+        window: 2_000_000,
+        global: true,
+        label: START.0 / 2_000_000,
+        entries: vec![entry],
+    };
+    let header = Header { number: 1_000, open: 1, acknowledged: 0, sent: 0, echo: None };
+    let bytes = Frame { header, sections: vec![Section::Slots(slots)] }.encode();
+    assert_eq!(eu.handle_frame(world.now, &us, &bytes), Ok(()));
+    let subject = [Subject { attributes, cost: 1 }];
+    let plan = eu.plan(&world.policies, &SECRET, world.now, &subject, Purpose::Charge);
+    let Ok(Plan::Full(ticket)) = plan else { panic!("{plan:?}") };
+    let Completion::Decided(decision) = eu.complete(world.now, ticket, Outcome::Cancelled) else {
+        panic!("nothing to ask again")
+    };
+    assert!(!decision.allowed && decision.degraded);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     /// Whatever the network loses and whoever restarts: once it heals, every node sees the exact sum of
