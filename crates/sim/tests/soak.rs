@@ -48,6 +48,7 @@ scope = "region"
 regions = {regions:?}
 nodes_per_region = {nodes}
 duplication = 0.05
+loss = {}
 [store]
 delay = "{}ms"
 [[load]]
@@ -60,6 +61,7 @@ split = "{}"
         10 + pick(100),
         100 + pick(1_900),
         50 + pick(900),
+        ["0.0", "0.0", "0.02", "0.2"][pick(4) as usize],
         pick(3),
         [1, 3, 40][pick(3) as usize],
         1 + pick(3),

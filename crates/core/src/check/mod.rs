@@ -8,3 +8,5 @@ pub(crate) use clock::Clock;
 mod clock;
 mod decision;
 pub(crate) mod plan;
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! What one session has of a key in one label, and its merge.
 
-use crate::store::Counts;
+use crate::store::{COUNT_MAX, Counts};
 
 /// A session's slot of a key in one label. Every field only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -17,16 +17,18 @@ impl Tally {
         Self { counts: self.counts.max(other.counts), offered: self.offered.max(other.offered) }
     }
 
-    /// Whether the fields stand in the relations that their session keeps (INV-3).
+    /// Whether the fields stand in the relations that their session keeps, and are counts at all (INV-3).
     pub const fn is_sound(&self) -> bool {
-        self.counts.refunded <= self.counts.used && self.counts.used <= self.offered
+        self.counts.refunded <= self.counts.used
+            && self.counts.used <= self.offered
+            && self.offered <= COUNT_MAX
     }
 
-    /// Field by field the sum, saturating.
+    /// Field by field the sum, at most [`COUNT_MAX`].
     pub fn plus(self, other: Self) -> Self {
         Self {
             counts: self.counts.plus(other.counts),
-            offered: self.offered.saturating_add(other.offered),
+            offered: self.offered.saturating_add(other.offered).min(COUNT_MAX),
         }
     }
 }
@@ -37,7 +39,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn tally() -> impl Strategy<Value = Tally> {
-        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(a, b, c)| {
+        (0..=COUNT_MAX, 0..=COUNT_MAX, 0..=COUNT_MAX).prop_map(|(a, b, c)| {
             let mut sorted = [a, b, c];
             sorted.sort_unstable();
             let [refunded, used, offered] = sorted;

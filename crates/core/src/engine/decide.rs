@@ -90,8 +90,7 @@ impl<G: Guarding> Engine<G> {
                     })
                     && ticket.planned.iter().zip(&operations).all(|(plan, op)| {
                         let floored = op.counts.max(plan.floor) == op.counts;
-                        let written = ticket.purpose == Purpose::Charge;
-                        self.holds(Invariant::Floored, floored || !written)
+                        self.holds(Invariant::Floored, floored)
                             && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
                     });
                 if !believable {
@@ -104,10 +103,11 @@ impl<G: Guarding> Engine<G> {
                 let passes: Vec<bool> = operations.iter().map(|op| op.passes).collect();
                 self.count(&ticket, admitted, &passes);
                 let cluster = self.cluster_time(now);
-                let verdicts = ticket.planned.iter().zip(&operations).map(|(plan, op)| {
-                    // A peek does not write, so that the floor may be above what the record says.
-                    plan.verdict(op.passes, op.counts.max(plan.floor), cluster)
-                });
+                let verdicts = ticket
+                    .planned
+                    .iter()
+                    .zip(&operations)
+                    .map(|(plan, op)| plan.verdict(op.passes, op.counts, cluster));
                 let limits = self.with_views(now, &ticket, verdicts.collect());
                 Completion::Decided(plan::decision(admitted, limits, None))
             }

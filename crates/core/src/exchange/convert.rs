@@ -34,10 +34,13 @@ impl SlotEntry {
         }
     }
 
-    pub(super) fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
+    pub(super) fn tally(&self) -> Tally {
         let counts = Counts { used: self.used, refunded: self.refunded };
-        let offered = self.used.saturating_add(self.refused);
-        let tally = Tally { counts, offered };
-        Entry { caller: Caller::from_bytes(self.caller), shape, label, session, tally }
+        Tally { counts, offered: self.used.saturating_add(self.refused) }
+    }
+
+    pub(super) fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
+        let caller = Caller::from_bytes(self.caller);
+        Entry { caller, shape, label, session, tally: self.tally() }
     }
 }

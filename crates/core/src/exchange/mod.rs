@@ -16,7 +16,7 @@ use crate::{
 };
 
 use cut::Cutter;
-use peer::{Peer, Position};
+use peer::{Outgoing, Peer, Position};
 use sessions::{Sessions, TooManySessions};
 
 pub use peer::Traffic;
@@ -109,6 +109,8 @@ pub struct ExchangeStats {
 pub(crate) struct Exchange {
     sessions: Sessions,
     peers: BTreeMap<NodeId, Peer>,
+    /// The largest number of a frame to a peer that was forgotten.
+    forgotten_number: u64,
     gossip: Span,
     random: Box<dyn Rng + Send>,
     stats: ExchangeStats,
@@ -119,6 +121,7 @@ impl Exchange {
         Self {
             sessions: Sessions::new(own),
             peers: BTreeMap::new(),
+            forgotten_number: 0,
             gossip,
             random,
             stats: ExchangeStats::default(),
@@ -204,7 +207,11 @@ impl Exchange {
         }
         if known != Some(session.boot) {
             let start = Self::start_of_walk(shards);
-            self.peers.insert(session.id.clone(), Peer::new(session.clone(), index, region, start));
+            // A peer that we have forgotten may remember us: its acknowledgements of old frames must not
+            // be taken for ones of new frames.
+            let outgoing = Outgoing::new(start, self.forgotten_number);
+            let peer = Peer::new(session.clone(), index, region, outgoing);
+            self.peers.insert(session.id.clone(), peer);
         }
         if let Some(peer) = self.peers.get_mut(&session.id) {
             peer.connected = true;
@@ -227,7 +234,9 @@ impl Exchange {
         let gone = self.peers.values().filter(|peer| !peer.connected);
         let oldest =
             gone.min_by_key(|peer| peer.incoming.newest_at()).map(|p| p.session.id.clone());
-        oldest.is_some_and(|id| self.peers.remove(&id).is_some())
+        let Some(forgotten) = oldest.and_then(|id| self.peers.remove(&id)) else { return false };
+        self.forgotten_number = self.forgotten_number.max(forgotten.outgoing.last_number());
+        true
     }
 
     pub(crate) fn handle_disconnected(&mut self, session: &Session) {

@@ -59,12 +59,13 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new(start: Position) -> Self {
+    /// Nothing told yet; the first frame has the number after `last_number`.
+    pub(super) fn new(start: Position, last_number: u64) -> Self {
         Self {
             acknowledged: start.clone(),
             position: start,
             in_flight: VecDeque::new(),
-            last_number: 0,
+            last_number,
             resends: 0,
         }
     }
@@ -72,6 +73,11 @@ impl Outgoing {
     /// The log position of each shard up to which this peer needs nothing any more.
     pub(super) fn acknowledged(&self) -> &[Cursor] {
         &self.acknowledged.cursors
+    }
+
+    /// The number of the newest frame.
+    pub(super) const fn last_number(&self) -> u64 {
+        self.last_number
     }
 
     pub(super) fn has_window(&self) -> bool {
@@ -298,14 +304,14 @@ impl Peer {
         session: Session,
         index: SessionIndex,
         region: RegionIndex,
-        start: Position,
+        outgoing: Outgoing,
     ) -> Self {
         Self {
             session,
             index,
             region,
             connected: false,
-            outgoing: Outgoing::new(start),
+            outgoing,
             incoming: Incoming::default(),
             distance: Distance::default(),
             next_at: Mono::default(),
@@ -345,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_moves_the_told_part_and_a_loss_moves_the_cursor_back() {
-        let mut out = Outgoing::new(position(0));
+        let mut out = Outgoing::new(position(0), 0);
         for n in 1..=3 {
             out.position = position(n * 10);
             assert_eq!(out.number(Mono(n), Some(position(n * 10))), (n, n));
@@ -359,7 +365,7 @@ mod tests {
 
     #[test]
     fn resends_grow_rarer_and_progress_makes_them_prompt_again() {
-        let mut out = Outgoing::new(position(0));
+        let mut out = Outgoing::new(position(0), 0);
         let patience = Span::millis(100);
         let mut waits = vec![];
         for _ in 0..10 {

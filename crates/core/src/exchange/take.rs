@@ -52,7 +52,7 @@ impl Exchange {
 
     fn checked_slots(&mut self, from: &Session, slots: Slots) -> Result<Option<Told>, FrameError> {
         let window = Window::new(Span(slots.window)).ok_or(FrameError::Unsound)?;
-        if slots.entries.iter().any(|entry| entry.refunded > entry.used) {
+        if !slots.entries.iter().all(|entry| entry.tally().is_sound()) {
             return Err(FrameError::Unsound); // INV-3
         }
         let session = match &slots.of {

@@ -4,6 +4,7 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use crate::{
     ids::{Caller, CallerHasher, LimitId, Secret},
+    store::COUNT_MAX,
     time::Window,
 };
 
@@ -24,8 +25,8 @@ mod nesting;
 mod span;
 mod suggest;
 
-/// The largest quantity of a limit: 2^53, up to which a double counts exactly.
-pub const QUANTITY_MAX: u64 = 1 << 53;
+/// The largest quantity of a limit: what every store counts exactly.
+pub const QUANTITY_MAX: u64 = COUNT_MAX;
 
 /// The algorithm of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,6 +18,9 @@ pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
+/// The largest count: 2^53 - 1, the end of what Redis' Lua, which knows doubles only, counts exactly.
+pub const COUNT_MAX: u64 = (1 << 53) - 1;
+
 /// What one key of one label has seen: both numbers only grow, and `refunded <= used`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Counts {
@@ -38,12 +41,10 @@ impl Counts {
         Self { used: self.used.max(other.used), refunded: self.refunded.max(other.refunded) }
     }
 
-    /// Field by field the sum, saturating.
+    /// Field by field the sum, at most [`COUNT_MAX`].
     pub fn plus(self, other: Self) -> Self {
-        Self {
-            used: self.used.saturating_add(other.used),
-            refunded: self.refunded.saturating_add(other.refunded),
-        }
+        let sum = |a: u64, b: u64| a.saturating_add(b).min(COUNT_MAX);
+        Self { used: sum(self.used, other.used), refunded: sum(self.refunded, other.refunded) }
     }
 }
 

@@ -78,7 +78,7 @@ struct Draft {
 /// Carries out `command` at `now`: all enforced operations pass, or nothing is charged (INV-4).
 ///
 /// Records are lifted to the command's floors whether it is admitted or not, since a floor is a fact
-/// and not a request. A command of peeks alone writes nothing.
+/// and not a request. A command of peeks alone writes nothing, but is answered as if it had lifted them.
 pub fn step<R: Records>(
     records: &mut R,
     command: &StoreCommand,

@@ -20,7 +20,7 @@ use redis::{
 };
 use tidegate_core::{
     ids::{Key, Secret},
-    store::{Action, Counts, OperationReply, StoreCommand, StoreReply},
+    store::{Action, COUNT_MAX, Counts, OperationReply, StoreCommand, StoreReply},
     time::StoreTime,
 };
 use tokio::{sync::Semaphore, time};
@@ -39,8 +39,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the client library tries to connect again by itself, within about a second; after that
 /// the next probe begins afresh.
 const RECONNECTS: usize = 4;
-/// Up to here Lua counts exactly.
-const EXACT_MAX: u64 = (1 << 53) - 1;
 
 /// Where Redis is, and how it is used.
 #[derive(Debug, Clone)]
@@ -234,7 +232,7 @@ impl RedisStore {
                 operation.expires.0,
             ];
             for number in numbers {
-                call.arg(number.min(EXACT_MAX));
+                call.arg(number.min(COUNT_MAX));
             }
         }
         call
