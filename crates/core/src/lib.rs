@@ -45,4 +45,4 @@ mod slab;
 mod wire;
 
 pub use exchange::{ExchangeStats, PeerStatus, Traffic};
-pub use wire::{FRAME_BYTES_MAX, FrameError};
+pub use wire::{FRAME_BYTES_MAX, FrameError, Hello, HelloError};

@@ -11,8 +11,10 @@ pub(crate) struct Clock {
     /// An instant and what the store's clock is believed to have shown then.
     at: Mono,
     shows: StoreTime,
-    /// The latest cluster time given out: it never steps back.
+    /// The latest cluster time given out: it never steps back once the store was read.
     latest: ClusterTime,
+    /// Whether the store was read yet; until then the node's own clock is a guess.
+    was_read: bool,
 }
 
 /// A difference beyond which the store's clock is taken as it is, instead of being approached.
@@ -21,7 +23,7 @@ const STEP: Span = Span::millis(100);
 impl Clock {
     /// A clock that shows `clock` at `now`, until the store says otherwise.
     pub(crate) fn new(now: Mono, clock: ClusterTime) -> Self {
-        Self { at: now, shows: StoreTime(clock.0), latest: clock }
+        Self { at: now, shows: StoreTime(clock.0), latest: clock, was_read: false }
     }
 
     fn store_time(&self, now: Mono) -> StoreTime {
@@ -47,6 +49,14 @@ impl Clock {
     pub(crate) fn handle_reading(&mut self, asked: Mono, now: Mono, reading: StoreTime) {
         let middle = asked + now.since(asked).divided_by(2);
         let believed = self.store_time(middle);
+        if !self.was_read {
+            // A guess that was ahead must not hold the labels there until the store has caught up.
+            self.was_read = true;
+            self.shows = reading + now.since(middle);
+            self.at = now;
+            self.latest = ClusterTime(self.shows.0);
+            return;
+        }
         let (ahead, behind) = (reading.since(believed), believed.since(reading));
         let off = ahead.max(behind);
         // Within half the round trip the reading proves nothing.
@@ -63,8 +73,11 @@ impl Clock {
 mod tests {
     use super::*;
 
+    /// A clock that was read once.
     fn clock() -> Clock {
-        Clock::new(Mono(1_000), ClusterTime(50_000_000))
+        let mut clock = Clock::new(Mono(1_000), ClusterTime(50_000_000));
+        clock.handle_reading(Mono(1_000), Mono(1_000), StoreTime(50_000_000));
+        clock
     }
 
     #[test]
@@ -81,6 +94,14 @@ mod tests {
         let mut near = clock();
         near.handle_reading(Mono(1_000), Mono(1_000), StoreTime(50_008_000));
         assert_eq!(near.cluster_time(Mono(1_000)), ClusterTime(50_001_000));
+    }
+
+    #[test]
+    fn the_first_reading_replaces_the_guess_even_backwards() {
+        let mut clock = Clock::new(Mono(1_000), ClusterTime(50_000_000));
+        clock.cluster_time(Mono(9_000));
+        clock.handle_reading(Mono(8_800), Mono(9_000), StoreTime(40_000_000));
+        assert_eq!(clock.cluster_time(Mono(9_000)), ClusterTime(40_000_100));
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub(crate) struct Planned {
     pub(crate) others: u64,
     /// What this region is known to have used: the command's floor.
     pub(crate) floor: Counts,
+    /// Whether there was room to count it when it was planned.
+    pub(crate) countable: bool,
 }
 
 impl Planned {
@@ -174,7 +176,8 @@ pub(crate) fn decide_without_store(
                     .sum();
                 // Every live node may admit the same at the same time before it hears of the others.
                 let asked = plan.cost.saturating_mul(live_nodes).saturating_add(pending);
-                known(plan).net().saturating_add(asked) <= plan.ceiling()
+                // What cannot be counted cannot be limited.
+                plan.countable && known(plan).net().saturating_add(asked) <= plan.ceiling()
             }
         });
     }

@@ -162,9 +162,14 @@ impl Shard {
         self.log.head()
     }
 
-    /// Whether one more cell of this node's own would fit.
-    pub(crate) fn has_room(&self) -> bool {
-        self.cells.len() < self.cells_max
+    /// Whether this node's own use of a caller in one label has a cell, or would get one.
+    pub(crate) fn has_room(&self, caller: Caller, shape: Shape, label: Label) -> bool {
+        let fits = match self.by_limit.get(&shape.limit) {
+            Some(index) => self.is_shape(*index, shape),
+            None => self.shapes.len() < SHAPES_MAX || self.shapes.iter().any(Option::is_none),
+        };
+        let key = Key { caller, limit: shape.limit };
+        fits && (self.cells.len() < self.cells_max || self.find(key, label).is_some())
     }
 
     fn find(&self, key: Key, label: Label) -> Option<u32> {
@@ -179,11 +184,6 @@ impl Shard {
 
     fn slots_of(&self, key: Key, label: Label) -> &[Slot] {
         self.find(key, label).and_then(|at| self.cells.get(at)).map_or(&[], |cell| &*cell.slots)
-    }
-
-    /// Whether anything is known of a key in one label.
-    pub(crate) fn has(&self, key: Key, label: Label) -> bool {
-        self.find(key, label).is_some()
     }
 
     /// What is known of a key in one label.
@@ -286,11 +286,14 @@ impl Shard {
         Ok(at)
     }
 
+    fn is_shape(&self, index: u16, shape: Shape) -> bool {
+        matches!(&self.shapes[usize::from(index)], Some(in_use) if in_use.shape == shape)
+    }
+
     /// The index of a shape; a second window or scope under one limit's number is refused.
     fn shape_index(&mut self, shape: Shape) -> Result<u16, Full> {
         if let Some(index) = self.by_limit.get(&shape.limit) {
-            let same = matches!(&self.shapes[usize::from(*index)], Some(s) if s.shape == shape);
-            return if same { Ok(*index) } else { Err(Full) };
+            return if self.is_shape(*index, shape) { Ok(*index) } else { Err(Full) };
         }
         let free = self.shapes.iter().position(Option::is_none);
         if free.is_none() && self.shapes.len() == SHAPES_MAX {

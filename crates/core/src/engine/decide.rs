@@ -40,6 +40,7 @@ impl<G: Guarding> Engine<G> {
                     label: Label(0),
                     others: 0,
                     floor: Counts::default(),
+                    countable: true,
                 }));
             }
         }
@@ -51,11 +52,15 @@ impl<G: Guarding> Engine<G> {
         }
         let mut ticket = Ticket { purpose, planned, asked_at: now, relabelled: false };
         let command = self.label(&mut ticket, now);
-        let has_room = |plan: &Planned| {
-            self.with_shard(plan.key, |s| s.has_room() || s.has(plan.key, plan.label))
-        };
-        if purpose == Purpose::Charge && !ticket.planned.iter().all(has_room) {
-            return Ok(Plan::Full(ticket));
+        if purpose == Purpose::Charge {
+            for plan in &mut ticket.planned {
+                let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
+                plan.countable =
+                    self.with_shard(plan.key, |shard| shard.has_room(caller, shape, label));
+            }
+            if !ticket.planned.iter().all(|plan| plan.countable) {
+                return Ok(Plan::Full(ticket));
+            }
         }
         Ok(Plan::Ask(command, ticket))
     }
@@ -128,6 +133,7 @@ impl<G: Guarding> Engine<G> {
 
     /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
     /// so the next command's floor charges it exactly once, also where the store had charged it after all.
+    /// Only what `open` admits while there is no room for its key is not counted.
     fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
         let live_nodes = self.exchange.with(|exchange| exchange.live_nodes()) as u64;
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
@@ -146,12 +152,13 @@ impl<G: Guarding> Engine<G> {
         plan::decision(admitted, limits, Some(reason))
     }
 
-    /// Adds what a check asked for, and what it was given, to this session's own slots.
+    /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
+    /// plan has found no room, lest a flood of new keys grows the tables without bound.
     fn count(&self, ticket: &Ticket, admitted: bool, passes: &[bool]) {
         if ticket.purpose != Purpose::Charge {
             return;
         }
-        for (plan, passes) in ticket.planned.iter().zip(passes) {
+        for (plan, passes) in ticket.planned.iter().zip(passes).filter(|(p, _)| p.countable) {
             let used = if admitted && *passes { plan.cost } else { 0 };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
             self.with_shard(plan.key, |shard| {

@@ -34,8 +34,8 @@ pub struct Settings {
     pub gossip: Span,
     /// In how many parts the counts are kept: a power of two, 1 to 1,024.
     pub shards: usize,
-    /// Cells (keys times live labels) that the node holds at most; beyond, new keys are answered by
-    /// `on_store_failure`.
+    /// Cells (keys times live labels) that the node holds at most, beside those of checks that are under
+    /// way; beyond, new keys are answered by `on_store_failure`, where `degrade` refuses them.
     pub cells_max: usize,
     /// Panic where an invariant is broken, instead of counting it.
     pub strict_invariants: bool,
@@ -184,6 +184,11 @@ impl<G: Guarding> Engine<G> {
     /// All peers ever connected, the newest session of each.
     pub fn peers(&self, now: Mono) -> Vec<PeerStatus> {
         self.exchange.with(|exchange| exchange.peers(now))
+    }
+
+    /// Broken invariants, by invariant; empty as long as there is no bug.
+    pub fn broken(&self) -> BTreeMap<Invariant, u64> {
+        self.upkeep.with(|upkeep| upkeep.broken.clone())
     }
 
     /// Numbers about the engine.

@@ -267,6 +267,9 @@ impl Exchange {
             return Err(FrameError::UnknownSender);
         }
         let header = frame.header;
+        if !header.is_sound() {
+            return Err(FrameError::Unsound);
+        }
         let (told, readings, ends_walk) = self.checked(from, frame.sections)?;
 
         let merged = self.merge(cluster, told, shards);

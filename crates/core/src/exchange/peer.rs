@@ -24,6 +24,8 @@ const OUT_OF_ORDER_MAX: usize = 256;
 const PROMPT_RESENDS: u32 = 3;
 /// A living peer is not silent for so long: it sends an empty frame every second.
 const SILENCE: Span = Span::millis(1_500);
+/// A frame that comes so long after another was sent after it.
+const OVERTAKEN_MAX: Span = Span::secs(60);
 /// The longest wait before unacknowledged changes are told again.
 const RESEND_AFTER_MAX: Span = Span::secs(4);
 
@@ -149,8 +151,11 @@ impl Incoming {
 
     /// Takes note that a frame came, whatever is in it.
     pub(super) fn handle_arrival(&mut self, now: Mono, stamp: u32) {
-        // Frames may overtake each other; a stamp is newer if it is less than half the circle ahead.
-        let newer = self.newest.is_none_or(|(last, _)| stamp.wrapping_sub(last) < u32::MAX / 2);
+        // Frames may overtake each other, though not by long; a stamp is newer if it is less than half
+        // the circle ahead.
+        let newer = self.newest.is_none_or(|(last, at)| {
+            stamp.wrapping_sub(last) < u32::MAX / 2 || now.since(at) > OVERTAKEN_MAX
+        });
         if newer {
             self.newest = Some((stamp, now));
         }
@@ -160,7 +165,8 @@ impl Incoming {
     pub(super) fn handle_merged(&mut self, number: u64, open: u64, ends_walk: bool) {
         self.owes = true;
         self.close(number.saturating_sub(open));
-        if ends_walk {
+        // A frame that was given up may still come: what its end stood for is told again.
+        if ends_walk && number > self.contiguous {
             self.walk_end = Some(self.walk_end.map_or(number, |end| end.min(number)));
         }
         if self.beyond.len() < OUT_OF_ORDER_MAX && number > self.contiguous {
@@ -186,10 +192,11 @@ impl Incoming {
     }
 
     fn advance(&mut self) {
-        while self.beyond.remove(&(self.contiguous + 1)) {
-            self.contiguous += 1;
+        let next = |number: u64| number.saturating_add(1);
+        while self.beyond.remove(&next(self.contiguous)) {
+            self.contiguous = next(self.contiguous);
         }
-        self.beyond = self.beyond.split_off(&(self.contiguous + 1));
+        self.beyond = self.beyond.split_off(&next(self.contiguous));
     }
 
     /// Whether the peer has told all that it knew when the two met.
@@ -399,6 +406,26 @@ mod tests {
         assert!(!incoming.walk_is_complete());
         incoming.handle_merged(5, 2, true);
         assert!(incoming.walk_is_complete());
+    }
+
+    #[test]
+    fn an_end_of_the_walk_that_comes_after_it_was_given_up_does_not_complete_it() {
+        let mut incoming = Incoming::default();
+        incoming.handle_merged(4, 1, false); // 1 to 3 were given up and are told again, from 4 on
+        incoming.handle_merged(3, 3, true); // 3 was not lost, but overtaken
+        assert!(!incoming.walk_is_complete(), "what 1 and 2 told is still on its way");
+        incoming.handle_merged(5, 2, true);
+        assert!(incoming.walk_is_complete());
+    }
+
+    #[test]
+    fn a_peer_that_returns_after_days_is_heard_again() {
+        let mut incoming = Incoming::default();
+        let days = |n: u64| Mono(n * 86_400_000_000);
+        incoming.handle_arrival(days(0), 7);
+        // Stamps count to 2^32 in five days; after three, this one looks like an older one.
+        incoming.handle_arrival(days(3), 7 + 3 * 864_000_000);
+        assert_eq!(incoming.newest_at(), Some(days(3)));
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub(super) struct Merged {
 }
 
 impl Exchange {
-    /// Checks a frame's sections as a whole (INV-6): a frame speaks for its sender's region, and for
-    /// earlier sessions of this region only until the sender has told what it knew when the two met.
+    /// Checks a frame's sections as a whole (INV-6): a frame speaks for its sender's region. For earlier
+    /// sessions of this region it is listened to until the sender has told what it knew when the two met.
     pub(super) fn checked(
         &mut self,
         from: &Session,
@@ -62,12 +62,16 @@ impl Exchange {
         if session == *self.sessions.own() {
             return Ok(None); // an echo of ourselves teaches nothing
         }
-        let own_region = &self.sessions.own().id.region;
-        let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
-        let may_speak = session.id.region == from.id.region
-            || (session.id.region == *own_region && self.peers.get(&from.id).is_some_and(walking));
-        if !may_speak {
-            return Err(FrameError::SpeaksForAnother);
+        if session.id.region != from.id.region {
+            if session.id.region != self.sessions.own().id.region {
+                return Err(FrameError::SpeaksForAnother);
+            }
+            // Whose acknowledgement was lost tells its walk again. We have merged it: it teaches nothing,
+            // but refusing it would have it told for ever, with all that changes in the same frames.
+            let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
+            if !self.peers.get(&from.id).is_some_and(walking) {
+                return Ok(None);
+            }
         }
         let live = self.peers.get(&session.id).is_some_and(|p| p.connected && p.session == session);
         let (session, region) = self.sessions.intern(&session).map_err(FrameError::from)?;

@@ -63,6 +63,13 @@ pub(crate) struct Header {
     pub(crate) echo: Option<Echo>,
 }
 
+impl Header {
+    /// Whether `open` numbers can be open: a numbered frame is open itself, and numbers begin at 1.
+    pub(crate) const fn is_sound(&self) -> bool {
+        self.open <= self.number && (self.number == 0 || self.open > 0)
+    }
+}
+
 /// A session whose slots the sender tells although it is not its own: an earlier run in its own region,
 /// or, to a starting node, an earlier run in the receiver's.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -13,8 +13,10 @@ pub use frame::FrameError;
 pub(crate) use frame::{
     ClockReading, Echo, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of,
 };
+pub use hello::{Hello, HelloError};
 
 mod codec;
 mod frame;
+mod hello;
 #[cfg(test)]
 mod tests;

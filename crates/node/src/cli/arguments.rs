@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::join::LogFormat;
 use crate::{bench::Rate, dev::exec_child};
 
 /// A multi-region, active-active rate limiter.
@@ -46,6 +47,9 @@ pub(crate) struct Serve {
     /// Offer PUT /v1/faults, which cuts, delays and loses what goes to other regions.
     #[arg(long)]
     pub(crate) enable_faults: bool,
+    /// How a line of the log is written.
+    #[arg(long, value_enum, default_value_t, env = "TIDEGATE_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
     /// How far other regions are.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) wan: Option<PathBuf>,

@@ -9,7 +9,7 @@ use tidegate_node::{
     certs,
     config::Config,
     server::{Options, Server, ServerError, Wan},
-    telemetry::{self, LogFormat},
+    telemetry,
 };
 use tokio::{
     runtime::Runtime,
@@ -17,6 +17,8 @@ use tokio::{
 };
 
 use super::exit::Failure;
+
+pub(crate) use tidegate_node::telemetry::LogFormat;
 
 /// What `serve` was asked.
 #[derive(Debug)]
@@ -39,8 +41,8 @@ pub(crate) struct Answer {
 }
 
 /// Begins to log, on standard error.
-pub(crate) fn start_logs() -> Result<(), Failure> {
-    telemetry::init_logs(LogFormat::Text).map_err(Failure::usage)
+pub(crate) fn start_logs(format: LogFormat) -> Result<(), Failure> {
+    telemetry::init_logs(format).map_err(Failure::usage)
 }
 
 /// Refuses a node's file with mistakes, all of them in the message.

@@ -36,12 +36,12 @@ fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve(serve) => self::serve(serve),
         Command::Dev(asked) => {
-            join::start_logs()?;
+            join::start_logs(join::LogFormat::Text)?;
             dev::run(&asked)
         }
         Command::Check(asked) => check(&asked),
         Command::Bench(asked) => {
-            join::start_logs()?;
+            join::start_logs(join::LogFormat::Text)?;
             bench::run(&asked)
         }
         Command::Certs(asked) => certs(&asked),
@@ -54,8 +54,8 @@ fn run(command: Command) -> Result<Exit, Failure> {
 }
 
 fn serve(asked: Serve) -> Result<Exit, Failure> {
-    join::start_logs()?;
-    let Serve { config, enable_faults, wan } = asked;
+    let Serve { config, enable_faults, log_format, wan } = asked;
+    join::start_logs(log_format)?;
     join::serve(&join::Serve { config, enable_faults, wan })?;
     Ok(Exit::Done)
 }

@@ -12,6 +12,10 @@ use super::{
 };
 use crate::cli::{arguments::Wan, exit::Failure, join};
 
+/// How long nodes wait for Redis. Far longer than by default: a whole cluster shares this machine, and
+/// a stall of it should not look like a broken store.
+const STORE_TIMEOUT: &str = "500ms";
+
 /// Where the files of one node are.
 #[derive(Debug, Clone)]
 pub(super) struct NodeFiles {
@@ -88,11 +92,13 @@ fn node_toml(node: &Place, store: &RegionStore, home: &Path, shared: &Shared<'_>
         RegionStore::OwnRedis(_) => {
             put("kind = \"redis\"");
             put(&format!("url = \"{}\"", store.name()));
+            put(&format!("timeout = \"{STORE_TIMEOUT}\""));
         }
         RegionStore::GivenRedis { url, namespace } => {
             put("kind = \"redis\"");
             put(&format!("url = {}", quoted(Path::new(url))));
             put(&format!("namespace = \"{namespace}\""));
+            put(&format!("timeout = \"{STORE_TIMEOUT}\""));
         }
     }
     put("\n[cluster]");

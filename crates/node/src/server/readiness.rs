@@ -1,9 +1,9 @@
 //! What must be true before a node is asked, and the store's upkeep afterwards.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{self, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::view::View;
 use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
@@ -14,6 +14,8 @@ const SYNC_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// How often it is made sure that Redis still has the secret.
 const SECRET_EVERY: Duration = Duration::from_secs(1);
+/// How often broken invariants are told.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often the memory store forgets what has expired.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
@@ -32,7 +34,22 @@ pub(super) async fn upkeep(
         limiter.start();
         keep_secret(limiter, store, config).await;
     };
-    tokio::join!(start, look_after(store));
+    tokio::join!(start, look_after(store), tell_broken_invariants(view));
+}
+
+/// Says in the log what the engine counted: a broken invariant is a bug, and must not go unseen.
+async fn tell_broken_invariants(view: &View) {
+    let mut every = time::interval(TELL_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = BTreeMap::new();
+    loop {
+        every.tick().await;
+        let broken = view.engine.broken();
+        for (invariant, times) in broken.iter().filter(|(i, n)| told.get(*i) != Some(*n)) {
+            error!(%invariant, times, "an invariant was broken; the check was answered without the store");
+        }
+        told = broken;
+    }
 }
 
 async fn look_after(store: &Store) {

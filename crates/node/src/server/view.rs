@@ -161,6 +161,7 @@ impl View {
                 .collect(),
             frames_dropped,
             peers_refused: transport.refused,
+            broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
         }

@@ -19,6 +19,8 @@ pub struct NodeSample {
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
     pub peers_refused: Vec<(&'static str, u64)>,
+    /// Broken invariants, by name.
+    pub broken_invariants: Vec<(&'static str, u64)>,
     /// Keys that the engine holds.
     pub keys: u64,
     /// What they take, in bytes.
@@ -106,6 +108,11 @@ impl Collector for NodeSample {
             "tidegate_clock_offset_seconds",
             "How far the region's clock is ahead of this node's",
             self.clocks.iter().map(|c| ([("region", &*c.region)], c.offset_seconds)),
+        )?;
+        out.counters(
+            "tidegate_broken_invariants",
+            "Times that something was not as it must be; each is a bug",
+            self.broken_invariants.iter().map(|(name, n)| ([("invariant", *name)], *n)),
         )?;
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)

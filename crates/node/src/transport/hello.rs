@@ -9,12 +9,10 @@
 //! ```
 //!
 //! A hello is: length (u16, little-endian) of what follows, protocol (u16, little-endian), body.
-//! The body's layout belongs to the protocol's version. bincode is known to this file alone.
-
-use std::net::SocketAddr;
+//! The body is the core's [`Hello`]; its layout belongs to the protocol's version.
 
 use quinn::{ReadExactError, RecvStream, SendStream};
-use tidegate_core::ids::{Boot, NodeId, Session};
+use tidegate_core::{Hello, HelloError};
 
 use super::refusal::{Failure, Refusal};
 
@@ -26,80 +24,46 @@ const HELLO_MAX: usize = 512;
 const CONFIRM: u8 = 1;
 const ACCEPTED: u8 = 2;
 
-/// What a node says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hello {
-    pub(super) session: Session,
-    /// Where it can be dialled.
-    pub(super) advertise: SocketAddr,
+/// A hello with its length and protocol, ready to be written.
+pub(super) fn packed(hello: &Hello) -> Vec<u8> {
+    let mut bytes = vec![0; 2];
+    bytes.extend(PROTOCOL.to_le_bytes());
+    bytes.extend(hello.encode());
+    let length = u16::try_from(bytes.len() - 2).expect("a hello has at most 256 bytes");
+    bytes[..2].copy_from_slice(&length.to_le_bytes());
+    bytes
 }
 
-#[derive(bincode::Encode, bincode::Decode)]
-struct Body {
-    region: String,
-    node: String,
-    boot: u64,
-    advertise: SocketAddr,
+/// Reads what follows the length.
+fn unpacked(bytes: &[u8]) -> Result<Hello, Failure> {
+    let refused = |what: String| Failure::refused(Refusal::Version, format!("its hello {what}"));
+    let (protocol, body) =
+        bytes.split_first_chunk().ok_or_else(|| refused("is too short".into()))?;
+    let protocol = u16::from_le_bytes(*protocol);
+    if protocol != PROTOCOL {
+        return Err(refused(format!("is of protocol {protocol}, ours is {PROTOCOL}")));
+    }
+    Hello::decode(body).map_err(|error| match error {
+        HelloError::Name(name) => Failure::refused(Refusal::IdentityMismatch, name.to_string()),
+        other => refused(format!("cannot be read: {other}")),
+    })
 }
 
-impl Hello {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let body = Body {
-            region: self.session.id.region.to_string(),
-            node: self.session.id.node.to_string(),
-            boot: self.session.boot.0,
-            advertise: self.advertise,
-        };
-        let mut bytes = vec![0; 2];
-        bytes.extend(PROTOCOL.to_le_bytes());
-        bytes.extend(
-            bincode::encode_to_vec(body, bincode::config::standard())
-                .expect("names and numbers can always be encoded"),
-        );
-        let length = u16::try_from(bytes.len() - 2).expect("names are at most 63 bytes long");
-        bytes[..2].copy_from_slice(&length.to_le_bytes());
-        bytes
-    }
+pub(super) async fn write_hello(stream: &mut SendStream, hello: &Hello) -> Result<(), Failure> {
+    write(stream, &packed(hello)).await
+}
 
-    /// Decodes what follows the length.
-    fn decode(bytes: &[u8]) -> Result<Self, Failure> {
-        let malformed =
-            |what: String| Failure::refused(Refusal::Version, format!("its hello {what}"));
-        let (protocol, body) =
-            bytes.split_first_chunk().ok_or_else(|| malformed("is too short".into()))?;
-        let protocol = u16::from_le_bytes(*protocol);
-        if protocol != PROTOCOL {
-            let detail = format!("is of protocol {protocol}, ours is {PROTOCOL}");
-            return Err(malformed(detail));
-        }
-        let config = bincode::config::standard().with_limit::<HELLO_MAX>();
-        let (decoded, used): (Body, usize) = bincode::decode_from_slice(body, config)
-            .map_err(|e| malformed(format!("cannot be decoded: {e}")))?;
-        if used != body.len() {
-            return Err(malformed("is longer than it says".into()));
-        }
-        let id = NodeId::new(&decoded.region, &decoded.node)
-            .map_err(|e| Failure::refused(Refusal::IdentityMismatch, e.to_string()))?;
-        let session = Session { id, boot: Boot(decoded.boot) };
-        Ok(Self { session, advertise: decoded.advertise })
+pub(super) async fn read_hello(stream: &mut RecvStream) -> Result<Hello, Failure> {
+    let mut length = [0; 2];
+    read(stream, &mut length).await?;
+    let length = usize::from(u16::from_le_bytes(length));
+    if length > HELLO_MAX {
+        let detail = format!("its hello has {length} bytes, more than {HELLO_MAX}");
+        return Err(Failure::refused(Refusal::Version, detail));
     }
-
-    pub(super) async fn write(&self, stream: &mut SendStream) -> Result<(), Failure> {
-        write(stream, &self.encode()).await
-    }
-
-    pub(super) async fn read(stream: &mut RecvStream) -> Result<Self, Failure> {
-        let mut length = [0; 2];
-        read(stream, &mut length).await?;
-        let length = usize::from(u16::from_le_bytes(length));
-        if length > HELLO_MAX {
-            let detail = format!("its hello has {length} bytes, more than {HELLO_MAX}");
-            return Err(Failure::refused(Refusal::Version, detail));
-        }
-        let mut bytes = vec![0; length];
-        read(stream, &mut bytes).await?;
-        Self::decode(&bytes)
-    }
+    let mut bytes = vec![0; length];
+    read(stream, &mut bytes).await?;
+    unpacked(&bytes)
 }
 
 pub(super) async fn write_confirm(stream: &mut SendStream) -> Result<(), Failure> {
@@ -146,6 +110,7 @@ async fn read_step(stream: &mut RecvStream, expected: u8) -> Result<(), Failure>
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tidegate_core::ids::{Boot, NodeId, Session};
 
     use super::*;
 
@@ -158,27 +123,27 @@ mod tests {
     fn a_hello_survives_its_bytes_and_the_longest_fits() {
         let name = "x".repeat(63);
         for hello in [hello("eu", "eu-0"), hello(&name, &name)] {
-            let bytes = hello.encode();
+            let bytes = packed(&hello);
             let (length, rest) = bytes.split_at(2);
             assert_eq!(usize::from(u16::from_le_bytes(length.try_into().unwrap())), rest.len());
             assert!(rest.len() <= HELLO_MAX);
-            assert_eq!(Hello::decode(rest).unwrap(), hello);
+            assert_eq!(unpacked(rest).unwrap(), hello);
         }
     }
 
     #[test]
     fn another_protocol_is_told_as_such_whatever_its_body() {
-        let mut bytes = hello("eu", "eu-0").encode()[2..].to_vec();
+        let mut bytes = packed(&hello("eu", "eu-0"))[2..].to_vec();
         bytes[0] = 9;
-        let error = Hello::decode(&bytes).unwrap_err();
+        let error = unpacked(&bytes).unwrap_err();
         assert!(error.to_string().contains("protocol 9, ours is 1"), "{error}");
     }
 
     #[test]
     fn bytes_behind_the_body_are_refused() {
-        let mut bytes = hello("eu", "eu-0").encode()[2..].to_vec();
+        let mut bytes = packed(&hello("eu", "eu-0"))[2..].to_vec();
         bytes.push(0);
-        assert!(Hello::decode(&bytes).is_err());
+        assert!(unpacked(&bytes).is_err());
     }
 
     proptest! {
@@ -188,7 +153,7 @@ mod tests {
         ) {
             let mut bytes = PROTOCOL.to_le_bytes().to_vec();
             bytes.extend(tail);
-            let _ = Hello::decode(&bytes);
+            let _ = unpacked(&bytes);
         }
     }
 }

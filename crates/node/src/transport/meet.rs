@@ -4,12 +4,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{Connection, Incoming, RecvStream, SendStream};
 use rustls::pki_types::CertificateDer;
-use tidegate_core::ids::{NodeId, Session};
+use tidegate_core::{
+    Hello,
+    ids::{NodeId, Session},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Inner,
-    hello::{self, Hello},
+    Inner, hello,
     link::{self, Ends, Link},
     refusal::{CODE_GOODBYE, CODE_SUPERSEDED, Failure, Refusal},
 };
@@ -83,10 +85,10 @@ async fn answer(inner: &Arc<Inner>, incoming: Incoming) -> Result<(), Failure> {
         let connection = &*started.insert(connection);
         let proven = proven_identity(inner, connection, &[])?;
         let (mut send, mut recv) = connection.accept_bi().await?;
-        let theirs = Hello::read(&mut recv).await?;
+        let theirs = hello::read_hello(&mut recv).await?;
         check(inner, &proven, &theirs)?;
         inner.registry.check(&theirs.session, connection.remote_address())?;
-        inner.hello().write(&mut send).await?;
+        hello::write_hello(&mut send, &inner.hello()).await?;
         hello::read_confirm(&mut recv).await?;
         Ok((theirs, (send, recv)))
     };
@@ -109,8 +111,8 @@ pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<(), 
         let connection = &*started.insert(connection);
         let proven = proven_identity(inner, connection, &[address])?;
         let (mut send, mut recv) = connection.open_bi().await?;
-        inner.hello().write(&mut send).await?;
-        let theirs = Hello::read(&mut recv).await?;
+        hello::write_hello(&mut send, &inner.hello()).await?;
+        let theirs = hello::read_hello(&mut recv).await?;
         check(inner, &proven, &theirs)?;
         Ok((theirs, (send, recv)))
     };

@@ -29,7 +29,10 @@ use quinn::{
     AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig,
     TokioRuntime, TransportConfig, VarInt,
 };
-use tidegate_core::ids::{Boot, NodeId, RegionName, Session};
+use tidegate_core::{
+    Hello,
+    ids::{Boot, NodeId, RegionName, Session},
+};
 use tokio::sync::mpsc;
 
 pub use refusal::Refusal;
@@ -37,7 +40,7 @@ pub use stats::TransportStats;
 pub use tls::TransportError;
 
 use crate::faults::{Faults, FaultySocket};
-use hello::Hello;
+
 use keep::Kept;
 use link::{Channel, Link};
 use refusal::{CODE_GOODBYE, Failure, FailureLog};

@@ -156,6 +156,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
+        broken_invariants: vec![("INV-7", 3)],
         keys: 9,
         memory_bytes: 1024,
     };
@@ -174,6 +175,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_frames_dropped_total{reason="malformed"} 7"#);
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
+    assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));

@@ -8,15 +8,12 @@ use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
+use tidegate_core::Hello;
 
 use super::*;
 use crate::{
     certs::SERVER_NAME,
-    transport::{
-        hello::{self, Hello},
-        refusal::Refusal,
-        tls,
-    },
+    transport::{hello, refusal::Refusal, tls},
 };
 
 /// A QUIC client without our transport around it, which can misbehave.
@@ -214,8 +211,8 @@ async fn random_bytes_do_no_harm() {
     // A peer that is let in and then sends nonsense.
     let connection = raw.connect(&eu).await;
     let (mut send, mut recv) = connection.open_bi().await.unwrap();
-    hello_of("us", 1).write(&mut send).await.unwrap();
-    Hello::read(&mut recv).await.unwrap();
+    hello::write_hello(&mut send, &hello_of("us", 1)).await.unwrap();
+    hello::read_hello(&mut recv).await.unwrap();
     hello::write_confirm(&mut send).await.unwrap();
     hello::read_accepted(&mut recv).await.unwrap();
     let mad = hello_of("us", 1).session;

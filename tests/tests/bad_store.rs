@@ -1,0 +1,95 @@
+//! A Redis that cannot be reached: the node starts, says so, answers all the same, and recovers.
+
+use std::time::Duration;
+
+use tidegate_tests::{ensure, eventually, node::Node, redis_server::RedisServer, site::Site};
+
+const SOON: Duration = Duration::from_secs(10);
+const POLICIES: &str = r#"
+[[policy]]
+name = "degrade"
+match = { route = "/degrade" }
+key = ["api_key"]
+on_store_failure = "degrade"
+[[policy.limit]]
+name = "quota"
+quantity = 5
+window = "400d"
+
+[[policy]]
+name = "open"
+match = { route = "/open" }
+key = ["api_key"]
+on_store_failure = "open"
+[[policy.limit]]
+name = "quota"
+quantity = 5
+window = "400d"
+
+[[policy]]
+name = "closed"
+match = { route = "/closed" }
+key = ["api_key"]
+on_store_failure = "closed"
+[[policy.limit]]
+name = "quota"
+quantity = 5
+window = "400d"
+"#;
+
+/// Asks 8 times for one unit: what was admitted while the store did not decide.
+async fn admitted_without_store(node: &Node, route: &str) -> u64 {
+    let mut admitted = 0;
+    for _ in 0..8 {
+        let check = node.check(&[("api_key", "k"), ("route", route)], 1).await;
+        assert!(check.degraded, "{check:?}");
+        assert_eq!(check.reason.as_deref(), Some("store_unavailable"), "{check:?}");
+        admitted += u64::from(check.allowed);
+    }
+    admitted
+}
+
+#[tokio::test]
+async fn an_unreachable_redis_is_answered_by_on_store_failure_until_it_appears() {
+    let site = Site::new(POLICIES);
+    let place = site.place("eu", "eu-0");
+    let mut redis = RedisServer::start().await.unwrap();
+    redis.kill().unwrap();
+    let store = format!("kind = \"redis\"\nurl = \"{}\"\ntimeout = \"1s\"", redis.url());
+    let served = site.serve(&place, &site.config_with(&place, &[], &store));
+    let node = &served.node;
+    eventually(SOON, "the node says why it is not ready", async || {
+        let (status, body) = node.readyz().await?;
+        let reasons = body["reasons"].to_string();
+        let told = status == 503 && body["ready"] == false && reasons.contains("store.url");
+        ensure(told, || format!("{status} {body}"))
+    })
+    .await;
+    let health = node.ask_admin(hyper::Method::GET, "/healthz", "").await.unwrap();
+    assert_eq!(health.status, 200);
+
+    assert_eq!(admitted_without_store(node, "/degrade").await, 5, "by the counts last known");
+    assert_eq!(admitted_without_store(node, "/open").await, 8);
+    assert_eq!(admitted_without_store(node, "/closed").await, 0);
+    let usage = node.ask(hyper::Method::GET, "/v1/usage?api_key=k&route=/open", &[], "").await;
+    assert_eq!(usage.status, 503, "{}", usage.text());
+    assert_eq!(
+        node.metric(r#"tidegate_store_errors_total{kind="unreachable"}"#).await.unwrap(),
+        25.0
+    );
+
+    redis.restart().await.unwrap();
+    node.ready(SOON).await;
+    // What was admitted meanwhile is charged once.
+    for (route, used) in [("/degrade", 5), ("/open", 8), ("/closed", 0)] {
+        assert_eq!(
+            node.used(&[("api_key", "k"), ("route", route)]).await.unwrap(),
+            used,
+            "{route}"
+        );
+    }
+    let check = node.check(&[("api_key", "k"), ("route", "/degrade")], 1).await;
+    assert!(!check.allowed && !check.degraded, "{check:?}");
+    assert_eq!(node.spend(&[("api_key", "k"), ("route", "/closed")], 8).await, 5);
+    served.stop().await;
+}
