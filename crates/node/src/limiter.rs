@@ -81,6 +81,11 @@ impl Limiter {
         self.0.policies.store(policies);
     }
 
+    /// The secret that callers are counted under.
+    pub fn secret(&self) -> Secret {
+        **self.0.secret.load()
+    }
+
     /// Counts callers under this secret from now on.
     pub fn set_secret(&self, secret: Secret) {
         self.0.secret.store(Arc::new(secret));

@@ -43,7 +43,7 @@ pub(crate) async fn any<L: Limiter>(
         Some(path) if !path.is_empty() => Some(path),
         _ => headers.first(["X-Original-URI", "X-Forwarded-Uri"], &mut mistakes).map(path_of),
     };
-    pairs.extend(route.map(|route| ("route".into(), route.into())));
+    pairs.extend(route.map(|route| ("route".into(), plain(route))));
     let method = headers.first(["X-Original-Method", "X-Forwarded-Method"], &mut mistakes);
     pairs.push(("method".into(), method.unwrap_or(request.method.as_str()).into()));
     if let Some(Peer(peer)) = request.extensions.get() {
@@ -102,6 +102,32 @@ fn path_of(uri: &str) -> &str {
     }
 }
 
+/// The path with those characters decoded that mean the same either way (RFC 3986, 6.2.2.2): the
+/// service behind the gateway takes `/%61pi` for `/api`, and so must the policies. Others stay, since
+/// `%2F` is not a `/`.
+fn plain(path: &str) -> Cow<'_, str> {
+    let mut parts = path.split('%');
+    let Some(first) = parts.next().filter(|first| first.len() < path.len()) else {
+        return Cow::Borrowed(path);
+    };
+    let mut plain = first.to_owned();
+    for part in parts {
+        let digits = part.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(|b| b.is_ascii_alphanumeric() || b"-._~".contains(b)) {
+            Some(byte) => {
+                plain.push(byte.into());
+                plain.push_str(&part[2..]);
+            }
+            None => {
+                plain.push('%');
+                plain.push_str(part);
+            }
+        }
+    }
+    Cow::Owned(plain)
+}
+
 /// Who asked: the peer; where that is a trusted proxy, whom it names in `X-Forwarded-For`; and so on
 /// while the one named is a trusted proxy itself. What stands left of that anyone may have written.
 fn client_address(
@@ -155,6 +181,17 @@ mod tests {
         assert_eq!(client("::1", &["[2001:db8::1]"]), "2001:db8::1");
         assert_eq!(client("::1", &["::ffff:198.51.100.7"]), "198.51.100.7");
         assert_eq!(client("::1", &["198.51.100.7:1234"]), "198.51.100.7");
+    }
+
+    #[test]
+    fn what_may_be_written_plainly_is_read_plainly() {
+        assert_eq!(plain("/%61pi/%4Fr%64ers"), "/api/Orders");
+        assert_eq!(plain("/a%2Fb%20c%C3%A9%25"), "/a%2Fb%20c%C3%A9%25");
+        assert_eq!(plain("/%2561"), "/%2561", "decoded once only");
+        assert_eq!(plain("/%7e%"), "/~%");
+        assert_eq!(plain("/%4"), "/%4");
+        assert_eq!(plain("/%é"), "/%é");
+        assert_eq!(plain("%61"), "a");
     }
 
     #[test]

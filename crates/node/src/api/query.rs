@@ -64,7 +64,7 @@ pub(crate) fn attributes(query: &str) -> Result<Query<'_>, Problem> {
     mistakes.or_else_ok(read)
 }
 
-/// The decoded values of one name, among others that are nobody's business here.
+/// The values of one name as they are written, among others that are nobody's business here.
 pub(crate) fn values_of<'a>(query: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     query.split('&').filter_map(move |pair| {
         let (found, value) = pair.split_once('=')?;

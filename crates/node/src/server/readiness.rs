@@ -12,6 +12,8 @@ use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
 const SYNC_MAX: Duration = Duration::from_secs(2);
 /// How often start sync and the secret are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often it is made sure that Redis still has the secret.
+const SECRET_EVERY: Duration = Duration::from_secs(1);
 /// How often broken invariants are told.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often the memory store forgets what has expired.
@@ -30,7 +32,7 @@ pub(super) async fn upkeep(
         agree_on_secret(limiter, store, view).await;
         sync(view, config, clock).await;
         limiter.start();
-        std::future::pending::<()>().await;
+        keep_secret(limiter, store, config).await;
     };
     tokio::join!(start, look_after(store), tell_broken_invariants(view));
 }
@@ -72,7 +74,7 @@ async fn agree_on_secret(limiter: &Limiter, store: &Store, view: &View) {
     };
     let mut told = false;
     while !*view.secret_agreed.borrow() {
-        match redis.agree_on_secret(tidegate_core::ids::Secret(rand::random())).await {
+        match redis.agree_on_secret(limiter.secret()).await {
             Ok(secret) => {
                 limiter.set_secret(secret);
                 view.secret_agreed.send_replace(true);
@@ -84,6 +86,25 @@ async fn agree_on_secret(limiter: &Limiter, store: &Store, view: &View) {
                 }
                 time::sleep(LOOK_EVERY).await;
             }
+        }
+    }
+}
+
+/// Without a cluster: puts the secret back into a Redis that was wiped, before another node makes its
+/// own and the region counts every caller twice. Never returns.
+async fn keep_secret(limiter: &Limiter, store: &Store, config: &Config) {
+    let (Store::Redis(redis), None) = (store, &config.cluster) else {
+        return std::future::pending().await;
+    };
+    loop {
+        time::sleep(SECRET_EVERY).await;
+        let ours = limiter.secret();
+        // A Redis that cannot be reached is asked again, and its keeper tells of it.
+        if let Ok(secret) = redis.agree_on_secret(ours).await
+            && secret != ours
+        {
+            warn!("another node left another secret in Redis; counts begin anew");
+            limiter.set_secret(secret);
         }
     }
 }

@@ -47,6 +47,16 @@ async fn attributes_come_from_headers_and_path() {
 }
 
 #[tokio::test]
+async fn another_spelling_of_a_path_is_the_same_route() {
+    let in_path = Request::get("/v1/authorize/%61pi/orders");
+    let in_header = Request::get("/v1/authorize").header("X-Original-URI", "/ap%69/orders?x=%61");
+    for request in [in_path, in_header] {
+        let (_, asked) = authorize(admitted(), "192.0.2.1", request).await;
+        assert_eq!(asked[0], ("route".to_owned(), "/api/orders".to_owned()));
+    }
+}
+
+#[tokio::test]
 async fn without_a_path_the_gateways_headers_say_what_was_asked() {
     let ask = |uri: &str| Request::get(uri.to_owned());
     let peer = "192.0.2.1";
