@@ -10,7 +10,7 @@ local KEY = "key-%06d"
 function init(arguments)
    local keys = tonumber(arguments[1])
    local key = KEY:format(0)
-   wrk.method = "POST"
+   wrk.method, wrk.path = "POST", "/v1/check"
    wrk.body = '{"attributes":{"api_key":"' .. key .. '","route":"/api/orders"},"cost":1}'
    wrk.headers["Content-Type"] = "application/json"
    if keys == 1 then
