@@ -212,22 +212,19 @@ pub(crate) fn decision(
 /// longest); else the one with the smallest remaining part. Shadow limits describe it only when there are
 /// no others.
 fn binding(limits: &[LimitVerdict], admitted: bool) -> Option<usize> {
-    let enforced = |verdict: &&(usize, &LimitVerdict)| !verdict.1.policy.shadow;
-    let all: Vec<(usize, &LimitVerdict)> = limits.iter().enumerate().collect();
-    let mut candidates: Vec<&(usize, &LimitVerdict)> = all.iter().filter(enforced).collect();
-    if candidates.is_empty() {
-        candidates = all.iter().collect();
-    }
+    let some_enforced = limits.iter().any(|verdict| !verdict.policy.shadow);
+    let speaks = |verdict: &LimitVerdict| !(some_enforced && verdict.policy.shadow);
+    let candidates = limits.iter().enumerate().filter(|(_, verdict)| speaks(verdict));
     if admitted {
         // remaining_a / quantity_a < remaining_b / quantity_b, without division.
         let scale = |v: &LimitVerdict, by: &LimitVerdict| {
             u128::from(v.remaining) * u128::from(by.limit().quantity)
         };
-        let least = candidates.into_iter().min_by(|(_, a), (_, b)| scale(a, b).cmp(&scale(b, a)));
-        return least.map(|(at, _)| *at);
+        let least = candidates.min_by(|(_, a), (_, b)| scale(a, b).cmp(&scale(b, a)));
+        return least.map(|(at, _)| at);
     }
     let wait = |verdict: &LimitVerdict| verdict.retry_after.map_or(u64::MAX, |wait| wait.0);
-    let refusing = candidates.into_iter().filter(|(_, verdict)| !verdict.allowed);
+    let refusing = candidates.filter(|(_, verdict)| !verdict.allowed);
     // The first of several equals: `max_by_key` would take the last.
-    refusing.rev().max_by_key(|(_, verdict)| wait(verdict)).map(|(at, _)| *at)
+    refusing.rev().max_by_key(|(_, verdict)| wait(verdict)).map(|(at, _)| at)
 }

@@ -100,8 +100,7 @@ impl<G: Guarding> Engine<G> {
                         Reason::StoreUnavailable,
                     ));
                 }
-                let passes: Vec<bool> = operations.iter().map(|op| op.passes).collect();
-                self.count(&ticket, admitted, &passes);
+                self.count(&ticket, admitted, operations.iter().map(|op| op.passes));
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -138,7 +137,7 @@ impl<G: Guarding> Engine<G> {
         let live_nodes = self.exchange.with(|exchange| exchange.live_nodes()) as u64;
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
-        self.count(ticket, admitted, &passes);
+        self.count(ticket, admitted, passes.iter().copied());
         let cluster = self.cluster_time(now);
         let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {
             let mut verdict = plan.verdict(*passes, known(plan), cluster);
@@ -154,12 +153,12 @@ impl<G: Guarding> Engine<G> {
 
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
     /// plan has found no room, lest a flood of new keys grows the tables without bound.
-    fn count(&self, ticket: &Ticket, admitted: bool, passes: &[bool]) {
+    fn count(&self, ticket: &Ticket, admitted: bool, passes: impl Iterator<Item = bool>) {
         if ticket.purpose != Purpose::Charge {
             return;
         }
         for (plan, passes) in ticket.planned.iter().zip(passes).filter(|(p, _)| p.countable) {
-            let used = if admitted && *passes { plan.cost } else { 0 };
+            let used = if admitted && passes { plan.cost } else { 0 };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
             self.with_shard(plan.key, |shard| {
                 shard.add_own(plan.key.caller, plan.shape(), plan.label, add, used > 0);

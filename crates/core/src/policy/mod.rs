@@ -155,21 +155,24 @@ impl Policy {
 
     /// The attributes that name the caller of a request; empty where none of `key` is present.
     pub fn identity<'a>(&'a self, attributes: &Attributes<'a>) -> Vec<(&'a str, &'a str)> {
-        let values = |names: &'a Vec<Box<str>>| {
-            names
-                .iter()
-                .map(|name| Some((&**name, attribute(attributes, name)?)))
-                .collect::<Option<Vec<_>>>()
-        };
-        self.key.iter().find_map(values).unwrap_or_default()
+        self.naming(attributes).collect()
+    }
+
+    /// The same, one by one.
+    fn naming<'a>(
+        &'a self,
+        attributes: &Attributes<'a>,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let is_there = |name: &str| attribute(attributes, name).is_some();
+        let names = self.key.iter().find(|names| names.iter().all(|name| is_there(name)));
+        names.into_iter().flatten().filter_map(|name| Some((&**name, attribute(attributes, name)?)))
     }
 
     /// Whom a request counts under. Attribute names are part of the fingerprint: `api_key=x` and
     /// `user=x` are two callers.
     pub fn caller(&self, secret: &Secret, attributes: &Attributes<'_>) -> Caller {
         let start = CallerHasher::new(secret).part(&self.name);
-        self.identity(attributes)
-            .into_iter()
+        self.naming(attributes)
             .fold(start, |hasher, (name, value)| hasher.part(name).part(value))
             .finish()
     }

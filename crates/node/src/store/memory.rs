@@ -41,15 +41,18 @@ impl MemoryStore {
 
     /// Carries out one command.
     pub fn apply(&self, command: &StoreCommand) -> Result<StoreReply, StoreError> {
+        let mut shards = command.operations.iter().map(|operation| shard_of(&operation.key));
+        // Nearly every check has one caller.
+        if let Some(only) = shards.next()
+            && shards.all(|shard| shard == only)
+        {
+            return self.apply_in(&mut *self.shards[only].lock(), command);
+        }
         let mut needed: Vec<usize> = command.operations.iter().map(|o| shard_of(&o.key)).collect();
         needed.sort_unstable();
         needed.dedup();
-        let mut locked = match *needed {
-            // Nearly every check has one caller.
-            [only] => return self.apply_in(&mut *self.shards[only].lock(), command),
-            _ => Locked(needed.into_iter().map(|at| (at, self.shards[at].lock())).collect()),
-        };
-        self.apply_in(&mut locked, command)
+        let locked = needed.into_iter().map(|at| (at, self.shards[at].lock()));
+        self.apply_in(&mut Locked(locked.collect()), command)
     }
 
     /// The clock is read under the lock, so that the records of a key see it run forward.
