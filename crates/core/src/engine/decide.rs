@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Completion, Engine, Outcome, Plan};
+use super::{Completion, Engine, Outcome, Plan, Views};
 use crate::{
     check::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
@@ -184,7 +184,7 @@ impl<G: Guarding> Engine<G> {
                     verdict.staleness = stalest;
                 }
                 if ticket.purpose == Purpose::Usage {
-                    verdict.regions = self.regions_used(now, plan, verdict, views);
+                    verdict.regions = self.regions_used(now, plan, verdict, &views.regions);
                 }
             }
         });
@@ -228,6 +228,7 @@ impl<G: Guarding> Engine<G> {
 }
 
 /// The age of the oldest view of another region: zero without any, `None` while one is unheard.
-fn stalest(views: &[RegionView], now: Mono) -> Option<Span> {
-    views.iter().try_fold(Span::ZERO, |oldest, view| Some(oldest.max(view.staleness(now)?)))
+fn stalest(views: &Views, now: Mono) -> Option<Span> {
+    let start = views.complete.then_some(Span::ZERO)?;
+    views.regions.iter().try_fold(start, |oldest, view| Some(oldest.max(view.staleness(now)?)))
 }

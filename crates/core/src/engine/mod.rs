@@ -37,6 +37,8 @@ pub struct Settings {
     /// Cells (keys times live labels) that the node holds at most, beside those of checks that are under
     /// way; beyond, new keys are answered by `on_store_failure`, where `degrade` refuses them.
     pub cells_max: usize,
+    /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
+    pub expects_peers: bool,
     /// Panic where an invariant is broken, instead of counting it.
     pub strict_invariants: bool,
 }
@@ -49,6 +51,7 @@ impl Settings {
             gossip: Span::millis(50),
             shards: 64,
             cells_max: 4_000_000,
+            expects_peers: false,
             strict_invariants: cfg!(debug_assertions),
         }
     }
@@ -122,8 +125,15 @@ pub struct Engine<G: Guarding> {
     exchange: G::Of<Exchange>,
     clock: G::Of<Clock>,
     /// What the request path needs of the exchange, so that it never waits for a merge.
-    views: G::Of<Vec<RegionView>>,
+    views: G::Of<Views>,
     upkeep: G::Of<Upkeep>,
+}
+
+/// What is known of how fresh the other regions' counts are.
+struct Views {
+    regions: Vec<RegionView>,
+    /// False while peers are expected and none has ever been met.
+    complete: bool,
 }
 
 struct Upkeep {
@@ -163,7 +173,7 @@ impl<G: Guarding> Engine<G> {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
             exchange: Guard::new(Exchange::new(settings.session.clone(), settings.gossip, random)),
             clock: Guard::new(Clock::new(now, clock)),
-            views: Guard::new(Vec::new()),
+            views: Guard::new(Views { regions: Vec::new(), complete: !settings.expects_peers }),
             upkeep: Guard::new(Upkeep { next: now, broken: BTreeMap::new(), relabelled: 0 }),
             settings,
         }
@@ -279,7 +289,10 @@ impl<G: Guarding> Engine<G> {
     }
 
     fn refresh(&self, exchange: &Exchange) {
-        self.views.with(|views| *views = exchange.views());
+        self.views.with(|views| {
+            views.regions = exchange.views();
+            views.complete |= exchange.has_peers();
+        });
     }
 
     // -- outputs

@@ -191,6 +191,21 @@ fn a_global_limit_spent_in_one_region_is_refused_in_the_others() {
 }
 
 #[test]
+fn how_stale_a_count_is_cannot_be_said_before_anybody_was_met() {
+    let mut world = three_regions();
+    let settings =
+        Settings { expects_peers: true, shards: 1, ..Settings::new(session("eu", "eu-0", 2)) };
+    let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
+    world.nodes[0].0 = Engine::new(settings, Mono(0), START, random);
+    assert_eq!(world.ask_with(0, "k", 1, Purpose::Charge, true).limits[0].staleness, None);
+    world.connect(0, 1);
+    assert_eq!(world.ask_with(0, "k", 1, Purpose::Charge, true).limits[0].staleness, None);
+    world.run(200, |_, _| true);
+    let staleness = world.ask_with(0, "k", 1, Purpose::Charge, true).limits[0].staleness;
+    assert!(staleness.is_some_and(|age| age <= Span::secs(1)), "{staleness:?}");
+}
+
+#[test]
 fn a_regional_limit_is_nobody_elses_business() {
     let mut world = three_regions();
     for at in 0..2 {

@@ -152,6 +152,11 @@ impl Exchange {
         self.peers.values().map(status).collect()
     }
 
+    /// Whether a peer was ever connected.
+    pub(crate) fn has_peers(&self) -> bool {
+        !self.peers.is_empty()
+    }
+
     /// All other regions that a peer was ever connected from, by name.
     pub(crate) fn views(&self) -> Vec<RegionView> {
         let mut views: Vec<RegionView> = Vec::new();

@@ -132,6 +132,7 @@ impl Server {
         let mut settings = Settings::new(session.clone());
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
+            settings.expects_peers = !foreign_seeds(cluster).is_empty();
         }
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let engine: Engine<Mutexes> =
@@ -254,6 +255,12 @@ impl Server {
         info!("stopped");
         Ok(())
     }
+}
+
+/// The seeds that are not this node itself.
+fn foreign_seeds(cluster: &Cluster) -> Vec<SocketAddr> {
+    let ours = [cluster.listen, cluster.advertise];
+    cluster.seeds.iter().copied().filter(|seed| !ours.contains(seed)).collect()
 }
 
 fn ended(what: &str) -> ServerError {

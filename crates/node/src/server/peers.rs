@@ -18,6 +18,8 @@ use crate::{
 const EVENTS_AT_ONCE: usize = 64;
 /// How long a stopping node goes on telling: a few periods, so that peers hear the last of it.
 const LAST_WORDS: u64 = 4;
+/// And never longer than this.
+const LAST_WORDS_MAX: Span = Span::secs(2);
 
 /// The exchange with peers, to be run; without a cluster only its timer.
 pub(super) struct Peers {
@@ -90,7 +92,7 @@ impl Peers {
             }
         }
         let Some((transport, _)) = &self.network.0 else { return };
-        let end = self.clock.now() + self.gossip.times(LAST_WORDS);
+        let end = self.clock.now() + self.gossip.times(LAST_WORDS).min(LAST_WORDS_MAX);
         while self.clock.now() < end {
             let deadline = self.turn().min(end);
             time::sleep_until(self.clock.timer_at(deadline)).await;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{self, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::view::View;
+use super::{foreign_seeds, view::View};
 use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
 
 /// How long start sync waits for seeds that do not answer.
@@ -112,14 +112,13 @@ async fn keep_secret(limiter: &Limiter, store: &Store, config: &Config) {
 /// Waits until every seed has told what it knows of our region, or for two seconds.
 async fn sync(view: &View, config: &Config, clock: Clock) {
     let Some(cluster) = &config.cluster else { return };
-    let ours = [cluster.listen, cluster.advertise];
-    let seeds: Vec<_> = cluster.seeds.iter().filter(|seed| !ours.contains(seed)).collect();
+    let seeds = foreign_seeds(cluster);
     let mut look = time::interval(LOOK_EVERY);
     let answered = async {
         loop {
             look.tick().await;
             let peers = view.engine.peers(clock.now());
-            if seeds.iter().all(|seed| view.network.has_answered(**seed, &peers)) {
+            if seeds.iter().all(|seed| view.network.has_answered(*seed, &peers)) {
                 return;
             }
         }

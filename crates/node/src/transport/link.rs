@@ -150,7 +150,7 @@ pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: 
     }
     let begun = finish_hello(&inner, &link, &mut hello_send, &mut hello_recv).await;
     if begun {
-        tracing::info!(peer = %link.session, address = %link.remote, dialled = link.ours, "connected");
+        tracing::debug!(peer = %link.session, address = %link.remote, dialled = link.ours, "connected");
         inner.tell(Event::Connected(link.session.clone())).await;
         receive(&inner, &link).await;
     }
@@ -159,7 +159,7 @@ pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: 
     helpers.shutdown().await;
     inner.registry.remove(&link);
     if begun {
-        tracing::info!(peer = %link.session, %reason, "disconnected");
+        tracing::debug!(peer = %link.session, %reason, "disconnected");
         inner.tell(Event::Disconnected(link.session.clone())).await;
     }
     seat.told.send_replace(true);
