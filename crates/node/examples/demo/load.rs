@@ -17,6 +17,9 @@ use super::{
 /// So much older may be what a region knew when the store decided than when it asked: the way to
 /// the store, and clocks that are read in whole milliseconds.
 const DECISION: Duration = Duration::from_millis(10);
+/// How old what a node knows can be at the most when it begins to decide: it has heard the others by then,
+/// or waited so long for them.
+const START_SYNC: Duration = Duration::from_secs(2);
 
 /// A load: so many requests to each region, evenly over a time.
 #[derive(Debug, Clone, Copy)]
@@ -166,8 +169,7 @@ impl Seen {
     pub(crate) fn bound(&self, limit: u64, label: u64) -> u64 {
         let tallies = self.in_label(label);
         let unheard_by = |last: usize| -> u64 {
-            let Some(staleness) = tallies[last].last_staleness() else { return limit * 2 };
-            let age = staleness + DECISION;
+            let age = tallies[last].last_staleness().unwrap_or(START_SYNC) + DECISION;
             let others = tallies.iter().enumerate().filter(|(index, _)| *index != last);
             others.map(|(_, tally)| tally.most_within(age).min(limit)).sum()
         };

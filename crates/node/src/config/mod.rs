@@ -104,7 +104,7 @@ pub struct Cluster {
     /// What peers dial.
     pub advertise: SocketAddr,
     /// Peers to begin with; its own address among them is harmless.
-    pub seeds: Vec<SocketAddr>,
+    pub seeds: Vec<Seed>,
     /// The certificate of the authority that signs all nodes, PEM.
     pub ca: PathBuf,
     /// The node's certificate, PEM.
@@ -115,6 +115,24 @@ pub struct Cluster {
     pub secret: Secret,
     /// How often changes go to peers: 10 ms to 10 s.
     pub gossip: Duration,
+}
+
+/// Where a peer may be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seed {
+    /// An address that can be dialled.
+    Address(SocketAddr),
+    /// `name:port`; a name may have several addresses, and others later.
+    Name(String),
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
 }
 
 /// Whom a node believes about a request's origin.

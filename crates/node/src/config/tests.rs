@@ -73,7 +73,7 @@ fn the_example_says_what_it_shows() {
         cluster: Some(Cluster {
             listen: address("127.0.0.1:7946"),
             advertise: address("127.0.0.1:7946"),
-            seeds: vec![address("127.0.0.1:7956")],
+            seeds: vec![Seed::Address(address("127.0.0.1:7956"))],
             ca: path("ca.pem"),
             cert: path("node.pem"),
             key: path("node.key"),
@@ -211,7 +211,7 @@ trusted_proxies = ["10.0.0.1/8", "10.0.0.1"]
         "10: field \"cluster.key\": is missing",
         "10: field \"cluster.secret_file\": is missing",
         "12: field \"cluster.seeds\": 127.0.0.1:0",
-        "12: field \"cluster.seeds\": must be an IP address",
+        "12: field \"cluster.seeds\": must be an IP address or a host name",
         "13: field \"cluster.gossip\": not a span of time",
         "15: field \"identity.trusted_proxies\": \"10.0.0.1/8\" is not a network, since",
         "15: field \"identity.trusted_proxies\": \"10.0.0.1\" is not a network: write",
@@ -356,5 +356,18 @@ fn a_trusted_proxy_is_in_one_of_the_networks() {
     for (proxy, trusted) in [("10.1.2.3", true), ("::1", true), ("::2", false), ("11.0.0.1", false)]
     {
         assert_eq!(identity.trusts(proxy.parse().expect(proxy)), trusted, "{proxy}");
+    }
+}
+
+#[test]
+fn seeds_may_be_names() {
+    let text = cluster("seeds", "seeds = [\"eu.example.com:7946\", \"[::1]:7946\"]");
+    let config = parse(&text).expect("is right");
+    let seeds = config.cluster.expect("a cluster").seeds;
+    assert_eq!(seeds[0], Seed::Name("eu.example.com:7946".into()));
+    assert_eq!(seeds[1], Seed::Address(address("[::1]:7946")));
+    for wrong in ["eu.example.com", "eu.example.com:0", "10.0.0.300:1", "a b:1", ":1"] {
+        let text = cluster("seeds", &format!("seeds = [\"{wrong}\"]"));
+        assert!(problem(&text).contains("cluster.seeds"), "{wrong}");
     }
 }

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(redis.url.secret(), "redis://127.0.0.1:5/0");
         let cluster = config.cluster.expect("a cluster");
         assert_eq!(cluster.advertise, node().cluster.into());
-        assert_eq!(cluster.seeds, [node().seeds[0].into()]);
+        assert_eq!(cluster.seeds, [config::Seed::Address(node().seeds[0].into())]);
         assert_eq!(cluster.ca, Path::new("/ca/ca.pem"));
         assert_eq!(cluster.cert, Path::new("/home/node.pem"));
         assert_eq!(cluster.key, Path::new("/home/node.key"));

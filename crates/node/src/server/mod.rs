@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::{
     api::{self, Api, ResetStyle},
     clock::{self, Clock},
-    config::{self, Cluster, Config, ConfigError},
+    config::{self, Cluster, Config, ConfigError, Seed},
     faults::{Baseline, Faults},
     guard::Mutexes,
     limiter::Limiter,
@@ -257,10 +257,10 @@ impl Server {
     }
 }
 
-/// The seeds that are not this node itself.
-fn foreign_seeds(cluster: &Cluster) -> Vec<SocketAddr> {
-    let ours = [cluster.listen, cluster.advertise];
-    cluster.seeds.iter().copied().filter(|seed| !ours.contains(seed)).collect()
+/// The seeds that are not this node itself, as far as can be seen.
+fn foreign_seeds(cluster: &Cluster) -> Vec<&Seed> {
+    let ours = [cluster.listen, cluster.advertise].map(Seed::Address);
+    cluster.seeds.iter().filter(|seed| !ours.contains(seed)).collect()
 }
 
 fn ended(what: &str) -> ServerError {
@@ -327,7 +327,7 @@ fn membership_config(
         identity: config.id.clone(),
         boot,
         advertise: cluster.advertise,
-        seeds: cluster.seeds.iter().map(SocketAddr::to_string).collect(),
+        seeds: cluster.seeds.iter().map(Seed::to_string).collect(),
         policy_hash: policies.hash.to_string(),
     }
 }

@@ -1,12 +1,20 @@
 //! What must be true before a node is asked, and the store's upkeep afterwards.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use tokio::time::{self, MissedTickBehavior};
+use tokio::{
+    net,
+    time::{self, MissedTickBehavior},
+};
 use tracing::{error, info, warn};
 
 use super::{foreign_seeds, view::View};
-use crate::{clock::Clock, config::Config, limiter::Limiter, store::Store};
+use crate::{
+    clock::Clock,
+    config::{Config, Seed},
+    limiter::Limiter,
+    store::Store,
+};
 
 /// How long start sync waits for seeds that do not answer.
 const SYNC_MAX: Duration = Duration::from_secs(2);
@@ -112,19 +120,31 @@ async fn keep_secret(limiter: &Limiter, store: &Store, config: &Config) {
 /// Waits until every seed has told what it knows of our region, or for two seconds.
 async fn sync(view: &View, config: &Config, clock: Clock) {
     let Some(cluster) = &config.cluster else { return };
-    let seeds = foreign_seeds(cluster);
     let mut look = time::interval(LOOK_EVERY);
     let answered = async {
-        loop {
-            look.tick().await;
+        let mut seeds = Vec::new();
+        for seed in foreign_seeds(cluster) {
+            seeds.push(addresses_of(seed).await);
+        }
+        let has_answered = |addresses: &Vec<SocketAddr>| {
             let peers = view.engine.peers(clock.now());
-            if seeds.iter().all(|seed| view.network.has_answered(*seed, &peers)) {
-                return;
-            }
+            addresses.iter().any(|address| view.network.has_answered(*address, &peers))
+        };
+        while !seeds.iter().all(has_answered) {
+            look.tick().await;
         }
     };
     match time::timeout(SYNC_MAX, answered).await {
         Ok(()) => info!("start sync is done: every seed has answered"),
         Err(_) => info!("start sync is over: not every seed has answered in time"),
+    }
+}
+
+/// Where a seed may be dialled; nowhere, if its name cannot be found.
+async fn addresses_of(seed: &Seed) -> Vec<SocketAddr> {
+    match seed {
+        Seed::Address(address) => vec![*address],
+        // Membership looks names up too, again and again, and tells what is wrong with them.
+        Seed::Name(name) => net::lookup_host(name).await.map(Iterator::collect).unwrap_or_default(),
     }
 }

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::{
-    Cluster,
+    Cluster, Seed,
     raw::{self, Text},
     secret,
 };
@@ -26,7 +26,7 @@ impl Resolver<'_> {
             Some(text) => self.dialled("cluster.advertise", text),
             None => listen.and_then(|listen| self.advertised(listen, table.span())),
         };
-        let seeds = raw.seeds.iter().map(|text| self.dialled("cluster.seeds", text));
+        let seeds = raw.seeds.iter().map(|text| self.seed(text));
         let seeds: Vec<_> = seeds.collect();
         let ca = self.required("cluster.ca", &raw.ca, table, Self::path);
         let cert = self.required("cluster.cert", &raw.cert, table, Self::path);
@@ -75,6 +75,27 @@ impl Resolver<'_> {
             return self.missing("cluster.advertise", table, message);
         }
         Some(listen)
+    }
+
+    fn seed(&mut self, text: &Text) -> Option<Seed> {
+        const FIELD: &str = "cluster.seeds";
+        const WANTED: &str = "must be an IP address or a host name, and a port, such as \
+                              \"127.0.0.1:7946\" or \"eu.example.com:7946\"";
+        let seed = text.get_ref();
+        if seed.parse::<SocketAddr>().is_ok() {
+            return self.dialled(FIELD, text).map(Seed::Address);
+        }
+        let is_name = |host: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            // Without a letter it is an address with a mistake in it.
+            host.chars().all(plain) && host.chars().any(|c| c.is_ascii_alphabetic())
+        };
+        match seed.rsplit_once(':') {
+            Some((host, port)) if is_name(host) && port.parse::<u16>().is_ok_and(|p| p > 0) => {
+                Some(Seed::Name(seed.clone()))
+            }
+            _ => self.refuse(FIELD, text, WANTED),
+        }
     }
 
     fn secret(&mut self, field: &str, text: &Text) -> Option<Secret> {
