@@ -324,6 +324,21 @@ impl Shard {
         &mut cell.slots[place]
     }
 
+    /// Moves every slot of `session` to the log's end, in the places from `from` on, at most `budget` of
+    /// them. Returns where to go on, or `None` when all places were looked at.
+    pub(crate) fn touch_all(
+        &mut self,
+        session: SessionIndex,
+        from: u32,
+        budget: usize,
+    ) -> Option<u32> {
+        let end = self.cells.places().min(from.saturating_add(budget as u32));
+        for at in from..end {
+            self.touch(at, session);
+        }
+        (end < self.cells.places()).then_some(end)
+    }
+
     /// Moves a slot to the log's end.
     fn touch(&mut self, at: u32, session: SessionIndex) {
         let Some(cell) = self.cells.get_mut(at) else { return };

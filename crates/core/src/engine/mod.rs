@@ -244,9 +244,9 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// The connection to a peer's session is gone. What it was told is kept for when it returns.
-    pub fn handle_disconnected(&self, _now: Mono, peer: &Session) {
+    pub fn handle_disconnected(&self, now: Mono, peer: &Session) {
         self.exchange.with(|exchange| {
-            exchange.handle_disconnected(peer);
+            exchange.handle_disconnected(now, peer);
             self.refresh(exchange);
         });
     }
@@ -281,7 +281,10 @@ impl<G: Guarding> Engine<G> {
             shard.with(|shard| shard.sweep(cluster, grace, UPKEEP_BUDGET));
         }
         let set = self.shard_set();
-        self.exchange.with(|exchange| exchange.trim(&set, UPKEEP_BUDGET));
+        self.exchange.with(|exchange| {
+            exchange.tell_orphans(now, &set, UPKEEP_BUDGET);
+            exchange.trim(&set, UPKEEP_BUDGET);
+        });
     }
 
     fn shard_set(&self) -> ShardSet<'_, G> {

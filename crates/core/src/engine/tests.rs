@@ -206,6 +206,28 @@ fn how_stale_a_count_is_cannot_be_said_before_anybody_was_met() {
 }
 
 #[test]
+fn what_a_dead_node_told_only_its_sibling_reaches_the_other_regions() {
+    let (eu_0, eu_1, us) = (0, 1, 2);
+    let mut world = World::new(vec![
+        session("eu", "eu-0", 1),
+        session("eu", "eu-1", 1),
+        session("us", "us-0", 1),
+    ]);
+    for (a, b) in [(eu_0, eu_1), (eu_0, us), (eu_1, us)] {
+        world.connect(a, b);
+    }
+    world.run(500, |_, _| true);
+    assert!(world.ask(eu_1, "k", 10));
+    world.run(100, |from, to| (from, to) != (eu_1, us));
+    assert_eq!((world.used(eu_0, "k"), world.used(us, "k")), (10, 0));
+    // eu-1 dies.
+    world.disconnect(eu_0, eu_1);
+    world.disconnect(us, eu_1);
+    world.run(5_000, |_, _| true);
+    assert_eq!(world.used(us, "k"), 10);
+}
+
+#[test]
 fn a_regional_limit_is_nobody_elses_business() {
     let mut world = three_regions();
     for at in 0..2 {

@@ -16,6 +16,7 @@ use crate::{
 };
 
 use cut::Cutter;
+use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
 use sessions::{Sessions, TooManySessions};
 
@@ -23,12 +24,15 @@ pub use peer::Traffic;
 
 mod convert;
 mod cut;
+mod orphans;
 mod peer;
 mod sessions;
 mod take;
 
 /// An idle node sends an empty frame this often, so that peers know it lives.
 const IDLE: Span = Span::secs(1);
+/// A sibling that has not been connected for so long is taken for dead: what is known of it is passed on.
+const ORPHANED_AFTER: Span = Span::secs(3);
 /// Peers, dead ones included, whose cursors are kept.
 const PEERS_MAX: usize = 4_096;
 
@@ -114,6 +118,7 @@ pub(crate) struct Exchange {
     gossip: Span,
     random: Box<dyn Rng + Send>,
     stats: ExchangeStats,
+    orphans: Orphans,
 }
 
 impl Exchange {
@@ -125,6 +130,7 @@ impl Exchange {
             gossip,
             random,
             stats: ExchangeStats::default(),
+            orphans: Orphans::default(),
         }
     }
 
@@ -216,10 +222,14 @@ impl Exchange {
             // be taken for ones of new frames.
             let outgoing = Outgoing::new(start, self.forgotten_number);
             let peer = Peer::new(session.clone(), index, region, outgoing);
-            self.peers.insert(session.id.clone(), peer);
+            let earlier = self.peers.insert(session.id.clone(), peer);
+            if let Some(earlier) = earlier.filter(|peer| peer.region == RegionIndex::OWN) {
+                self.orphans.add(earlier.index, shards.count());
+            }
         }
         if let Some(peer) = self.peers.get_mut(&session.id) {
             peer.connected = true;
+            peer.silent_since = None;
             peer.outgoing.resume();
             peer.ready.clear();
             peer.last_sent = None;
@@ -244,9 +254,10 @@ impl Exchange {
         true
     }
 
-    pub(crate) fn handle_disconnected(&mut self, session: &Session) {
+    pub(crate) fn handle_disconnected(&mut self, now: Mono, session: &Session) {
         if let Some(peer) = self.peers.get_mut(&session.id).filter(|p| p.session == *session) {
             peer.connected = false;
+            peer.silent_since = Some(now);
             peer.outgoing.resume();
             peer.ready.clear();
         }
@@ -336,6 +347,17 @@ impl Exchange {
                 shard.trim(through, budget);
             });
         }
+    }
+
+    /// Passes on what is known of siblings that speak no more, a bounded part at a time.
+    pub(crate) fn tell_orphans<S: Shards>(&mut self, now: Mono, shards: &S, budget: usize) {
+        for peer in self.peers.values_mut().filter(|peer| peer.region == RegionIndex::OWN) {
+            if peer.silent_since.is_some_and(|since| now.since(since) >= ORPHANED_AFTER) {
+                peer.silent_since = None;
+                self.orphans.add(peer.index, shards.count());
+            }
+        }
+        self.orphans.tell(shards, budget);
     }
 
     // -- outputs

@@ -284,6 +284,8 @@ pub(super) struct Peer {
     pub(super) index: SessionIndex,
     pub(super) region: RegionIndex,
     pub(super) connected: bool,
+    /// Since when it is not, until its slots have been passed on.
+    pub(super) silent_since: Option<Mono>,
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
     pub(super) distance: Distance,
@@ -311,6 +313,7 @@ impl Peer {
             index,
             region,
             connected: false,
+            silent_since: None,
             outgoing,
             incoming: Incoming::default(),
             distance: Distance::default(),
