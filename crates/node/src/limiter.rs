@@ -109,13 +109,17 @@ impl Limiter {
         if !self.has_started() {
             return Ok(inner.without_store(ticket, StoreError::Unreachable));
         }
+        let op = match purpose {
+            Purpose::Charge => "check",
+            Purpose::Usage => "usage",
+        };
         if matches!(*inner.store, Store::Memory(_)) {
-            return Ok(inner.carry_out(command, ticket).await);
+            return Ok(inner.carry_out(op, command, ticket).await);
         }
         // The task owns the ticket: whoever drops the request's future, what Redis admits is counted.
         let task = tokio::spawn({
             let inner = Arc::clone(inner);
-            async move { inner.carry_out(command, ticket).await }
+            async move { inner.carry_out(op, command, ticket).await }
         });
         match task.await {
             Ok(answer) => Ok(answer),
@@ -135,6 +139,7 @@ impl Inner {
     /// Has the store carry out a command, and once more if its labels did not fit.
     async fn carry_out(
         &self,
+        op: &'static str,
         mut command: StoreCommand,
         mut ticket: Ticket,
     ) -> (Decision, Option<StoreError>) {
@@ -142,7 +147,7 @@ impl Inner {
             let asked = self.clock.now();
             let answer = self.store.apply(&command).await;
             let now = self.clock.now();
-            self.metrics.store_answered("check", clock::duration(now.since(asked)));
+            self.metrics.store_answered(op, clock::duration(now.since(asked)));
             let (outcome, failure) = match answer {
                 Ok(reply @ StoreReply::Done { .. }) => (Outcome::Reply(reply), None),
                 Ok(reply @ StoreReply::Relabel { .. }) => {

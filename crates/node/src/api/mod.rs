@@ -110,7 +110,8 @@ pub struct Api<L> {
 pub fn service<L: Limiter>(api: Api<L>) -> Front {
     let router = Router::new()
         .route("/v1/check", post(check::post::<L>))
-        .route("/check", get(check::get::<L>))
+        // HEAD would charge and tell nothing.
+        .route("/check", get(check::get::<L>).head(method_not_allowed))
         .route("/v1/check/batch", post(batch::post::<L>))
         .route("/v1/authorize", any(authorize::any::<L>))
         .route("/v1/authorize/", any(authorize::any::<L>))

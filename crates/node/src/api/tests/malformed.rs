@@ -19,6 +19,14 @@ async fn refused_get(uri: &str) -> (u16, Vec<String>) {
     problem
 }
 
+/// The status of a HEAD request that must charge nothing.
+async fn head_of(uri: &str) -> u16 {
+    let (limiter, front) = Fake::deciding(admitted()).into_front();
+    let reply = send(front, Request::head(uri).body(Body::empty()).unwrap()).await;
+    assert_eq!(*limiter.asked.lock(), [], "nothing is charged");
+    reply.status.as_u16()
+}
+
 fn fields(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
@@ -194,6 +202,7 @@ async fn unknown_paths_and_methods_are_problems() {
     assert_eq!(refused_get("/").await, (404, vec![]));
     assert_eq!(refused_get("/v1/checks").await, (404, vec![]));
     assert_eq!(refused_post("/check", "{}").await, (405, vec![]));
+    assert_eq!(head_of("/check?api_key=k").await, 405, "a HEAD would charge and tell nothing");
     assert_eq!(refused_get("/v1/check/batch").await, (405, vec![]));
     assert_eq!(refused_post("/v1/usage", "").await, (405, vec![]));
     let (_, front) = Fake::deciding(admitted()).into_front();
