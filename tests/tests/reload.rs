@@ -1,12 +1,13 @@
 //! The policy file is read again when asked: as a whole, or not at all.
 
-use std::{fs, future::pending, path::Path, sync::Arc};
+use std::{fs, future::pending, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
 
 use tidegate_client::{Answer, Client};
 use tidegate_node::{
     config::Config,
     server::{Options, Server},
 };
+use tidegate_tests::{ensure, eventually};
 use tokio::sync::{Mutex, mpsc};
 
 fn policies(quantity: u64, scope: &str) -> String {
@@ -16,11 +17,8 @@ fn policies(quantity: u64, scope: &str) -> String {
     )
 }
 
-#[tokio::test]
-async fn a_file_with_a_mistake_changes_nothing_and_a_right_one_everything_but_the_counts() {
-    let home = tempfile::tempdir().expect("a directory");
-    let file = home.path().join("policies.toml");
-    fs::write(&file, policies(5, "region")).expect("writes");
+/// A listening node with the policies in `file`, and a client that asks it.
+async fn node(file: &Path) -> (Server, Client) {
     let text = format!(
         "policies = {:?}\n[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n",
         file.display().to_string()
@@ -28,7 +26,54 @@ async fn a_file_with_a_mistake_changes_nothing_and_a_right_one_everything_but_th
     let config = Config::parse(&text, Path::new("")).expect("right");
     let server = Server::bind(config, Options::default()).await.expect("listening");
     let client = Client::new(&format!("http://{}", server.http_address().expect("bound")));
-    let client = client.expect("a URL");
+    (server, client.expect("a URL"))
+}
+
+#[tokio::test]
+async fn a_changed_file_is_read_by_itself_also_behind_the_links_of_a_mounted_config_map() {
+    let home = tempfile::tempdir().expect("a directory");
+    // As Kubernetes mounts a ConfigMap: the file is a link into a directory that is swapped as a whole.
+    let version = |name: &str, quantity| {
+        let directory = home.path().join(name);
+        fs::create_dir(&directory).expect("made");
+        fs::write(directory.join("policies.toml"), policies(quantity, "region")).expect("writes");
+    };
+    let point_to = |name: &str| {
+        let fresh = home.path().join("..data_tmp");
+        symlink(name, &fresh).expect("linked");
+        fs::rename(fresh, home.path().join("..data")).expect("swapped");
+    };
+    version("v1", 5);
+    point_to("v1");
+    let file = home.path().join("policies.toml");
+    symlink("..data/policies.toml", &file).expect("linked");
+    let (server, client) = node(&file).await;
+    let running = tokio::spawn(server.run(pending(), pending::<bool>));
+    let quantity = async || {
+        let answer = client.check(&[("api_key", "k")], 1).await.map_err(|e| e.to_string())?;
+        answer.check.quantity.ok_or_else(|| "no limit".to_owned())
+    };
+    assert_eq!(quantity().await, Ok(5));
+    version("v2", 50);
+    point_to("v2");
+    eventually(Duration::from_secs(10), "the new quantity holds", async || {
+        ensure(quantity().await == Ok(50), || "still the old one".into())
+    })
+    .await;
+    fs::write(home.path().join("v2/policies.toml"), policies(60, "region")).expect("writes");
+    eventually(Duration::from_secs(10), "the newest quantity holds", async || {
+        ensure(quantity().await == Ok(60), || "still the old one".into())
+    })
+    .await;
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_file_with_a_mistake_changes_nothing_and_a_right_one_everything_but_the_counts() {
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("policies.toml");
+    fs::write(&file, policies(5, "region")).expect("writes");
+    let (server, client) = node(&file).await;
     // The node asks whether to reload once more only when it has done so: hence the second channel.
     let (asks, asked) = mpsc::channel::<()>(1);
     let (done, mut waits) = mpsc::channel::<()>(1);

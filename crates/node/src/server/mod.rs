@@ -37,6 +37,7 @@ use view::View;
 pub use policies::{PolicyFileError, read_policies};
 pub use wan::{Wan, WanError};
 
+mod file_watch;
 mod peers;
 mod policies;
 mod readiness;

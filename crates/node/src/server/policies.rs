@@ -1,15 +1,16 @@
-//! The policy file: read at the start, and again when asked, as a whole or not at all.
+//! The policy file: read at the start, and again when it changes or when asked, as a whole or not at all.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
 };
 
 use tidegate_core::policy::{Mistake, PolicySet};
 use tracing::{error, info};
 
-use super::view::View;
+use super::{file_watch::FileWatch, view::View};
 use crate::{config::Config, limiter::Limiter, telemetry::ReloadResult};
 
 /// A policy file that cannot be used.
@@ -46,31 +47,55 @@ pub fn read_policies(path: &Path) -> Result<PolicySet, PolicyFileError> {
         .map_err(|mistakes| PolicyFileError::Wrong { path: path.into(), mistakes })
 }
 
-/// Reads the policy file again whenever `asked` says so; ends when it says that it will not ask again.
-/// A file with mistakes changes nothing.
+/// Reads the policy file again whenever it has changed or `asked` says so; ends when that says that it
+/// will not ask again. A file with mistakes changes nothing.
 pub(super) async fn keep_reloading(
     mut asked: impl AsyncFnMut() -> bool,
     config: &Config,
     limiter: &Limiter,
     view: &View,
 ) {
-    while asked().await {
-        let Some(path) = &config.policies else {
+    let Some(path) = &config.policies else {
+        while asked().await {
             info!("asked to reload policies, but the configuration names no policy file");
-            continue;
-        };
-        match read_policies(path) {
-            Ok(policies) => {
-                let policies = Arc::new(policies);
-                info!(policy_hash = %policies.hash, "policies reloaded");
-                view.network.set_policy_hash(&policies.hash);
-                limiter.set_policies(policies);
-                view.metrics.policies_reloaded(ReloadResult::Loaded);
+        }
+        return;
+    };
+    let mut watch = FileWatch::new(path);
+    let reload = |asked| reload(path, asked, limiter, view);
+    loop {
+        // A change of the file must not make the question be asked twice.
+        let mut question = pin!(asked());
+        loop {
+            tokio::select! {
+                again = &mut question => {
+                    if !again {
+                        return;
+                    }
+                    reload(true);
+                    break;
+                }
+                () = watch.changed() => reload(false),
             }
-            Err(error) => {
-                error!("policies not reloaded, the old ones stay in force:\n{error}");
-                view.metrics.policies_reloaded(ReloadResult::Rejected);
-            }
+        }
+    }
+}
+
+/// Puts the file's policies in force, if they are right. Those in force already are put there once more
+/// only if somebody asked.
+fn reload(path: &Path, asked: bool, limiter: &Limiter, view: &View) {
+    match read_policies(path) {
+        Ok(policies) if !asked && policies.hash == limiter.policies().hash => {}
+        Ok(policies) => {
+            let policies = Arc::new(policies);
+            info!(policy_hash = %policies.hash, "policies reloaded");
+            view.network.set_policy_hash(&policies.hash);
+            limiter.set_policies(policies);
+            view.metrics.policies_reloaded(ReloadResult::Loaded);
+        }
+        Err(error) => {
+            error!("policies not reloaded, the old ones stay in force:\n{error}");
+            view.metrics.policies_reloaded(ReloadResult::Rejected);
         }
     }
 }

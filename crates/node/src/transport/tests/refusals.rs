@@ -117,7 +117,7 @@ async fn nodes_of_two_authorities_refuse_each_other() {
         .unwrap();
     crypto.alpn_protocols = vec![b"tidegate/1".to_vec()];
     let raw = Raw::new(crypto.try_into().unwrap());
-    let end = raw.introduce(&eu, &hello_of("us", 1).encode()).await;
+    let end = raw.introduce(&eu, &hello::packed(&hello_of("us", 1))).await;
     assert!(matches!(end, ConnectionError::ConnectionClosed(_)), "{end:?}");
     assert_eq!(eu.refused("foreign_certificate"), 1);
     assert!(eu.events.try_recv().is_err());
@@ -129,7 +129,7 @@ async fn a_name_that_is_not_the_certificates_is_refused() {
     let mut eu = Node::start(config(&authority, "eu", 1));
     let raw = Raw::with_certificate(&authority, "ap");
     for claimed in ["us", "eu"] {
-        let end = raw.introduce(&eu, &hello_of(claimed, 1).encode()).await;
+        let end = raw.introduce(&eu, &hello::packed(&hello_of(claimed, 1))).await;
         assert_refused(&end, Refusal::IdentityMismatch);
     }
     assert_eq!(eu.refused("identity_mismatch"), 2);
@@ -141,8 +141,8 @@ async fn our_own_name_is_refused() {
     let authority = Authority::generate().unwrap();
     let eu = Node::start(config(&authority, "eu", 1));
     let raw = Raw::with_certificate(&authority, "eu");
-    assert_refused(&raw.introduce(&eu, &hello_of("eu", 1).encode()).await, Refusal::Own);
-    let other_run = raw.introduce(&eu, &hello_of("eu", 2).encode()).await;
+    assert_refused(&raw.introduce(&eu, &hello::packed(&hello_of("eu", 1))).await, Refusal::Own);
+    let other_run = raw.introduce(&eu, &hello::packed(&hello_of("eu", 2))).await;
     assert_refused(&other_run, Refusal::DuplicateName);
     assert_eq!((eu.refused("self"), eu.refused("duplicate_name")), (1, 1));
 }
@@ -155,7 +155,7 @@ async fn a_live_name_at_another_address_is_refused() {
     connect(&mut eu, &mut us).await;
     let raw = Raw::with_certificate(&authority, "us");
     for boot in [4, 5] {
-        let end = raw.introduce(&eu, &hello_of("us", boot).encode()).await;
+        let end = raw.introduce(&eu, &hello::packed(&hello_of("us", boot))).await;
         assert_refused(&end, Refusal::DuplicateName);
     }
     assert_eq!(eu.refused("duplicate_name"), 2);
@@ -167,7 +167,7 @@ async fn a_live_name_at_another_address_is_refused() {
 async fn another_protocol_is_refused() {
     let authority = Authority::generate().unwrap();
     let eu = Node::start(config(&authority, "eu", 1));
-    let mut bytes = hello_of("us", 1).encode();
+    let mut bytes = hello::packed(&hello_of("us", 1));
     bytes[2] = 2;
     let end = Raw::with_certificate(&authority, "us").introduce(&eu, &bytes).await;
     assert_refused(&end, Refusal::Version);
