@@ -12,7 +12,7 @@ use tidegate_node::{
     clock::Clock,
     store::{MemoryStore, RedisSettings, RedisStore, Store, StoreError},
 };
-use tidegate_tests::redis_server::RedisServer;
+use tidegate_tests::{ensure, eventually, redis_server::RedisServer};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -68,18 +68,10 @@ impl Subject {
     }
 
     async fn until_reachable(&self) {
-        self.until(true).await;
-    }
-
-    /// Waits until the store is reachable, or is not.
-    async fn until(&self, reachable: bool) {
-        for _ in 0..2_000 {
-            if self.store.is_reachable() == reachable {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("the store does not become reachable: {reachable}");
+        eventually(Duration::from_secs(10), "the store is reachable", async || {
+            ensure(self.store.is_reachable(), || "unreachable".into())
+        })
+        .await;
     }
 
     async fn ask(&self, operations: Vec<Operation>) -> StoreReply {
@@ -296,8 +288,13 @@ async fn a_connection_that_goes_dead_without_a_word_is_replaced() {
     assert_eq!(s.used(1, 1).await, 0);
 
     // What was connected stays connected and carries nothing any more: a firewall has forgotten it.
+    let mut accepted = network.accepted.subscribe();
+    let before = *accepted.borrow_and_update();
     network.generation.send_modify(|generation| *generation += 1);
-    s.until(false).await;
+    // The store may be without a connection for a moment only: what shows is the next one.
+    let replaced = accepted.wait_for(|accepted| *accepted > before);
+    let replaced = tokio::time::timeout(Duration::from_secs(10), replaced).await;
+    assert!(replaced.is_ok_and(|made| made.is_ok()), "no other connection was made");
     s.until_reachable().await;
     assert_eq!(s.used(1, 1).await, 0);
 }
@@ -307,6 +304,8 @@ struct Network {
     port: u16,
     /// Connections of earlier generations carry nothing.
     generation: watch::Sender<u64>,
+    /// Connections made so far.
+    accepted: watch::Sender<u64>,
 }
 
 impl Network {
@@ -314,8 +313,11 @@ impl Network {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let (generation, current) = watch::channel(0);
+        let accepted = watch::Sender::new(0);
+        let count = accepted.clone();
         tokio::spawn(async move {
             while let Ok((mut from, _)) = listener.accept().await {
+                count.send_modify(|accepted| *accepted += 1);
                 let mut current = current.clone();
                 current.mark_unchanged();
                 tokio::spawn(async move {
@@ -328,7 +330,7 @@ impl Network {
                 });
             }
         });
-        Ok(Self { port, generation })
+        Ok(Self { port, generation, accepted })
     }
 }
 
