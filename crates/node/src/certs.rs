@@ -224,7 +224,7 @@ fn parse_uri(uri: &str) -> Result<NodeId, IdentityError> {
 }
 
 fn set_validity(params: &mut CertificateParams, days: i64) {
-    let now = OffsetDateTime::now_utc();
+    let now = OffsetDateTime::from(crate::clock::wall());
     params.not_before = now - Duration::days(LEEWAY_DAYS);
     params.not_after = now + Duration::days(days);
 }

@@ -134,6 +134,8 @@ struct Views {
     regions: Vec<RegionView>,
     /// False while peers are expected and none has ever been met.
     complete: bool,
+    /// Nodes of this region that are connected, this one included.
+    live_nodes: u64,
 }
 
 struct Upkeep {
@@ -173,7 +175,11 @@ impl<G: Guarding> Engine<G> {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
             exchange: Guard::new(Exchange::new(settings.session.clone(), settings.gossip, random)),
             clock: Guard::new(Clock::new(now, clock)),
-            views: Guard::new(Views { regions: Vec::new(), complete: !settings.expects_peers }),
+            views: Guard::new(Views {
+                regions: Vec::new(),
+                live_nodes: 1,
+                complete: !settings.expects_peers,
+            }),
             upkeep: Guard::new(Upkeep { next: now, broken: BTreeMap::new(), relabelled: 0 }),
             settings,
         }
@@ -295,6 +301,7 @@ impl<G: Guarding> Engine<G> {
         self.views.with(|views| {
             views.regions = exchange.views();
             views.complete |= exchange.has_peers();
+            views.live_nodes = exchange.live_nodes() as u64;
         });
     }
 
