@@ -4,9 +4,11 @@
 //! is written by its session alone and only grows, so that merging is a maximum (INV-2) and a cell of one
 //! window can never leak into another.
 
+pub(crate) use digest::{Compared, Tick, place_of};
 pub(crate) use shard::{Cursor, Entry, Known, Shape, Shard, WalkFilter};
 pub use tally::Tally;
 
+mod digest;
 mod log;
 mod shard;
 mod tally;

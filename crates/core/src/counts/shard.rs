@@ -5,6 +5,7 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use hashbrown::HashTable;
 
 use super::{
+    digest::Tick,
     log::{Item, Log},
     tally::Tally,
 };
@@ -85,20 +86,22 @@ impl WalkFilter<'_> {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
-    tally: Tally,
+pub(super) struct Slot {
+    pub(super) tally: Tally,
     /// Low half of the sequence number of its item in the log; 0 if it has none.
     mark: u32,
-    session: SessionIndex,
+    pub(super) session: SessionIndex,
     region: RegionIndex,
 }
 
 #[derive(Debug)]
-struct Cell {
-    caller: Caller,
-    label: Label,
+pub(super) struct Cell {
+    pub(super) caller: Caller,
+    pub(super) label: Label,
     /// Exact size: a cell gains a slot once per session, and there are few.
-    slots: Box<[Slot]>,
+    pub(super) slots: Box<[Slot]>,
+    /// When anything in it was admitted or given back last.
+    pub(super) touched: Tick,
     shape: u16,
 }
 
@@ -225,6 +228,7 @@ impl Shard {
         label: Label,
         add: Tally,
         tell: bool,
+        tick: Tick,
     ) {
         let Ok(at) = self.cell_for(caller, shape, label, usize::MAX) else {
             return;
@@ -232,6 +236,9 @@ impl Shard {
         let slot = self.slot_mut(at, SessionIndex::OWN, RegionIndex::OWN);
         slot.tally = slot.tally.plus(add);
         debug_assert!(slot.tally.is_sound(), "INV-3");
+        if add.counts != Counts::default() {
+            self.changed(at, tick);
+        }
         if tell {
             self.touch(at, SessionIndex::OWN);
         }
@@ -244,6 +251,7 @@ impl Shard {
         entry: &Entry,
         region: RegionIndex,
         tell: bool,
+        tick: Tick,
     ) -> Result<bool, Full> {
         // The last sixteenth is kept for this node's own admissions.
         let bound = self.cells_max - self.cells_max / 16;
@@ -252,10 +260,19 @@ impl Shard {
         let before = slot.tally;
         slot.tally = before.merge(entry.tally);
         let grew = slot.tally != before;
+        if slot.tally.counts != before.counts {
+            self.changed(at, tick);
+        }
         if grew && tell {
             self.touch(at, entry.session);
         }
         Ok(grew)
+    }
+
+    fn changed(&mut self, at: u32, tick: Tick) {
+        if let Some(cell) = self.cells.get_mut(at) {
+            cell.touched = tick;
+        }
     }
 
     fn cell_for(
@@ -275,7 +292,8 @@ impl Shard {
         if let Some(in_use) = &mut self.shapes[usize::from(shape_index)] {
             in_use.cells += 1;
         }
-        let cell = Cell { caller, label, slots: Box::default(), shape: shape_index };
+        let touched = Tick::default();
+        let cell = Cell { caller, label, slots: Box::default(), touched, shape: shape_index };
         let at = self.cells.insert(cell);
         let cells = &self.cells;
         let rehash = |at: &u32| {
@@ -365,9 +383,12 @@ impl Shard {
         out: &mut Vec<Entry>,
     ) -> Cursor {
         let full = out.len() + budget;
+        // Looking at a cell or an item costs less than sending it, but not nothing.
+        let looks_max = budget.saturating_mul(8);
         if let Some(from) = cursor.walk {
             let mut place = from;
-            while place < self.cells.places() && out.len() < full {
+            let end = self.cells.places().min(from.saturating_add(looks_max as u32));
+            while place < end && out.len() < full {
                 if let Some(cell) = self.cells.get(place) {
                     let told = cell.slots.iter().filter(|slot| filter.tells(slot));
                     out.extend(
@@ -382,8 +403,6 @@ impl Shard {
                 return cursor;
             }
         }
-        // Looking at an item costs less than sending it, but not nothing.
-        let looks_max = budget.saturating_mul(8);
         for item in self.log.after(cursor.log).take(looks_max) {
             if out.len() >= full {
                 return cursor;
@@ -396,11 +415,34 @@ impl Shard {
         cursor
     }
 
-    fn entry(&self, cell: &Cell, slot: &Slot) -> Option<Entry> {
-        let in_use = self.shapes[usize::from(cell.shape)].as_ref()?;
+    /// The shape that a cell is of.
+    pub(super) fn shape_of(&self, cell: &Cell) -> Option<Shape> {
+        self.shapes[usize::from(cell.shape)].as_ref().map(|in_use| in_use.shape)
+    }
+
+    /// Looks at the cells from place `from` on, at `budget` places, until `look` returns false. Returns
+    /// where to go on, `None` when all places were looked at.
+    pub(super) fn each_cell(
+        &self,
+        from: u32,
+        budget: u32,
+        mut look: impl FnMut(&Cell) -> bool,
+    ) -> Option<u32> {
+        let end = self.cells.places().min(from.saturating_add(budget));
+        for at in from..end {
+            if let Some(cell) = self.cells.get(at)
+                && !look(cell)
+            {
+                return Some(at + 1);
+            }
+        }
+        (end < self.cells.places()).then_some(end)
+    }
+
+    pub(super) fn entry(&self, cell: &Cell, slot: &Slot) -> Option<Entry> {
         Some(Entry {
             caller: cell.caller,
-            shape: in_use.shape,
+            shape: self.shape_of(cell)?,
             label: cell.label,
             session: slot.session,
             tally: slot.tally,

@@ -289,6 +289,7 @@ impl<G: Guarding> Engine<G> {
         let set = self.shard_set();
         self.exchange.with(|exchange| {
             exchange.tell_orphans(now, &set, UPKEEP_BUDGET);
+            exchange.compare(now, cluster, &set);
             exchange.trim(&set, UPKEEP_BUDGET);
         });
     }
