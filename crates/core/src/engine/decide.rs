@@ -8,7 +8,7 @@ use crate::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
         plan::{self, Planned},
     },
-    counts::{Tally, Tick},
+    counts::{Asked, Tally, Tick},
     exchange::RegionView,
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret},
@@ -168,11 +168,14 @@ impl<G: Guarding> Engine<G> {
             let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
             self.with_shard(plan.key, |shard| {
                 shard.add_own(
-                    plan.key.caller,
-                    plan.shape(),
-                    plan.label,
-                    add,
-                    used > 0,
+                    &Asked {
+                        caller: plan.key.caller,
+                        shape: plan.shape(),
+                        label: plan.label,
+                        quantity: plan.limit().quantity,
+                        add,
+                        tell: used > 0,
+                    },
                     Tick::of(now),
                 );
             });
@@ -198,6 +201,11 @@ impl<G: Guarding> Engine<G> {
                 }
                 if ticket.purpose == Purpose::Usage {
                     verdict.regions = self.regions_used(now, plan, verdict, &views.regions);
+                    verdict.worst_over_admission = (global(verdict) && views.complete).then(|| {
+                        let (ages, cluster) = (views.ages(now), self.cluster_time(now));
+                        let limit = (verdict.limit().window, verdict.limit().quantity);
+                        self.with_shard(plan.key, |s| s.exposure(plan.key, limit, cluster, &ages))
+                    });
                 }
             }
         });

@@ -15,6 +15,7 @@ use crate::{
     time::StoreTime,
 };
 
+mod audit;
 mod repair;
 
 const POLICIES: &str = r#"
@@ -290,12 +291,12 @@ fn two_nodes_of_one_region_heal_their_shared_store_to_the_exact_sum() {
     let ask = |world: &mut World, at: usize, cost: u64| {
         if at == 1 {
             let (left, right) = world.nodes.split_at_mut(1);
-            core::mem::swap(&mut left[0].1, &mut right[0].1);
+            mem::swap(&mut left[0].1, &mut right[0].1);
         }
         let allowed = world.ask(at, "k", cost);
         if at == 1 {
             let (left, right) = world.nodes.split_at_mut(1);
-            core::mem::swap(&mut left[0].1, &mut right[0].1);
+            mem::swap(&mut left[0].1, &mut right[0].1);
         }
         allowed
     };

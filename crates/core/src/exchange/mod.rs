@@ -36,6 +36,8 @@ mod take;
 const IDLE: Span = Span::secs(1);
 /// A sibling that has not been connected for so long is taken for dead: what is known of it is passed on.
 const ORPHANED_AFTER: Span = Span::secs(3);
+/// So long after a peer was heard last, nobody waits for its part of the counts any more.
+const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
 const PEERS_MAX: usize = 4_096;
 
@@ -191,6 +193,13 @@ impl Exchange {
             }
         }
         views
+    }
+
+    /// Whether a peer that was heard within the last hour cannot be talked to now.
+    pub(crate) fn misses_a_peer(&self, now: Mono) -> bool {
+        let recent =
+            |peer: &Peer| peer.incoming.newest_at().is_some_and(|at| now.since(at) < MISSED_MAX);
+        self.peers.values().any(|peer| recent(peer) && !peer.is_in_touch(now))
     }
 
     /// Nodes of this region that are connected, this one included.

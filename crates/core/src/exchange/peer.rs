@@ -25,6 +25,8 @@ const OUT_OF_ORDER_MAX: usize = 256;
 const PROMPT_RESENDS: u32 = 3;
 /// A living peer is not silent for so long: it sends an empty frame every second.
 const SILENCE: Span = Span::millis(1_500);
+/// Who has not acknowledged anything for so long does not hear this node.
+const UNANSWERED_MAX: Span = Span::secs(2);
 /// A frame that comes so long after another was sent after it.
 const OVERTAKEN_MAX: Span = Span::secs(60);
 /// The longest wait before unacknowledged changes are told again.
@@ -162,6 +164,11 @@ impl Outgoing {
     /// Up to which number everything was merged whole, or told again behind it.
     pub(super) const fn retold(&self) -> u64 {
         self.retold
+    }
+
+    /// How long the oldest unacknowledged change has waited since it was told (again).
+    pub(super) fn waits(&self, now: Mono) -> Span {
+        self.in_flight.front().map_or(Span::ZERO, |frame| now.since(frame.sent))
     }
 
     /// Whether all that there is has been told and has come.
@@ -401,6 +408,11 @@ impl Peer {
     /// Whether the peer has not been heard for longer than a living one is silent.
     pub(super) fn is_silent(&self, now: Mono) -> bool {
         self.incoming.newest_at().is_some_and(|at| now.since(at) > SILENCE)
+    }
+
+    /// Whether what either says reaches the other soon.
+    pub(super) fn is_in_touch(&self, now: Mono) -> bool {
+        self.connected && !self.is_silent(now) && self.outgoing.waits(now) < UNANSWERED_MAX
     }
 
     /// How long to wait for an acknowledgement: a round trip, and a period on either side.

@@ -133,10 +133,8 @@ impl Exchange {
         for Told { session, region, pass_on, hearsay, slots, window } in told {
             let label = Label(slots.label);
             let current = window.label_at(cluster);
-            if label < current.previous() {
-                merged.closed += slots.entries.len() as u64;
-                continue;
-            }
+            let closed = label < current.previous();
+            merged.closed += if closed { slots.entries.len() as u64 } else { 0 };
             if label > current.next() {
                 merged.ahead = true;
                 continue;
@@ -146,6 +144,11 @@ impl Exchange {
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
                 let shard = shard_of(entry.caller, shards.count());
+                if closed {
+                    // It decides nothing any more, but may show that a limit was exceeded.
+                    shards.with(shard, |shard| shard.merge_closed(&entry, region, pass_on, tick));
+                    continue;
+                }
                 match shards.with(shard, |shard| shard.merge(&entry, region, pass_on, tick)) {
                     Ok(grew) => {
                         merged.changes += u64::from(grew);
