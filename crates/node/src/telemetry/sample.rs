@@ -162,10 +162,10 @@ impl Collector for NodeSample {
             "Ranges of counts compared with peers, and those that differed",
             [([("result", "all")], compared), ([("result", "different")], differing)],
         )?;
-        out.counters(
+        out.counter(
             "tidegate_repaired",
             "Counts that comparing brought, and the ordinary way had not",
-            [([], repaired)],
+            repaired,
         )?;
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
@@ -180,6 +180,12 @@ impl Writer<'_> {
         let help = format!("{help}.");
         let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let help = format!("{help}.");
+        let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
     }
 
     fn gauges<'l, V, const N: usize>(
