@@ -437,7 +437,10 @@ impl Shard {
             if out.len() >= full {
                 return cursor;
             }
-            if let Some((cell, slot)) = live_slot(&self.cells, item) {
+            // What another region told is passed on inside this one.
+            if let Some((cell, slot)) = live_slot(&self.cells, item)
+                && (slot.region == RegionIndex::OWN || filter.region == RegionIndex::OWN)
+            {
                 out.extend(self.entry(cell, slot).filter(|e| wanted(&e.shape)));
             }
             cursor.log = item.sequence;

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod audit;
+mod relay;
 mod repair;
 
 const POLICIES: &str = r#"

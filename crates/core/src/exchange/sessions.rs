@@ -69,6 +69,10 @@ impl Sessions {
         &self.by_index[usize::from(index.0)].0
     }
 
+    pub(super) fn region_of(&self, index: SessionIndex) -> RegionIndex {
+        self.by_index[usize::from(index.0)].1
+    }
+
     pub(super) fn fingerprints(&self) -> &[u64] {
         &self.fingerprints
     }
