@@ -448,6 +448,19 @@ impl Shard {
         cursor
     }
 
+    /// Marks the sessions that have slots in the cells from place `from` on, at `budget` places. Returns
+    /// where to go on.
+    pub(crate) fn mark_sessions(&self, from: u32, budget: u32, seen: &mut [bool]) -> Option<u32> {
+        self.each_cell(from, budget, |cell| {
+            for slot in &cell.slots {
+                if let Some(seen) = seen.get_mut(usize::from(slot.session.0)) {
+                    *seen = true;
+                }
+            }
+            true
+        })
+    }
+
     /// The shape that a cell is of.
     pub(super) fn shape_of(&self, cell: &Cell) -> Option<Shape> {
         self.in_use(cell.shape)

@@ -104,6 +104,8 @@ pub enum Completion {
 pub struct Stats {
     /// Cells held: keys times live labels.
     pub cells: usize,
+    /// Sessions whose counts are known, this one included.
+    pub sessions: usize,
     /// Bytes that the counts hold.
     pub memory_bytes: usize,
     /// What the exchange did not take, and what it told twice.
@@ -265,9 +267,11 @@ impl<G: Guarding> Engine<G> {
                 }
             });
         }
-        let exchange = self.exchange.with(|exchange| exchange.stats().clone());
+        let (exchange, sessions) =
+            self.exchange.with(|exchange| (exchange.stats().clone(), exchange.sessions()));
         self.upkeep.with(|upkeep| Stats {
             cells,
+            sessions,
             memory_bytes,
             exchange,
             broken: upkeep.broken.clone(),
@@ -352,6 +356,7 @@ impl<G: Guarding> Engine<G> {
             exchange.tell_orphans(now, &set, UPKEEP_BUDGET);
             exchange.compare(now, cluster, &set);
             exchange.trim(&set, UPKEEP_BUDGET);
+            exchange.collect_sessions(&set, UPKEEP_BUDGET as u32);
         });
     }
 

@@ -41,7 +41,7 @@ const ORPHANED_AFTER: Span = Span::secs(3);
 /// So long after a peer was heard last, nobody waits for its part of the counts any more.
 const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
-const PEERS_MAX: usize = 4_096;
+pub(crate) const PEERS_MAX: usize = if cfg!(test) { 64 } else { 4_096 };
 
 /// Access to the shards of the counts, one at a time.
 pub(crate) trait Shards {
@@ -162,6 +162,11 @@ impl Exchange {
 
     pub(crate) fn region(&self, index: RegionIndex) -> &RegionName {
         self.sessions.region(index)
+    }
+
+    /// How many sessions are known.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     pub(crate) fn stats(&self) -> &ExchangeStats {
@@ -398,6 +403,14 @@ impl Exchange {
             }
         }
         self.orphans.tell(shards, budget);
+    }
+
+    /// Forgets sessions that no count is left of, looking at `budget` places at a time.
+    pub(crate) fn collect_sessions<S: Shards>(&mut self, shards: &S, budget: u32) {
+        let Self { sessions, peers, orphans, .. } = self;
+        sessions.collect(shards, budget, |index| {
+            orphans.contains(index) || peers.values().any(|peer| peer.index == index)
+        });
     }
 
     // -- outputs
