@@ -90,7 +90,9 @@ impl World {
         }
         let Session { id, boot } = self.nodes[at].0.session().clone();
         let started = engine(Session { id, boot: Boot(boot.0 + 1) });
-        started.clock.with(|clock| *clock = Clock::new(self.now, ClusterTime(wall(self.now).0)));
+        started.clock.with(|clock| {
+            *clock = Clock::new(self.now, ClusterTime(wall(self.now).0), Span::millis(500))
+        });
         self.nodes[at] = (started, Table::new(1_000));
     }
 
@@ -337,14 +339,16 @@ fn labels_are_collected_when_they_are_over() {
 fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
     let mut world = three_regions();
     // The node's clock is two hours late.
-    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000)));
+    world.nodes[0].0.clock.with(|c| {
+        *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000), Span::millis(500))
+    });
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];
     let subject = [Subject { attributes, cost: 1 }];
     let plan = engine.plan(&world.policies, &SECRET, Mono(0), &subject, Purpose::Charge);
     let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
     let reply = store.apply(&command, wall(Mono(0))).expect("room");
-    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)) });
+    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)), newest: vec![Label(0); 2] });
     let Completion::Again(command, ticket) =
         engine.complete(Mono(0), ticket, Outcome::Reply(reply))
     else {
@@ -517,7 +521,9 @@ fn new_keys_beyond_the_bound_take_no_place() {
 #[test]
 fn a_node_whose_clock_is_ahead_of_its_stores_at_the_start_takes_the_stores() {
     let mut world = three_regions();
-    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000)));
+    world.nodes[0].0.clock.with(|c| {
+        *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000), Span::millis(500))
+    });
     world.nodes[0].0.handle_timeout(Mono(0)); // upkeep has seen that clock
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];

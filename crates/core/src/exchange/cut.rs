@@ -2,15 +2,14 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{IDLE, Shards, peer::Peer, sessions::Sessions};
+use super::{IDLE, Shards, clocks, peer::Peer, sessions::Sessions};
 use crate::{
+    clock::Reading,
     counts::{Entry, Shape, WalkFilter},
     ids::{RegionIndex, SessionIndex},
     policy::Scope,
-    time::{ClusterTime, Mono},
-    wire::{
-        ClockReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of,
-    },
+    time::Mono,
+    wire::{FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of},
 };
 
 /// Slots that one batch of frames to one peer carries at most.
@@ -31,7 +30,7 @@ pub(super) struct Cutter<'a, S> {
 
 impl<S: Shards> Cutter<'_, S> {
     /// Fills the peer's `ready` queue with what is due, and says whether there is more to tell at once.
-    pub(super) fn batch(&self, peer: &mut Peer, now: Mono, cluster: ClusterTime) -> bool {
+    pub(super) fn batch(&self, peer: &mut Peer, now: Mono, clock: Reading) -> bool {
         let mut entries = Vec::new();
         let before = peer.outgoing.position.clone();
         if peer.outgoing.has_window() {
@@ -53,14 +52,17 @@ impl<S: Shards> Cutter<'_, S> {
         }
         let numbered = batches.len();
         let idle = peer.last_sent.is_none_or(|at| now.since(at) >= IDLE);
-        if batches.is_empty() && (peer.incoming.owes || idle) {
+        // A reading is worth something only with an echo, from which its age is told.
+        let heard = peer.incoming.newest_at().is_some();
+        let first_clock = heard && peer.last_clock.is_none();
+        if batches.is_empty() && (peer.incoming.owes || idle || first_clock) {
             batches.push_back(Vec::new());
         }
         if let Some(sections) = batches.front_mut()
+            && heard
             && peer.last_clock.is_none_or(|at| now.since(at) >= IDLE)
-            && peer.distance.round_trip().is_some()
         {
-            sections.push(Section::Clock(ClockReading { cluster: cluster.0 }));
+            sections.push(Section::Clock(clocks::told(clock)));
             peer.last_clock = Some(now);
         }
         // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing

@@ -9,12 +9,14 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use rand::Rng;
 
 use crate::{
+    clock::Reading,
     counts::{Cursor, Shard},
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
     time::{ClusterTime, Mono, Span},
     wire::{Frame, FrameError},
 };
 
+use clocks::Clocks;
 use cut::Cutter;
 use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
@@ -22,6 +24,9 @@ use sessions::{Sessions, TooManySessions};
 
 pub use peer::Traffic;
 
+pub(crate) use clocks::ClockNews;
+
+mod clocks;
 mod convert;
 mod cut;
 mod orphans;
@@ -84,7 +89,7 @@ pub struct PeerStatus {
     pub session: Session,
     /// Whether a connection stands.
     pub connected: bool,
-    /// Whether it has told all that it knew when the two met.
+    /// Whether it has told all that it knew when the two met, and what its clocks show.
     pub answered: bool,
     /// Age of its newest frame plus one-way delay.
     pub staleness: Option<Span>,
@@ -119,6 +124,7 @@ pub(crate) struct Exchange {
     random: Box<dyn Rng + Send>,
     stats: ExchangeStats,
     orphans: Orphans,
+    clocks: Clocks,
 }
 
 impl Exchange {
@@ -131,6 +137,7 @@ impl Exchange {
             random,
             stats: ExchangeStats::default(),
             orphans: Orphans::default(),
+            clocks: Clocks::default(),
         }
     }
 
@@ -148,7 +155,7 @@ impl Exchange {
         let status = |peer: &Peer| PeerStatus {
             session: peer.session.clone(),
             connected: peer.connected,
-            answered: peer.incoming.walk_is_complete(),
+            answered: peer.incoming.walk_is_complete() && peer.distance.clock_offset().is_some(),
             staleness: peer.staleness(now),
             round_trip: peer.distance.round_trip(),
             clock_offset: peer.distance.clock_offset(),
@@ -210,7 +217,10 @@ impl Exchange {
         }
         let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
         let known = self.peers.get(&session.id).map(|peer| peer.session.boot);
-        if known.is_some_and(|boot| boot > session.boot) {
+        // An older number is not an older run: the clock that numbers them may have been set back. But
+        // of two runs that are there, the one that came first stays.
+        let connected = self.peers.get(&session.id).is_some_and(|peer| peer.connected);
+        if connected && known.is_some_and(|boot| boot > session.boot) {
             return Err(FrameError::UnknownSender);
         }
         if known.is_none() && self.peers.len() == PEERS_MAX && !self.forget_one_peer() {
@@ -310,11 +320,13 @@ impl Exchange {
         self.stats.closed += merged.closed;
         peer.incoming.handle_arrival(now, header.sent);
         peer.outgoing.handle_acknowledged(header.acknowledged);
-        if let Some(trip) = header.echo.and_then(|echo| echo.round_trip(now)) {
+        let trip = header.echo.and_then(|echo| echo.round_trip(now));
+        if let Some(trip) = trip {
             peer.distance.handle_echo(trip);
         }
         if let Some(reading) = readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
+            self.clocks.handle_reading(now, peer.region, reading, trip);
         }
         if header.number > 0 {
             match merged.refused {
@@ -362,11 +374,16 @@ impl Exchange {
 
     // -- outputs
 
+    /// What peers have told of their clocks since this was last asked; `None` if nothing.
+    pub(crate) fn poll_clocks(&mut self, now: Mono) -> Option<ClockNews> {
+        self.clocks.poll(now)
+    }
+
     /// The next frame that is due, and the session it is for. Call until `None`.
     pub(crate) fn poll_frame<S: Shards>(
         &mut self,
         now: Mono,
-        cluster: ClusterTime,
+        clock: Reading,
         shards: &S,
     ) -> Option<(Session, Vec<u8>)> {
         let live: Vec<SessionIndex> =
@@ -376,7 +393,7 @@ impl Exchange {
         for peer in self.peers.values_mut().filter(due) {
             if peer.ready.is_empty() {
                 let cut = Cutter { sessions: &self.sessions, live: &live, shards };
-                let more = cut.batch(peer, now, cluster);
+                let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.
                     let first = peer.last_sent.is_none();

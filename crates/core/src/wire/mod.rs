@@ -11,7 +11,7 @@
 pub use codec::FRAME_BYTES_MAX;
 pub use frame::FrameError;
 pub(crate) use frame::{
-    ClockReading, Echo, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of,
+    ClockReading, Echo, Frame, Header, Section, SlotEntry, Slots, Speaker, StoreClock, stamp_of,
 };
 pub use hello::{Hello, HelloError};
 

@@ -34,7 +34,10 @@ fn section() -> impl Strategy<Value = Section> {
             }
         ),
         Just(Section::WalkEnd),
-        any::<u64>().prop_map(|cluster| Section::Clock(ClockReading { cluster })),
+        any::<(u64, bool, Option<(u64, u64)>)>().prop_map(|(cluster, settled, store)| {
+            let store = store.map(|(shows, error)| StoreClock { shows, error });
+            Section::Clock(ClockReading { cluster, settled, store })
+        }),
     ]
 }
 
