@@ -17,6 +17,8 @@ use crate::{
     wire::FrameError,
 };
 
+#[cfg(test)]
+mod clock_tests;
 mod decide;
 #[cfg(test)]
 mod tests;
