@@ -115,6 +115,8 @@ pub struct Cluster {
     pub secret: Secret,
     /// How often changes go to peers: 10 ms to 10 s.
     pub gossip: Duration,
+    /// How far the store's clock may be from the other regions' before that is an alarm: 10 ms to 1 h.
+    pub clock_error: Duration,
 }
 
 /// Where a peer may be found.

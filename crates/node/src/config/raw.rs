@@ -55,6 +55,7 @@ pub(super) struct Cluster {
     pub(super) key: Option<Text>,
     pub(super) secret_file: Option<Text>,
     pub(super) gossip: Option<Text>,
+    pub(super) clock_error: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -45,6 +45,7 @@ fn cluster(field: &str, line: &str) -> String {
         ("key", "key = \"node.key\""),
         ("secret_file", "secret_file = \"secret\""),
         ("gossip", ""),
+        ("clock_error", ""),
     ];
     let lines = all.map(|(name, usual)| if name == field { line } else { usual });
     format!("region = \"eu\"\nnode = \"eu-0\"\n[cluster]\n{}\n", lines.join("\n"))
@@ -79,6 +80,7 @@ fn the_example_says_what_it_shows() {
             key: path("node.key"),
             secret: cluster.secret,
             gossip: Duration::from_millis(50),
+            clock_error: Duration::from_millis(500),
         }),
         identity: Identity {
             trusted_proxies: ["127.0.0.0/8", "::1/128"]
@@ -95,7 +97,7 @@ fn the_example_says_what_it_shows() {
 fn the_example_names_the_defaults() {
     let full = parse(EXAMPLE).expect("right");
     let mut tried = 0;
-    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip"] {
+    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip", "clock_error"] {
         let without = |line: &&str| !line.starts_with(&format!("{field} = "));
         let lines: Vec<_> = EXAMPLE.lines().filter(without).collect();
         tried += EXAMPLE.lines().count() - lines.len();
@@ -105,11 +107,12 @@ fn the_example_names_the_defaults() {
             (full.listen.clone(), full.store.clone()),
             "{field}"
         );
-        let cluster =
-            |config: Option<Cluster>| config.map(|cluster| (cluster.advertise, cluster.gossip));
+        let cluster = |config: Option<Cluster>| {
+            config.map(|cluster| (cluster.advertise, cluster.gossip, cluster.clock_error))
+        };
         assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
     }
-    assert_eq!(tried, 6);
+    assert_eq!(tried, 7);
 }
 
 #[test]
@@ -335,6 +338,16 @@ fn gossip_has_a_range() {
     {
         let text = cluster("gossip", &format!("gossip = \"{gossip}\""));
         assert_eq!(parse(&text).is_ok(), good, "{gossip}");
+    }
+}
+
+#[test]
+fn a_clock_error_has_a_range() {
+    for (error, good) in
+        [("10ms", true), ("1h", true), ("9ms", false), ("61m", false), ("500", false)]
+    {
+        let text = cluster("clock_error", &format!("clock_error = \"{error}\""));
+        assert_eq!(parse(&text).is_ok(), good, "{error}");
     }
 }
 

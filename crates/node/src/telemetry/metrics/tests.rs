@@ -154,6 +154,8 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     let sample = NodeSample {
         peers: vec![peer, silent],
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
+        clock_error: Some(0.75),
+        clock_alarm: true,
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
@@ -175,6 +177,8 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_frames_dropped_total{reason="malformed"} 7"#);
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
+    assert_has(&lines, "tidegate_clock_error_seconds 0.75");
+    assert_has(&lines, "tidegate_clock_alarm 1");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
