@@ -199,7 +199,7 @@ impl Clock {
         }
         let goal = ClusterTime(now.0.saturating_add_signed(self.target));
         if !self.settled || goal.since(self.shows) > STEP {
-            self.shows = goal;
+            self.set(now, goal);
         }
         if let Some(error) = self.own_error(now) {
             let bound = if self.alarm { Span(self.error_max.0 / 4 * 3) } else { self.error_max };
@@ -210,6 +210,7 @@ impl Clock {
     }
 
     fn set(&mut self, now: Mono, time: ClusterTime) {
+        debug_assert!(!self.settled || time >= self.cluster_time(now), "INV-9");
         self.at = self.at.max(now);
         self.shows = time;
     }

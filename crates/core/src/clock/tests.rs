@@ -1,7 +1,5 @@
 //! Cluster time against clocks that are late, set, drifting and lying.
 
-use alloc::vec;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -221,7 +219,7 @@ proptest! {
 
 #[test]
 fn there_is_no_median_of_nothing() {
-    assert_eq!(median(&mut vec![]), None);
-    assert_eq!(median(&mut vec![9, 1, 5]), Some(5));
-    assert_eq!(median(&mut vec![9, 1]), Some(5));
+    assert_eq!(median(&mut []), None);
+    assert_eq!(median(&mut [9, 1, 5]), Some(5));
+    assert_eq!(median(&mut [9, 1]), Some(5));
 }

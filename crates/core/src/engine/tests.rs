@@ -91,7 +91,7 @@ impl World {
         let Session { id, boot } = self.nodes[at].0.session().clone();
         let started = engine(Session { id, boot: Boot(boot.0 + 1) });
         started.clock.with(|clock| {
-            *clock = Clock::new(self.now, ClusterTime(wall(self.now).0), Span::millis(500))
+            *clock = Clock::new(self.now, ClusterTime(wall(self.now).0), Span::millis(500));
         });
         self.nodes[at] = (started, Table::new(1_000));
     }
@@ -340,7 +340,7 @@ fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
     let mut world = three_regions();
     // The node's clock is two hours late.
     world.nodes[0].0.clock.with(|c| {
-        *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000), Span::millis(500))
+        *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000), Span::millis(500));
     });
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];
@@ -522,7 +522,7 @@ fn new_keys_beyond_the_bound_take_no_place() {
 fn a_node_whose_clock_is_ahead_of_its_stores_at_the_start_takes_the_stores() {
     let mut world = three_regions();
     world.nodes[0].0.clock.with(|c| {
-        *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000), Span::millis(500))
+        *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000), Span::millis(500));
     });
     world.nodes[0].0.handle_timeout(Mono(0)); // upkeep has seen that clock
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
