@@ -19,6 +19,9 @@ mod tests;
 const STEP: Span = Span::millis(100);
 /// While it approaches, the clock gains or loses one part in so many: it runs at 1.5 or 0.5 times its speed.
 const SLEW: u64 = 2;
+/// Below this, in µs, a change of the own store's estimate waits for the next time that the clock is aimed:
+/// every check brings a reading.
+const NUDGE: u64 = 100;
 /// What is seen further ahead than this is not followed: where a clock was once off by more than an hour,
 /// a person is needed, not another clock that is.
 const FOLLOW_MAX: Span = Span::secs(3_600);
@@ -72,6 +75,8 @@ pub(crate) struct Clock {
     target: i64,
     /// The own store's clock, once it was read.
     own: Option<Estimate>,
+    /// Its offset when the clock was last aimed.
+    aimed: i64,
     /// The other regions' store clocks minus monotonic time.
     others: Vec<i64>,
     /// Whether labels are in use: from then on it never runs backwards (INV-9). Before, it is a guess.
@@ -91,6 +96,7 @@ impl Clock {
             shows: guess,
             target,
             own: None,
+            aimed: 0,
             others: Vec::new(),
             settled: false,
             error_max,
@@ -147,9 +153,8 @@ impl Clock {
         let Some(new) = Estimate::new(asked, now, reading.0, latest.0) else { return };
         match &mut self.own {
             Some(own) => {
-                let before = own.offset();
                 own.update(new);
-                if own.offset() == before {
+                if own.offset().abs_diff(self.aimed) < NUDGE {
                     return;
                 }
             }
@@ -193,6 +198,7 @@ impl Clock {
         let now = now.max(self.at);
         self.set(now, self.cluster_time(now));
         let own = self.own.filter(|own| !own.is_old(now)).map(|own| own.offset());
+        self.aimed = own.unwrap_or(self.aimed);
         let mut all: Vec<i64> = self.others.iter().copied().chain(own).collect();
         if let Some(median) = median(&mut all) {
             self.target = median;

@@ -251,8 +251,9 @@ impl<G: Guarding> Engine<G> {
 
     // -- inputs
 
-    /// A connection to a peer's session stands; a newer session of a node replaces the older one. An
-    /// error says that the peer is not taken; nothing was changed.
+    /// A connection to a peer's session stands; another session of a node replaces the one before, so
+    /// the caller must let in only one at a time. An error says that the peer is not taken; nothing was
+    /// changed.
     pub fn handle_connected(&self, now: Mono, peer: &Session) -> Result<(), FrameError> {
         self.exchange.with(|exchange| {
             let result = exchange.handle_connected(now, peer, &self.shard_set());

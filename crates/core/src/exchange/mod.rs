@@ -205,7 +205,8 @@ impl Exchange {
 
     // -- inputs
 
-    /// A connection to `session` stands. A new session of a known node replaces the old one.
+    /// A connection to `session` stands. Another session of a known node replaces the one before, also
+    /// with a smaller boot: a clock that was set back may have numbered it.
     pub(crate) fn handle_connected<S: Shards>(
         &mut self,
         now: Mono,
@@ -217,12 +218,6 @@ impl Exchange {
         }
         let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
         let known = self.peers.get(&session.id).map(|peer| peer.session.boot);
-        // An older number is not an older run: the clock that numbers them may have been set back. But
-        // of two runs that are there, the one that came first stays.
-        let connected = self.peers.get(&session.id).is_some_and(|peer| peer.connected);
-        if connected && known.is_some_and(|boot| boot > session.boot) {
-            return Err(FrameError::UnknownSender);
-        }
         if known.is_none() && self.peers.len() == PEERS_MAX && !self.forget_one_peer() {
             return Err(FrameError::Full);
         }

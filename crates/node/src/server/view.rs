@@ -162,6 +162,7 @@ impl View {
                 .collect(),
             clock_error: clock.error.map(|us| us as f64 / 1e6),
             clock_alarm: clock.alarm,
+            relabelled: stats.relabelled,
             frames_dropped,
             peers_refused: transport.refused,
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),

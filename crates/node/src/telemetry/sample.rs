@@ -20,6 +20,8 @@ pub struct NodeSample {
     pub clock_error: Option<f64>,
     /// Whether that is more than `cluster.clock_error`.
     pub clock_alarm: bool,
+    /// Checks whose labels did not fit, and which the store was asked again.
+    pub relabelled: u64,
     /// Frames that were not used, by reason.
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
@@ -126,6 +128,11 @@ impl Collector for NodeSample {
             "Whether that is more than cluster.clock_error (1) or not (0)",
             u64::from(self.clock_alarm),
         )?;
+        out.counter(
+            "tidegate_checks_relabelled",
+            "Checks whose labels did not fit the store's clock, and which it was asked again",
+            self.relabelled,
+        )?;
         out.counters(
             "tidegate_broken_invariants",
             "Times that something was not as it must be; each is a bug",
@@ -147,6 +154,12 @@ impl Writer<'_> {
         let help = format!("{help}.");
         let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let help = format!("{help}.");
+        let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
     }
 
     fn gauges<'l, V, const N: usize>(

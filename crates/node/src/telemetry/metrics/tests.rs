@@ -156,6 +156,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
         clock_error: Some(0.75),
         clock_alarm: true,
+        relabelled: 11,
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
@@ -179,6 +180,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
     assert_has(&lines, "tidegate_clock_error_seconds 0.75");
     assert_has(&lines, "tidegate_clock_alarm 1");
+    assert_has(&lines, "tidegate_checks_relabelled_total 11");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
