@@ -40,9 +40,11 @@ pub mod store;
 pub mod time;
 pub mod wan;
 
+mod clock;
 mod exchange;
 mod slab;
 mod wire;
 
+pub use clock::ClockStatus;
 pub use exchange::{ExchangeStats, PeerStatus, RepairStats, Traffic};
 pub use wire::{FRAME_BYTES_MAX, FrameError, Hello, HelloError};

@@ -91,6 +91,18 @@ impl Limiter {
         self.0.secret.store(Arc::new(secret));
     }
 
+    /// Asks the store for its clock, and says whether it answered: what is known of it grows old where
+    /// checks are rare.
+    pub async fn read_clock(&self) -> bool {
+        let inner = &self.0;
+        let asked = inner.clock.now();
+        // A command without operations does nothing, and is answered with the time.
+        let reply = inner.store.apply(&StoreCommand::default()).await;
+        let Ok(StoreReply::Done { now: reading, .. }) = reply else { return false };
+        inner.engine.handle_store_clock(asked, inner.clock.now(), reading);
+        true
+    }
+
     async fn ask(
         &self,
         attributes: &Attributes<'_>,

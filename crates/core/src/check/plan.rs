@@ -5,11 +5,9 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use super::{
-    clock::Clock,
-    decision::{Decision, LimitVerdict, Reason},
-};
+use super::decision::{Decision, LimitVerdict, Reason};
 use crate::{
+    clock::Relation,
     counts::{Known, Shape},
     ids::Key,
     policy::{Attributes, Limit, OnStoreFailure, Policy, Scope},
@@ -96,7 +94,7 @@ impl Planned {
         self.limit().quantity.saturating_sub(self.others)
     }
 
-    pub(crate) fn operation(&self, purpose: Purpose, clock: &Clock) -> Operation {
+    pub(crate) fn operation(&self, purpose: Purpose, clock: Relation) -> Operation {
         let window = self.limit().window;
         let (start, end) = (window.start(self.label), window.end(self.label));
         Operation {

@@ -94,7 +94,9 @@ impl World {
         }
         let Session { id, boot } = self.nodes[at].0.session().clone();
         let started = engine(Session { id, boot: Boot(boot.0 + 1) });
-        started.clock.with(|clock| *clock = Clock::new(self.now, ClusterTime(wall(self.now).0)));
+        started.clock.with(|clock| {
+            *clock = Clock::new(self.now, ClusterTime(wall(self.now).0), Span::millis(500));
+        });
         self.nodes[at] = (started, Table::new(1_000));
     }
 
@@ -341,14 +343,16 @@ fn labels_are_collected_when_they_are_over() {
 fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
     let mut world = three_regions();
     // The node's clock is two hours late.
-    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000)));
+    world.nodes[0].0.clock.with(|c| {
+        *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000), Span::millis(500));
+    });
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];
     let subject = [Subject { attributes, cost: 1 }];
     let plan = engine.plan(&world.policies, &SECRET, Mono(0), &subject, Purpose::Charge);
     let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
     let reply = store.apply(&command, wall(Mono(0))).expect("room");
-    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)) });
+    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)), newest: vec![Label(0); 2] });
     let Completion::Again(command, ticket) =
         engine.complete(Mono(0), ticket, Outcome::Reply(reply))
     else {
@@ -523,7 +527,9 @@ fn new_keys_beyond_the_bound_take_no_place() {
 #[test]
 fn a_node_whose_clock_is_ahead_of_its_stores_at_the_start_takes_the_stores() {
     let mut world = three_regions();
-    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000)));
+    world.nodes[0].0.clock.with(|c| {
+        *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000), Span::millis(500));
+    });
     world.nodes[0].0.handle_timeout(Mono(0)); // upkeep has seen that clock
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];
@@ -577,7 +583,8 @@ fn a_peer_that_was_forgotten_does_not_acknowledge_what_it_never_got() {
     // So many others come that eu forgets what it had told us; us has forgotten nothing.
     world.disconnect(0, 1);
     let (eu, now) = (&world.nodes[0].0, world.now);
-    let others: Vec<_> = (0..exchange::PEERS_MAX).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
+    let others: Vec<_> =
+        (0..exchange::PEERS_MAX).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
     for other in &others {
         eu.handle_connected(now, other).expect("taken");
     }

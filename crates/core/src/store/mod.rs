@@ -111,9 +111,11 @@ pub enum StoreReply {
         /// One for each operation, in order.
         operations: Vec<OperationReply>,
     },
-    /// A label does not fit the store's clock; nothing was done.
+    /// A label does not fit the store's clock or the records; nothing was done.
     Relabel {
         /// The store's clock at the step.
         now: StoreTime,
+        /// The newest label of each operation's record, in order; 0 where there is none.
+        newest: Vec<Label>,
     },
 }

@@ -117,6 +117,8 @@ pub struct Cluster {
     pub gossip: Duration,
     /// Whether one node of each other region is told what changed, and passes it on inside.
     pub relays: bool,
+    /// How far the store's clock may be from the other regions' before that is an alarm: 10 ms to 1 h.
+    pub clock_error: Duration,
 }
 
 /// Where a peer may be found.

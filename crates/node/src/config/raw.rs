@@ -57,6 +57,7 @@ pub(super) struct Cluster {
     pub(super) gossip: Option<Text>,
     #[serde(default)]
     pub(super) relays: bool,
+    pub(super) clock_error: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -45,6 +45,7 @@ fn cluster(field: &str, line: &str) -> String {
         ("key", "key = \"node.key\""),
         ("secret_file", "secret_file = \"secret\""),
         ("gossip", ""),
+        ("clock_error", ""),
     ];
     let lines = all.map(|(name, usual)| if name == field { line } else { usual });
     format!("region = \"eu\"\nnode = \"eu-0\"\n[cluster]\n{}\n", lines.join("\n"))
@@ -80,6 +81,7 @@ fn the_example_says_what_it_shows() {
             secret: cluster.secret,
             gossip: Duration::from_millis(50),
             relays: false,
+            clock_error: Duration::from_millis(500),
         }),
         identity: Identity {
             trusted_proxies: ["127.0.0.0/8", "::1/128"]
@@ -96,7 +98,9 @@ fn the_example_says_what_it_shows() {
 fn the_example_names_the_defaults() {
     let full = parse(EXAMPLE).expect("right");
     let mut tried = 0;
-    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip", "relays"] {
+    let fields =
+        ["http", "admin", "timeout", "namespace", "advertise", "gossip", "relays", "clock_error"];
+    for field in fields {
         let without = |line: &&str| !line.starts_with(&format!("{field} = "));
         let lines: Vec<_> = EXAMPLE.lines().filter(without).collect();
         tried += EXAMPLE.lines().count() - lines.len();
@@ -106,7 +110,9 @@ fn the_example_names_the_defaults() {
             (full.listen.clone(), full.store.clone()),
             "{field}"
         );
-        let cluster = |config: Option<Cluster>| config.map(|c| (c.advertise, c.gossip, c.relays));
+        let cluster = |config: Option<Cluster>| {
+            config.map(|c| (c.advertise, c.gossip, c.relays, c.clock_error))
+        };
         assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
     }
     assert_eq!(tried, 7);
@@ -335,6 +341,16 @@ fn gossip_has_a_range() {
     {
         let text = cluster("gossip", &format!("gossip = \"{gossip}\""));
         assert_eq!(parse(&text).is_ok(), good, "{gossip}");
+    }
+}
+
+#[test]
+fn a_clock_error_has_a_range() {
+    for (error, good) in
+        [("10ms", true), ("1h", true), ("9ms", false), ("61m", false), ("500", false)]
+    {
+        let text = cluster("clock_error", &format!("clock_error = \"{error}\""));
+        assert_eq!(parse(&text).is_ok(), good, "{error}");
     }
 }
 

@@ -37,6 +37,7 @@ use view::View;
 pub use policies::{PolicyFileError, read_policies};
 pub use wan::{Wan, WanError};
 
+mod clocks;
 mod file_watch;
 mod peers;
 mod policies;
@@ -125,7 +126,7 @@ impl Server {
         let admin = listen("listen.admin", config.listen.admin).await?;
 
         let clock = Clock::start();
-        let boot = Boot(Clock::unix_millis());
+        let boot = Boot(Clock::boot_number(rand::random()));
         let session = Session { id: config.id.clone(), boot };
         let store = Arc::new(store(&config, clock)?);
         let metrics = Arc::new(Metrics::new());
@@ -134,6 +135,7 @@ impl Server {
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
             settings.relays = cluster.relays;
+            settings.clock_error = clock::span(cluster.clock_error);
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
         }
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));

@@ -131,6 +131,7 @@ impl View {
         let now = self.clock.now();
         let peers = self.engine.peers(now);
         let stats = self.engine.stats();
+        let clock = self.engine.clock_status(now);
         let traffic = |t: &tidegate_core::Traffic| Traffic {
             frames: t.frames,
             bytes: t.bytes,
@@ -164,6 +165,9 @@ impl View {
                 .into_iter()
                 .map(|(region, us)| ClockSample { region, offset_seconds: us as f64 / 1e6 })
                 .collect(),
+            clock_error: clock.error.map(|us| us as f64 / 1e6),
+            clock_alarm: clock.alarm,
+            relabelled: stats.relabelled,
             frames_dropped,
             peers_refused: transport.refused,
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),

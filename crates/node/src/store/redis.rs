@@ -21,7 +21,7 @@ use redis::{
 use tidegate_core::{
     ids::{Key, Secret},
     store::{Action, COUNT_MAX, Counts, OperationReply, StoreCommand, StoreReply},
-    time::StoreTime,
+    time::{Label, StoreTime},
 };
 use tokio::{sync::Semaphore, time};
 use tracing::{info, warn};
@@ -266,7 +266,10 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
     let unreadable = |why: String| StoreError::Unreadable(why);
     let numbers = Vec::<u64>::from_redis_value(value).map_err(|e| unreadable(e.to_string()))?;
     match *numbers {
-        [2, now] => Ok(StoreReply::Relabel { now: StoreTime(now) }),
+        [2, now, ref labels @ ..] if labels.len() == operations => Ok(StoreReply::Relabel {
+            now: StoreTime(now),
+            newest: labels.iter().copied().map(Label).collect(),
+        }),
         [admitted @ (0 | 1), now, ref rest @ ..] if rest.len() == operations * 3 => {
             let reply = |three: &[u64]| OperationReply {
                 passes: three[0] == 1,

@@ -16,6 +16,13 @@ pub struct NodeSample {
     pub peers: Vec<PeerSample>,
     /// Other regions' clocks, where known.
     pub clocks: Vec<ClockSample>,
+    /// How far the own store's clock is ahead of the median of all regions', in seconds; `None` until
+    /// it was read.
+    pub clock_error: Option<f64>,
+    /// Whether that is more than `cluster.clock_error`.
+    pub clock_alarm: bool,
+    /// Checks whose labels did not fit, and which the store was asked again.
+    pub relabelled: u64,
     /// Frames that were not used, by reason.
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
@@ -135,6 +142,23 @@ impl Collector for NodeSample {
             "How far the region's clock is ahead of this node's",
             self.clocks.iter().map(|c| ([("region", &*c.region)], c.offset_seconds)),
         )?;
+        if let Some(seconds) = self.clock_error {
+            out.gauge(
+                "tidegate_clock_error_seconds",
+                "How far this region's store clock is ahead of the median of all regions'",
+                seconds,
+            )?;
+        }
+        out.gauge(
+            "tidegate_clock_alarm",
+            "Whether that is more than cluster.clock_error (1) or not (0)",
+            u64::from(self.clock_alarm),
+        )?;
+        out.counter(
+            "tidegate_checks_relabelled",
+            "Checks whose labels did not fit the store's clock, and which it was asked again",
+            self.relabelled,
+        )?;
         out.counters(
             "tidegate_broken_invariants",
             "Times that something was not as it must be; each is a bug",
@@ -176,7 +200,10 @@ impl Collector for NodeSample {
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    fn gauge<V>(&mut self, name: &str, help: &str, value: V) -> fmt::Result
+    where
+        ConstGauge<V>: EncodeMetric,
+    {
         let help = format!("{help}.");
         let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)

@@ -156,6 +156,9 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     let sample = NodeSample {
         peers: vec![peer, silent],
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
+        clock_error: Some(0.75),
+        clock_alarm: true,
+        relabelled: 11,
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
@@ -185,6 +188,9 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_frames_dropped_total{reason="malformed"} 7"#);
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
+    assert_has(&lines, "tidegate_clock_error_seconds 0.75");
+    assert_has(&lines, "tidegate_clock_alarm 1");
+    assert_has(&lines, "tidegate_checks_relabelled_total 11");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
     let hourly = r#"policy="api",limit="hourly""#;
     assert_has(&lines, &format!("tidegate_over_admitted_total{{{hourly}}} 11"));
