@@ -42,7 +42,7 @@ mod window;
 const ROW_MIN: Span = Span::millis(100);
 
 /// When a breaker opens, and how it closes again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// It opens when this many percent of the calls of a window fail: 1 to 100.
     pub failures_percent: u32,
@@ -157,6 +157,7 @@ pub struct Call {
     turn: u64,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one of it, and it is nearly always closed")]
 enum Phase {
     Closed {
         since: Mono,

@@ -101,7 +101,7 @@ fn a_95th_percentile_above_the_bound_opens_it() {
     assert_eq!(fate(10, Outcome::Unanswered), Some((1_000, Cause::Slow)), "slower than any bound");
     assert_eq!(fate(10, Outcome::Failed), None, "a refusal is quick");
     let off = Settings { p95: None, ..Settings::default() };
-    assert_eq!(opens_after(&mut breaker(off.clone()), 1, SLOW), None);
+    assert_eq!(opens_after(&mut breaker(off), 1, SLOW), None);
     assert_eq!(opens_after(&mut breaker(off), 10, Outcome::Unanswered), None);
 }
 
@@ -150,7 +150,7 @@ fn a_probe_that_fails_or_is_slow_opens_it_for_twice_as_long() {
             panic!("it opens")
         };
         longest.push(wait.as_millis());
-        due = due + wait;
+        due += wait;
     }
     for (wait, whole) in longest.iter().zip([500, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000]) {
         assert!((whole / 2..=whole).contains(wait), "{longest:?}");

@@ -6,7 +6,7 @@ use tidegate_core::{
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, PeerSample, Traffic};
+use crate::telemetry::{ClockSample, GuardSample, PeerSample, Traffic};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -159,6 +159,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         broken_invariants: vec![("INV-7", 3)],
         keys: 9,
         memory_bytes: 1024,
+        guard: Some(GuardSample { state: 2, opened: vec![("slow", 4)], calls: 5, calls_limit: 6 }),
     };
     let metrics = Metrics::new();
     let lines = lines(&metrics, sample);
@@ -176,6 +177,10 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
+    assert_has(&lines, "tidegate_breaker_state 2");
+    assert_has(&lines, r#"tidegate_breaker_opened_total{reason="slow"} 4"#);
+    assert_has(&lines, "tidegate_store_calls 5");
+    assert_has(&lines, "tidegate_store_calls_limit 6");
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));
