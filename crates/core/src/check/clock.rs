@@ -40,6 +40,11 @@ impl Clock {
         self.latest
     }
 
+    /// What the store's clock shows, once it was read.
+    pub(crate) fn shows(&self, now: Mono) -> Option<StoreTime> {
+        self.was_read.then(|| self.store_time(now))
+    }
+
     /// When the store's clock shows a cluster time.
     pub(crate) const fn store_time_of(&self, time: ClusterTime) -> StoreTime {
         StoreTime(time.0)

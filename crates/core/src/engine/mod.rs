@@ -37,6 +37,9 @@ pub struct Settings {
     /// Cells (keys times live labels) that the node holds at most, beside those of checks that are under
     /// way; beyond, new keys are answered by `on_store_failure`, where `degrade` refuses them.
     pub cells_max: usize,
+    /// After which a call of the store is given up: its step is not carried out later, if the store's
+    /// clock is known. `None`: calls are not given up.
+    pub call_max: Option<Span>,
     /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
     pub expects_peers: bool,
     /// Panic where an invariant is broken, instead of counting it.
@@ -51,6 +54,7 @@ impl Settings {
             gossip: Span::millis(50),
             shards: 64,
             cells_max: 4_000_000,
+            call_max: None,
             expects_peers: false,
             strict_invariants: cfg!(debug_assertions),
         }

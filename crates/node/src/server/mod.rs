@@ -128,6 +128,9 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
 
         let mut settings = Settings::new(session.clone());
+        if let config::Store::Redis(redis) = &config.store {
+            settings.call_max = Some(clock::span(redis.timeout));
+        }
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
