@@ -367,7 +367,7 @@ fn a_call_that_was_given_up_is_not_carried_out_any_more() {
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let subject = [Subject { attributes, cost: 1 }];
     let (engine, store) = &mut world.nodes[0];
-    let mut ask = |engine: &Engine<OneThread>, at: Mono| {
+    let ask = |engine: &Engine<OneThread>, at: Mono| {
         let plan = engine.plan(&world.policies, &SECRET, at, &subject, Purpose::Charge);
         let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
         (command, ticket)
