@@ -359,7 +359,7 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
     push.expect("pushed");
     let both = vec![s.charge(2, 5, 1, 10), s.charge(1, 5, 1, 10)];
     let error = s.store.apply(&StoreCommand { operations: both }).await.expect_err("wrong type");
-    assert!(matches!(&error, StoreError::Refused(why) if why.contains("WRONGTYPE")), "{error}");
+    assert!(matches!(&error, StoreError::Record(why) if why.contains("WRONGTYPE")), "{error}");
     assert!(error.nothing_done());
     assert_eq!(s.used(2, 5).await, 0);
 }

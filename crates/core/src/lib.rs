@@ -29,7 +29,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod breaker;
 pub mod check;
+pub mod congestion;
 pub mod counts;
 pub mod engine;
 pub mod guard;

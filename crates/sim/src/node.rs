@@ -53,18 +53,19 @@ impl Node {
         Self { id, region, life: None, boots: 0 }
     }
 
-    /// Starts another run. `clock` is the true cluster time.
+    /// Starts another run. `gossip` and `call_max` are the engine's, `clock` is the true cluster time.
     pub fn start(
         &mut self,
         number: usize,
-        gossip: Span,
+        [gossip, call_max]: [Span; 2],
         now: Instant,
         clock: ClusterTime,
         seed: u64,
     ) -> Session {
         self.boots += 1;
         let session = Session { id: self.id.clone(), boot: Boot(self.boots) };
-        let settings = Settings { gossip, shards: 1, ..Settings::new(session.clone()) };
+        let call_max = Some(call_max);
+        let settings = Settings { gossip, call_max, shards: 1, ..Settings::new(session.clone()) };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
         let engine = Engine::new(settings, mono_at(number, Span::ZERO), clock, random);
         let life = Life {

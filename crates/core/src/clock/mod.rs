@@ -120,6 +120,11 @@ impl Clock {
         Relation { ahead: self.own.map_or(0, |own| own.offset() - cluster) }
     }
 
+    /// What the store's clock shows; `None` until it was read.
+    pub(crate) fn store_time(&self, now: Mono) -> Option<StoreTime> {
+        self.own.map(|own| StoreTime(now.0.saturating_add_signed(own.offset())))
+    }
+
     /// What to tell others.
     pub(crate) fn reading(&self, now: Mono) -> Reading {
         let own = self.own.filter(|own| !own.is_old(now));

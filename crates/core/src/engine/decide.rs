@@ -51,7 +51,7 @@ impl<G: Guarding> Engine<G> {
             return Ok(Plan::Unmatched);
         }
         let mut ticket = Ticket { purpose, planned, asked_at: now, relabelled: false };
-        let command = self.label(&mut ticket, now);
+        let command = self.label(&mut ticket, now, None);
         if purpose == Purpose::Charge {
             for plan in &mut ticket.planned {
                 let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
@@ -65,14 +65,21 @@ impl<G: Guarding> Engine<G> {
         Ok(Plan::Ask(command, ticket))
     }
 
-    /// Gives every planned limit the label of `now`, and makes the command of it.
-    fn label(&self, ticket: &mut Ticket, now: Mono) -> StoreCommand {
-        let (cluster, clock) = self.clock.with(|c| (c.cluster_time(now), c.relation(now)));
+    /// Gives every planned limit the label of `now`, and makes the command of it. `reading`: what the
+    /// store's clock has just shown.
+    ///
+    /// A call that was given up is answered without the store, and what it admits is told as a floor. If
+    /// its step were carried out after such a floor it would be charged twice: so it must not come late.
+    fn label(&self, ticket: &mut Ticket, now: Mono, reading: Option<StoreTime>) -> StoreCommand {
+        let (cluster, clock, shows) =
+            self.clock.with(|c| (c.cluster_time(now), c.relation(now), c.store_time(now)));
         ticket.asked_at = now;
         for plan in &mut ticket.planned {
             plan.label_at(cluster, |key, label| self.known(key, label));
         }
-        let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock));
+        let until = shows.max(reading).zip(self.settings.call_max).map(|(shows, max)| shows + max);
+        let until = until.unwrap_or(StoreTime(u64::MAX));
+        let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
         StoreCommand { operations: operations.collect() }
     }
 
@@ -133,7 +140,7 @@ impl<G: Guarding> Engine<G> {
                 }
                 self.upkeep.with(|upkeep| upkeep.relabelled += 1);
                 ticket.relabelled = true;
-                let command = self.label(&mut ticket, now);
+                let command = self.label(&mut ticket, now, Some(reading));
                 Completion::Again(command, ticket)
             }
             Outcome::Unknown | Outcome::Cancelled => Completion::Decided(

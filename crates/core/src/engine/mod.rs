@@ -48,6 +48,9 @@ pub struct Settings {
     pub cells_max: usize,
     /// Whether one node of each other region is told what changed, and passes it on inside; else all are.
     pub relays: bool,
+    /// After which a call of the store is given up: its step is not carried out later, if the store's
+    /// clock is known. `None`: calls are not given up.
+    pub call_max: Option<Span>,
     /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
     pub expects_peers: bool,
     /// How far the own store's clock may be from the median of all regions' before that is an alarm.
@@ -66,6 +69,7 @@ impl Settings {
             shards: 64,
             cells_max: 4_000_000,
             relays: false,
+            call_max: None,
             expects_peers: false,
             clock_error: Span::millis(500),
             strict_invariants: cfg!(debug_assertions),

@@ -26,7 +26,7 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{MemoryStore, RedisSettings, RedisStore, Store},
+    store::{GuardSettings, MemoryStore, RedisSettings, RedisStore, Store, StoreGuard},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
@@ -44,9 +44,6 @@ mod policies;
 mod readiness;
 mod view;
 mod wan;
-
-/// Records that the memory store holds at most.
-const MEMORY_RECORDS_MAX: usize = 4_000_000;
 
 /// What may be asked of a node beside its configuration.
 #[derive(Debug, Default)]
@@ -132,6 +129,9 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
 
         let mut settings = Settings::new(session.clone());
+        if let config::Store::Redis(redis) = &config.store {
+            settings.call_max = Some(clock::span(redis.timeout));
+        }
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
             settings.relays = cluster.relays;
@@ -148,6 +148,7 @@ impl Server {
         let limiter = Limiter::new(
             Arc::clone(&engine),
             Arc::clone(&store),
+            store_guard(&config, clock),
             Arc::clone(&policies),
             secret,
             Arc::clone(&metrics),
@@ -290,7 +291,7 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
 
 fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
     Ok(match &config.store {
-        config::Store::Memory => Store::Memory(MemoryStore::new(MEMORY_RECORDS_MAX, clock)),
+        config::Store::Memory(memory) => Store::Memory(MemoryStore::new(memory.records_max, clock)),
         config::Store::Redis(redis) => Store::Redis(Box::new(
             RedisStore::new(RedisSettings {
                 url: redis.url.secret().to_owned(),
@@ -300,6 +301,18 @@ fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
             .map_err(ServerError::Store)?,
         )),
     })
+}
+
+/// What stands before a store that may fail or be slow.
+fn store_guard(config: &Config, clock: Clock) -> Option<StoreGuard> {
+    let config::Store::Redis(redis) = &config.store else { return None };
+    let settings = GuardSettings {
+        breaker: redis.breaker,
+        calls_max: redis.calls_max,
+        timeout: redis.timeout,
+    };
+    let random = Box::new(StdRng::from_rng(&mut rand::rng()));
+    Some(StoreGuard::new(settings, clock, random))
 }
 
 fn faults(config: &Config, wan: Option<&Wan>) -> Arc<Faults> {

@@ -37,6 +37,21 @@ pub struct NodeSample {
     pub keys: u64,
     /// What they take, in bytes.
     pub memory_bytes: u64,
+    /// The way to the store; `None` where nothing is in it.
+    pub guard: Option<GuardSample>,
+}
+
+/// The breaker before the store, and the bound on calls that wait for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuardSample {
+    /// 0 closed, 1 half open, 2 open.
+    pub state: u64,
+    /// How often it has opened, by cause.
+    pub opened: Vec<(&'static str, u64)>,
+    /// Calls that wait for the store now.
+    pub calls: u64,
+    /// Calls that may wait for it now.
+    pub calls_limit: u64,
 }
 
 /// One peer.
@@ -191,6 +206,24 @@ impl Collector for NodeSample {
             "Counts that comparing brought, and the ordinary way had not",
             repaired,
         )?;
+        if let Some(guard) = &self.guard {
+            out.gauge(
+                "tidegate_breaker_state",
+                "Whether the store is asked (0), tried (1) or left alone (2)",
+                guard.state,
+            )?;
+            out.counters(
+                "tidegate_breaker_opened",
+                "Times that the store was left alone, by what began it",
+                guard.opened.iter().map(|(reason, n)| ([("reason", *reason)], *n)),
+            )?;
+            out.gauge("tidegate_store_calls", "Calls waiting for the store", guard.calls)?;
+            out.gauge(
+                "tidegate_store_calls_limit",
+                "Calls that may wait for the store at a time",
+                guard.calls_limit,
+            )?;
+        }
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
     }

@@ -22,7 +22,8 @@ impl World<'_> {
         let clock = self.scenario.schedule.cluster_time(now);
         let started = &mut self.nodes[node];
         let region = started.region;
-        let session = started.start(number, self.scenario.gossip, now, clock, self.seed);
+        let spans = [self.scenario.gossip, self.scenario.store.timeout];
+        let session = started.start(number, spans, now, clock, self.seed);
         self.sessions.insert(session, number);
         self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {
