@@ -58,7 +58,7 @@ impl RedisServer {
         self.child.wait().map(drop)
     }
 
-    /// Starts it again on the same port, empty, after [`kill`](Self::kill).
+    /// Starts it again on the same port, with what was last saved, after [`kill`](Self::kill).
     pub async fn restart(&mut self) -> io::Result<()> {
         self.child = spawn(self.port, &self.directory)?;
         self.wait_until_up().await

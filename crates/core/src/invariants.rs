@@ -24,6 +24,8 @@ pub enum Invariant {
     Floored,
     /// INV-8: only what is merged is acknowledged.
     Acknowledged,
+    /// INV-11: what a heal has written, the record of the new epoch holds.
+    Healed,
 }
 
 impl Invariant {
@@ -38,6 +40,7 @@ impl Invariant {
             Self::SpeaksForItself => "INV-6",
             Self::Floored => "INV-7",
             Self::Acknowledged => "INV-8",
+            Self::Healed => "INV-11",
         }
     }
 }

@@ -175,7 +175,8 @@ impl Inner {
     }
 }
 
-fn outcome_of(failure: &StoreError) -> Outcome {
+/// What the engine is told of a call that failed.
+pub(crate) fn outcome_of(failure: &StoreError) -> Outcome {
     match failure {
         StoreError::Overload => Outcome::Shed,
         failure if failure.nothing_done() => Outcome::Cancelled,

@@ -14,7 +14,7 @@ use crate::{
     ids::Key,
     policy::{Attributes, Limit, OnStoreFailure, Policy, Scope},
     store::{Action, Counts, Operation},
-    time::{ClusterTime, Label, Mono, Span},
+    time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
 /// Limits that may weigh in one check.
@@ -30,6 +30,25 @@ pub struct Subject<'a> {
     pub attributes: &'a Attributes<'a>,
     /// What it costs, 1 to 1,000,000.
     pub cost: u64,
+}
+
+/// When an operation's label is right, and when its record may be forgotten, by the store's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LabelBounds {
+    pub(crate) not_before: StoreTime,
+    pub(crate) not_after: StoreTime,
+    pub(crate) expires: StoreTime,
+}
+
+impl LabelBounds {
+    pub(crate) fn of(window: Window, label: Label, clock: &Clock) -> Self {
+        let (start, end) = (window.start(label), window.end(label));
+        Self {
+            not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
+            not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
+            expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
+        }
+    }
 }
 
 /// What a plan is for.
@@ -97,8 +116,7 @@ impl Planned {
     }
 
     pub(crate) fn operation(&self, purpose: Purpose, clock: &Clock) -> Operation {
-        let window = self.limit().window;
-        let (start, end) = (window.start(self.label), window.end(self.label));
+        let bounds = LabelBounds::of(self.limit().window, self.label, clock);
         Operation {
             key: self.key,
             action: match purpose {
@@ -106,12 +124,12 @@ impl Planned {
                 Purpose::Usage => Action::Peek,
             },
             label: self.label,
-            not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
-            not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
+            not_before: bounds.not_before,
+            not_after: bounds.not_after,
             ceiling: self.ceiling(),
             floor: self.floor,
             enforce: !self.policy.shadow,
-            expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
+            expires: bounds.expires,
         }
     }
 

@@ -4,7 +4,7 @@
 //! is written by its session alone and only grows, so that merging is a maximum (INV-2) and a cell of one
 //! window can never leak into another.
 
-pub(crate) use shard::{Cursor, Entry, Known, Shape, Shard, WalkFilter};
+pub(crate) use shard::{Cursor, Entry, Known, Live, Shape, Shard, WalkFilter};
 pub use tally::Tally;
 
 mod log;

@@ -16,6 +16,10 @@ use crate::{
     time::{ClusterTime, Label, Span, Window},
 };
 
+pub(crate) use live::Live;
+
+mod live;
+
 /// Distinct limit shapes that one shard can hold at a time.
 const SHAPES_MAX: usize = 4_096;
 

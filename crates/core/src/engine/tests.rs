@@ -9,11 +9,13 @@ use super::*;
 use crate::{
     check::{Purpose, Reason, Subject},
     guard::OneThread,
-    ids::{Boot, NodeId, Secret},
+    ids::{Boot, NodeId, Secret, StoreEpoch},
     policy::{Attributes, PolicySet},
-    store::{StoreReply, Table},
+    store::{Records, StoreReply, Table},
     time::StoreTime,
 };
+
+mod heal;
 
 const POLICIES: &str = r#"
 [[policy]]
@@ -66,7 +68,8 @@ fn wall(now: Mono) -> StoreTime {
 
 impl World {
     fn new(sessions: Vec<Session>) -> Self {
-        let nodes = sessions.into_iter().map(|s| (engine(s), Table::new(1_000))).collect();
+        let nodes =
+            sessions.into_iter().map(|s| (engine(s), Table::new(1_000, StoreEpoch(1)))).collect();
         Self { now: Mono(0), nodes, policies: policies() }
     }
 
@@ -91,7 +94,16 @@ impl World {
         let Session { id, boot } = self.nodes[at].0.session().clone();
         let started = engine(Session { id, boot: Boot(boot.0 + 1) });
         started.clock.with(|clock| *clock = Clock::new(self.now, ClusterTime(wall(self.now).0)));
-        self.nodes[at] = (started, Table::new(1_000));
+        self.nodes[at] = (started, self.another_table(at));
+    }
+
+    /// An empty store, in an epoch after that of a node's.
+    fn another_table(&self, at: usize) -> Table {
+        Table::new(1_000, StoreEpoch(self.nodes[at].1.epoch().0 + 1))
+    }
+
+    fn wipe(&mut self, at: usize) {
+        self.nodes[at].1 = self.another_table(at);
     }
 
     fn ask_with(
@@ -257,7 +269,7 @@ fn spent_on_both_sides_of_a_cut_adds_up_after_the_heal() {
 fn a_wiped_store_is_healed_by_the_first_check() {
     let mut world = three_regions();
     assert!(world.ask(0, "k", 40));
-    world.nodes[0].1 = Table::new(1_000);
+    world.wipe(0);
     assert_eq!(world.used(0, "k"), 40);
     assert!(!world.ask(0, "k", 11), "the burst limit of 50 remembers");
     assert!(world.ask(0, "k", 10));
@@ -274,7 +286,7 @@ fn a_restarted_node_with_an_empty_store_learns_its_regions_count_from_peers() {
     assert!(world.nodes[0].0.peers(world.now).iter().any(|peer| peer.answered));
     assert_eq!(world.used(0, "k"), 40, "one peer is enough");
     // A peer that never heard the first run directly hears of it from the second.
-    world.nodes[2] = (engine(session("ap", "ap-0", 7)), Table::new(1_000));
+    world.nodes[2] = (engine(session("ap", "ap-0", 7)), Table::new(1_000, StoreEpoch(1)));
     world.connect(0, 2);
     world.run(200, |_, _| true);
     assert_eq!(world.used(2, "k"), 40);
@@ -300,7 +312,7 @@ fn two_nodes_of_one_region_heal_their_shared_store_to_the_exact_sum() {
     assert!(ask(&mut world, 0, 10));
     assert!(ask(&mut world, 1, 15));
     world.run(200, |_, _| true);
-    world.nodes[0].1 = Table::new(1_000);
+    world.wipe(0);
     assert!(!ask(&mut world, 0, 26), "25 + 26 > 50");
     assert!(ask(&mut world, 1, 25));
     assert!(!ask(&mut world, 0, 1));
@@ -344,7 +356,7 @@ fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
     let plan = engine.plan(&world.policies, &SECRET, Mono(0), &subject, Purpose::Charge);
     let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
     let reply = store.apply(&command, wall(Mono(0))).expect("room");
-    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)) });
+    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)), epoch: StoreEpoch(1) });
     let Completion::Again(command, ticket) =
         engine.complete(Mono(0), ticket, Outcome::Reply(reply))
     else {
@@ -395,7 +407,7 @@ fn thousands_of_keys_are_told_once_each() {
     let mut world = three_regions();
     world.run(500, |_, _| true);
     for node in &mut world.nodes {
-        node.1 = Table::new(100_000);
+        node.1 = Table::new(100_000, StoreEpoch(1));
     }
     let keys: Vec<_> = (0..3_000).map(|n| alloc::format!("key-{n}")).collect();
     for key in &keys {
@@ -634,7 +646,7 @@ proptest! {
                     let decision = world.ask_with(at, "k", cost, Purpose::Charge, false);
                     if decision.allowed { cost } else { 0 }
                 },
-                6 => world.nodes[at].1 = Table::new(1_000),
+                6 => world.wipe(at),
                 7 => {
                     let other = (at + 1) % 3;
                     world.disconnect(at, other);

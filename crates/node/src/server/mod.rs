@@ -38,6 +38,7 @@ pub use policies::{PolicyFileError, read_policies};
 pub use wan::{Wan, WanError};
 
 mod file_watch;
+mod heal;
 mod peers;
 mod policies;
 mod readiness;
@@ -225,7 +226,12 @@ impl Server {
         let http = tokio::spawn(api::serve(http, api, until(http_stopped)));
         let admin =
             tokio::spawn(api::serve_admin(admin, view.clone(), until(rest_stopped.clone())));
-        let upkeep = readiness::upkeep(&limiter, &store, &view, &config, clock);
+        let upkeep = async {
+            tokio::join!(
+                readiness::upkeep(&limiter, &store, &view, &config, clock),
+                heal::keep_healed(&view.engine, &store, &view.metrics, clock),
+            );
+        };
         let exchange = peers.run(until(rest_stopped));
         let reload = policies::keep_reloading(reload, &config, &limiter, &view);
 

@@ -16,8 +16,8 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::Member,
-    store::Store,
-    telemetry::{ClockSample, Metrics, NodeSample, PeerSample, Traffic},
+    store::{Store, StoreError},
+    telemetry::{ClockSample, Metrics, NodeSample, PeerSample, StoreSample, Traffic},
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
@@ -162,8 +162,20 @@ impl View {
             frames_dropped,
             peers_refused: transport.refused,
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
+            store: self.store_sample(),
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
+        }
+    }
+
+    fn store_sample(&self) -> StoreSample {
+        let heal = self.engine.heal_status();
+        StoreSample {
+            epoch: heal.epoch.map(|epoch| epoch.0),
+            epochs: heal.epochs,
+            old_answers: heal.old_answers,
+            healed: heal.healed,
+            may_evict: self.store.may_evict(),
         }
     }
 
@@ -182,7 +194,10 @@ impl Admin for View {
         let draining = *self.draining.borrow();
         let mut reasons = Vec::new();
         if !store_ok {
-            reasons.push("the store cannot be reached: see `store.url`".to_owned());
+            reasons.push(match self.store.trouble() {
+                Some(refused @ StoreError::Refused(_)) => refused.to_string(),
+                _ => "the store cannot be reached: see `store.url`".to_owned(),
+            });
         } else if !agreed {
             reasons.push("the region's secret is not known yet".to_owned());
         } else if !synced {

@@ -21,10 +21,27 @@ pub struct NodeSample {
     pub peers_refused: Vec<(&'static str, u64)>,
     /// Broken invariants, by name.
     pub broken_invariants: Vec<(&'static str, u64)>,
+    /// The regional store.
+    pub store: StoreSample,
     /// Keys that the engine holds.
     pub keys: u64,
     /// What they take, in bytes.
     pub memory_bytes: u64,
+}
+
+/// How the node stands with its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreSample {
+    /// The newest epoch seen; `None` before the first answer.
+    pub epoch: Option<u64>,
+    /// How often a newer one was met.
+    pub epochs: u64,
+    /// Answers under an older epoch than the newest.
+    pub old_answers: u64,
+    /// Records written into new epochs.
+    pub healed: u64,
+    /// Whether it may forget records for want of memory.
+    pub may_evict: bool,
 }
 
 /// One peer.
@@ -114,8 +131,41 @@ impl Collector for NodeSample {
             "Times that something was not as it must be; each is a bug",
             self.broken_invariants.iter().map(|(name, n)| ([("invariant", *name)], *n)),
         )?;
+        self.store.encode(&mut out)?;
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
+    }
+}
+
+impl StoreSample {
+    fn encode(&self, out: &mut Writer<'_>) -> fmt::Result {
+        if let Some(epoch) = self.epoch {
+            out.gauge(
+                "tidegate_store_epoch",
+                "The store's unbroken history, a number that grows when it may have lost counts",
+                epoch,
+            )?;
+        }
+        out.counter(
+            "tidegate_store_epochs",
+            "Times that the store was found in a new epoch",
+            self.epochs,
+        )?;
+        out.counter(
+            "tidegate_store_old_epoch_answers",
+            "Answers of the store under an older epoch than the newest",
+            self.old_answers,
+        )?;
+        out.counter(
+            "tidegate_healed_records",
+            "Records written into new epochs of the store",
+            self.healed,
+        )?;
+        out.gauge(
+            "tidegate_store_may_evict",
+            "Whether the store may forget counts for want of memory (1) or not (0)",
+            u64::from(self.may_evict),
+        )
     }
 }
 
@@ -127,6 +177,12 @@ impl Writer<'_> {
         let help = format!("{help}.");
         let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let help = format!("{help}.");
+        let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
     }
 
     fn gauges<'l, V, const N: usize>(

@@ -6,7 +6,7 @@ use tidegate_core::{
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, PeerSample, Traffic};
+use crate::telemetry::{ClockSample, PeerSample, StoreSample, Traffic};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -157,6 +157,13 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
+        store: StoreSample {
+            epoch: Some(11),
+            epochs: 2,
+            old_answers: 4,
+            healed: 12,
+            may_evict: true,
+        },
         keys: 9,
         memory_bytes: 1024,
     };
@@ -176,6 +183,11 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
+    assert_has(&lines, "tidegate_store_epoch 11");
+    assert_has(&lines, "tidegate_store_epochs_total 2");
+    assert_has(&lines, "tidegate_store_old_epoch_answers_total 4");
+    assert_has(&lines, "tidegate_healed_records_total 12");
+    assert_has(&lines, "tidegate_store_may_evict 1");
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));
