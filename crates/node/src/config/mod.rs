@@ -54,9 +54,25 @@ pub struct Listen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Store {
     /// In the process; for a region of one node.
-    Memory,
+    Memory(Memory),
     /// Shared by the nodes of a region.
     Redis(Redis),
+}
+
+/// The process' own memory as regional store.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Where the records are kept over restarts; `None`: nowhere.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// A file in which the records of the memory store are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The file.
+    pub path: PathBuf,
+    /// How often it is written: 1 s to 1 h.
+    pub every: Duration,
 }
 
 /// A Redis server as regional store.

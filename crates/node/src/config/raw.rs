@@ -41,6 +41,8 @@ pub(super) struct Store {
     pub(super) url: Option<Text>,
     pub(super) timeout: Option<Text>,
     pub(super) namespace: Option<Text>,
+    pub(super) snapshot: Option<Text>,
+    pub(super) snapshot_every: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

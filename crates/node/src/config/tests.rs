@@ -119,7 +119,7 @@ fn without_a_file_a_node_is_alone_on_its_machine() {
         id: NodeId::new("local", "local-0").expect("names"),
         policies: None,
         listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
-        store: Store::Memory,
+        store: Store::Memory(Memory::default()),
         cluster: None,
         identity: Identity::default(),
     };
@@ -240,6 +240,32 @@ fn http_and_admin_need_an_address_each() {
         "http = \"127.0.0.1:9\"\nadmin = \"127.0.0.2:9\"",
     ] {
         assert!(parse(&format!("[listen]\n{listen}")).is_ok(), "{listen}");
+    }
+}
+
+#[test]
+fn the_memory_store_may_have_a_snapshot() {
+    let snapshot = |text: &str| match parse(&format!("[store]\n{text}")).expect("right").store {
+        Store::Memory(memory) => memory.snapshot,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(snapshot("kind = \"memory\""), None);
+    let path = Path::new("/etc/tidegate/counts");
+    let every = |secs| Some(Snapshot { path: path.into(), every: Duration::from_secs(secs) });
+    assert_eq!(snapshot("snapshot = \"counts\""), every(10));
+    assert_eq!(snapshot("snapshot = \"counts\"\nsnapshot_every = \"1m\""), every(60));
+
+    let wrong = |text: &str| problem(&format!("[store]\n{text}"));
+    assert!(wrong("snapshot_every = \"1m\"").contains("there is no snapshot"));
+    assert!(wrong("snapshot = \"\"").contains("write the path of a file"));
+    for bad in ["500ms", "2h"] {
+        let text = format!("snapshot = \"x\"\nsnapshot_every = \"{bad}\"");
+        assert!(wrong(&text).contains("is not within 1s to 3600s"), "{}", wrong(&text));
+    }
+    let redis = "kind = \"redis\"\nurl = \"redis://localhost/0\"";
+    for setting in ["snapshot = \"x\"", "snapshot_every = \"1m\""] {
+        let problem = wrong(&format!("{redis}\n{setting}"));
+        assert!(problem.contains("only the memory store has snapshots"), "{problem}");
     }
 }
 

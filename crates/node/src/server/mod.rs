@@ -26,12 +26,13 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{MemoryStore, RedisSettings, RedisStore, Store},
+    store::{RedisSettings, RedisStore, Store},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
 
 use peers::Peers;
+use snapshots::Snapshots;
 use view::View;
 
 pub use policies::{PolicyFileError, read_policies};
@@ -42,6 +43,7 @@ mod heal;
 mod peers;
 mod policies;
 mod readiness;
+mod snapshots;
 mod view;
 mod wan;
 
@@ -128,7 +130,8 @@ impl Server {
         let clock = Clock::start();
         let boot = Boot(Clock::unix_millis());
         let session = Session { id: config.id.clone(), boot };
-        let store = Arc::new(store(&config, clock)?);
+        let (store, kept_secret) = store(&config, clock)?;
+        let store = Arc::new(store);
         let metrics = Arc::new(Metrics::new());
 
         let mut settings = Settings::new(session.clone());
@@ -141,8 +144,10 @@ impl Server {
             Engine::new(settings, clock.now(), clock.cluster_guess(), random);
         let engine = Arc::new(engine);
 
-        // Without a cluster nobody else needs to know the secret; Redis keeps it over restarts.
-        let secret = config.cluster.as_ref().map_or_else(|| Secret(rand::random()), |c| c.secret);
+        // Without a cluster nobody else needs to know the secret; Redis keeps it over restarts, and so does
+        // a snapshot.
+        let configured = config.cluster.as_ref().map(|cluster| cluster.secret);
+        let secret = configured.or(kept_secret).unwrap_or_else(|| Secret(rand::random()));
         let limiter = Limiter::new(
             Arc::clone(&engine),
             Arc::clone(&store),
@@ -183,6 +188,7 @@ impl Server {
             clock,
             network: peers.network(),
             faults,
+            snapshots: Snapshots::new(&config),
             draining: watch::Sender::new(false),
             secret_agreed: watch::Sender::new(config.cluster.is_some()),
         });
@@ -230,6 +236,11 @@ impl Server {
             tokio::join!(
                 readiness::upkeep(&limiter, &store, &view, &config, clock),
                 heal::keep_healed(&view.engine, &store, &view.metrics, clock),
+                async {
+                    if let Some(snapshots) = &view.snapshots {
+                        snapshots.keep_writing(&limiter, &store).await;
+                    }
+                },
             );
         };
         let exchange = peers.run(until(rest_stopped));
@@ -259,6 +270,9 @@ impl Server {
         }
         stop_rest.send_replace(true);
         exchange.await;
+        if let Some(snapshots) = &view.snapshots {
+            snapshots.write_last(&limiter, &store).await;
+        }
         info!("stopped");
         Ok(())
     }
@@ -291,18 +305,24 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
     fs::read(path).map_err(|source| ServerError::File { field, path: path.into(), source })
 }
 
-fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
-    Ok(match &config.store {
-        config::Store::Memory => Store::Memory(MemoryStore::new(MEMORY_RECORDS_MAX, clock)),
-        config::Store::Redis(redis) => Store::Redis(Box::new(
-            RedisStore::new(RedisSettings {
-                url: redis.url.secret().to_owned(),
-                timeout: redis.timeout,
-                namespace: redis.namespace.clone(),
-            })
-            .map_err(ServerError::Store)?,
-        )),
-    })
+/// The regional store, and the secret that its records were kept under, if it knows.
+fn store(config: &Config, clock: Clock) -> Result<(Store, Option<Secret>), ServerError> {
+    let redis = match &config.store {
+        config::Store::Memory(memory) => {
+            let cluster = config.cluster.as_ref().map(|cluster| cluster.secret);
+            let (store, secret) =
+                snapshots::memory_store(memory, cluster, MEMORY_RECORDS_MAX, clock)?;
+            return Ok((Store::Memory(store), secret));
+        }
+        config::Store::Redis(redis) => redis,
+    };
+    let settings = RedisSettings {
+        url: redis.url.secret().to_owned(),
+        timeout: redis.timeout,
+        namespace: redis.namespace.clone(),
+    };
+    let store = RedisStore::new(settings).map_err(ServerError::Store)?;
+    Ok((Store::Redis(Box::new(store)), None))
 }
 
 fn faults(config: &Config, wan: Option<&Wan>) -> Arc<Faults> {

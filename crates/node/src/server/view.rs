@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tidegate_core::{PeerStatus, engine::Engine, time::Span};
 use tokio::sync::watch;
 
-use super::peers::Network;
+use super::{peers::Network, snapshots::Snapshots};
 use crate::{
     api::{
         Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
@@ -33,6 +33,7 @@ pub(super) struct View {
     pub(super) clock: Clock,
     pub(super) network: Arc<Network>,
     pub(super) faults: Option<Arc<Faults>>,
+    pub(super) snapshots: Option<Arc<Snapshots>>,
     pub(super) draining: watch::Sender<bool>,
     pub(super) secret_agreed: watch::Sender<bool>,
 }
@@ -176,6 +177,7 @@ impl View {
             old_answers: heal.old_answers,
             healed: heal.healed,
             may_evict: self.store.may_evict(),
+            snapshots: self.snapshots.as_ref().map_or([0; 2], |keeper| keeper.counted()),
         }
     }
 

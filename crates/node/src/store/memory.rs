@@ -17,6 +17,8 @@ use crate::clock::Clock;
 const SHARDS: usize = 64;
 /// Places that one call of [`MemoryStore::sweep`] looks at, per shard.
 const SWEEP_PLACES: usize = 2_048;
+/// Places that are copied for a snapshot under one lock.
+const COPY_PLACES: u32 = 2_048;
 
 /// Records in this process' memory. Its clock is the process' own, steady one.
 #[derive(Debug)]
@@ -80,6 +82,42 @@ impl MemoryStore {
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
         step(records, command, self.clock.steady()).map_err(|TableFull| StoreError::Full)
+    }
+
+    /// Shows every live record to `show`, a few at a time, so that checks go on meanwhile: each is as it
+    /// was at some instant of the walk. Of a key that was forgotten and came back there may be two.
+    pub(super) fn copy<E>(
+        &self,
+        mut show: impl FnMut(&Key, &Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut copied = Vec::with_capacity(COPY_PLACES as usize);
+        for shard in &self.shards {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                from = shard.lock().copy_from(place, COPY_PLACES, &mut copied);
+                let now = self.clock.steady();
+                for (key, record) in copied.drain(..).filter(|(_, record)| record.expires > now) {
+                    show(&key, &record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a record that was shown by another store, unless it has expired or a newer one of its key is
+    /// here. Returns whether there was room for it.
+    pub(super) fn restore(&self, key: &Key, record: Record) -> bool {
+        let now = self.clock.steady();
+        let mut table = self.shards[shard_of(key)].lock();
+        let here = table.get(key, now);
+        if record.expires <= now || here.is_some_and(|here| here.label >= record.label) {
+            return true;
+        }
+        let has_room = here.is_some() || table.make_room(1, now);
+        if has_room {
+            table.put(key, record);
+        }
+        has_room
     }
 
     /// Forgets some of what has expired; call every 100 ms or so.

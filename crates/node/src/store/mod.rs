@@ -15,6 +15,7 @@ pub use redis::{RedisSettings, RedisStore};
 
 mod memory;
 mod redis;
+pub mod snapshot;
 
 /// Why a store did not answer, and whether the step may have been carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -42,6 +42,8 @@ pub struct StoreSample {
     pub healed: u64,
     /// Whether it may forget records for want of memory.
     pub may_evict: bool,
+    /// Snapshots that were written, and that could not be.
+    pub snapshots: [u64; 2],
 }
 
 /// One peer.
@@ -165,6 +167,12 @@ impl StoreSample {
             "tidegate_store_may_evict",
             "Whether the store may forget counts for want of memory (1) or not (0)",
             u64::from(self.may_evict),
+        )?;
+        let [written, failed] = self.snapshots;
+        out.counters(
+            "tidegate_store_snapshots",
+            "Snapshots of the memory store",
+            [([("result", "written")], written), ([("result", "failed")], failed)],
         )
     }
 }

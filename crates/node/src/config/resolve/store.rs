@@ -7,12 +7,14 @@ use tidegate_core::time::Span;
 
 use super::Resolver;
 use crate::config::{
-    Redis, RedisUrl, Store,
+    Memory, Redis, RedisUrl, Snapshot, Store,
     raw::{self, Text},
 };
 
 const TIMEOUT: Span = Span::millis(30);
 const TIMEOUT_RANGE: RangeInclusive<Span> = Span::millis(1)..=Span::secs(5);
+const SNAPSHOT_EVERY: Span = Span::secs(10);
+const SNAPSHOT_EVERY_RANGE: RangeInclusive<Span> = Span::secs(1)..=Span::secs(3_600);
 const NAMESPACE: &str = "tidegate";
 const NAMESPACE_CHARS_MAX: usize = 32;
 
@@ -29,7 +31,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The memory store, which has no settings.
+    /// The memory store, which has no settings but those of its snapshot.
     fn memory(&mut self, raw: &raw::Store) -> Option<Store> {
         const REMEDY: &str = "leave it out, or write kind = \"redis\"";
         for (field, text) in [
@@ -42,10 +44,36 @@ impl Resolver<'_> {
                 self.refuse::<()>(field, text, message);
             }
         }
-        Some(Store::Memory)
+        let every = self.span(
+            "store.snapshot_every",
+            raw.snapshot_every.as_ref(),
+            SNAPSHOT_EVERY,
+            SNAPSHOT_EVERY_RANGE,
+        );
+        let snapshot = match (&raw.snapshot, &raw.snapshot_every) {
+            (Some(path), _) => {
+                let path = self.path("store.snapshot", path);
+                Some(Snapshot { path: path?, every: every? })
+            }
+            (None, Some(every)) => {
+                let message = "there is no snapshot: write snapshot = \"counts.snapshot\" too";
+                return self.refuse("store.snapshot_every", every, message);
+            }
+            (None, None) => None,
+        };
+        Some(Store::Memory(Memory { snapshot }))
     }
 
     fn redis(&mut self, raw: &raw::Store, kind: Range<usize>) -> Option<Redis> {
+        for (field, text) in
+            [("store.snapshot", &raw.snapshot), ("store.snapshot_every", &raw.snapshot_every)]
+        {
+            if let Some(text) = text {
+                let message =
+                    "only the memory store has snapshots; Redis keeps its own: leave it out";
+                self.refuse::<()>(field, text, message);
+            }
+        }
         let url = match &raw.url {
             Some(text) => self.redis_url(text),
             None => self.missing("store.url", kind, "write url = \"redis://127.0.0.1:6379/0\""),

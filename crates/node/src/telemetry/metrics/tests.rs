@@ -163,6 +163,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             old_answers: 4,
             healed: 12,
             may_evict: true,
+            snapshots: [5, 6],
         },
         keys: 9,
         memory_bytes: 1024,
@@ -188,6 +189,8 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_store_old_epoch_answers_total 4");
     assert_has(&lines, "tidegate_healed_records_total 12");
     assert_has(&lines, "tidegate_store_may_evict 1");
+    assert_has(&lines, r#"tidegate_store_snapshots_total{result="written"} 5"#);
+    assert_has(&lines, r#"tidegate_store_snapshots_total{result="failed"} 6"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));
