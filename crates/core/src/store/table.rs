@@ -41,6 +41,11 @@ impl Table {
         Self { slab: Slab::new(), index: HashTable::new(), records_max, epoch, hand: 0 }
     }
 
+    /// Is of another epoch from now on: of records that were put back in time.
+    pub const fn begin_epoch(&mut self, epoch: StoreEpoch) {
+        self.epoch = epoch;
+    }
+
     /// How many records there are, expired ones that no sweep has met included.
     pub fn len(&self) -> usize {
         self.slab.len()

@@ -187,6 +187,15 @@ fn every_answer_says_in_which_epoch_it_was_given() {
 }
 
 #[test]
+fn a_table_that_begins_an_epoch_keeps_its_records() {
+    let mut table = Table::new(10, StoreEpoch(1));
+    ask(&mut table, vec![charge(1, 5, 7, 10)]);
+    table.begin_epoch(StoreEpoch(2));
+    let reply = table.apply(&StoreCommand::default(), NOW).expect("room");
+    assert_eq!((reply.epoch(), used(&mut table, 1, 5)), (StoreEpoch(2), 7));
+}
+
+#[test]
 fn a_walk_over_the_table_sees_every_record_that_stays() {
     let mut table = Table::new(1_000, StoreEpoch(1));
     for n in 0..300 {

@@ -34,6 +34,7 @@ const SCRIPT: &str = include_str!("step.lua");
 
 /// Calls that may wait for Redis at a time; beyond, a call is answered [`StoreError::Overload`].
 const CALLS_MAX: usize = 8_192;
+
 /// Where Redis is, and how it is used.
 #[derive(Debug, Clone)]
 pub struct RedisSettings {
@@ -63,6 +64,8 @@ pub struct RedisStore {
     calls: Semaphore,
     /// Hex of the script's SHA-1, by which it is called.
     hash: String,
+    /// The key of the marker.
+    marker: String,
 }
 
 impl RedisStore {
@@ -76,8 +79,10 @@ impl RedisStore {
         let info = client.get_connection_info().clone();
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = Client::open(info).map_err(|e| e.to_string())?;
+        let marker = marker_name(&settings.namespace);
         Ok(Self {
             settings,
+            marker,
             client,
             manager: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
@@ -169,7 +174,7 @@ impl RedisStore {
             }));
         }
         let mut call = redis::cmd("EVALSHA");
-        call.arg(&self.hash).arg(keys.len() + 1).arg(marker_name(&self.settings.namespace));
+        call.arg(&self.hash).arg(keys.len() + 1).arg(&self.marker);
         for key in &keys {
             call.arg(record_name(&self.settings.namespace, key));
         }

@@ -1,6 +1,11 @@
 //! Connecting to Redis, and looking every now and then whether it lives, whose history it tells, and
 //! whether this user may do what the script does.
 
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
 use redis::{
     AsyncConnectionConfig, RedisError, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
@@ -9,9 +14,7 @@ use tidegate_core::{ids::StoreEpoch, store::StoreCommand};
 use tokio::time;
 use tracing::{info, warn};
 
-use super::{
-    Arc, Duration, Ordering, RedisStore, SCRIPT, StoreError, is_for_want_of_rights, marker_name,
-};
+use super::{RedisStore, SCRIPT, StoreError, is_for_want_of_rights};
 
 /// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -108,7 +111,7 @@ impl RedisStore {
     /// once: what Redis says of a script that may not do something does not say what.
     async fn have_rights(&self, connection: &mut impl ConnectionLike) -> Result<(), StoreError> {
         let namespace = &self.settings.namespace;
-        let key = marker_name(namespace);
+        let key = &*self.marker;
         let command = |words: &[&str]| {
             let mut command = redis::cmd(words[0]);
             command.arg(&words[1..]);
@@ -121,7 +124,7 @@ impl RedisStore {
             (command(&["EVALSHA", &"0".repeat(40), "0"]), "+evalsha", ""),
             (command(&["TIME"]), "+time", ""),
             (command(&["INFO", "replication"]), "+info", ""),
-            (command(&["GET", &key]), "+get", &*keys),
+            (command(&["GET", key]), "+get", &*keys),
             // Of a key that is not there, this changes nothing.
             (command(&["SET", &format!("{key}:right"), "", "XX"]), "+set", &keys),
         ];
