@@ -196,11 +196,12 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Takes what became of a healing command. One that was not carried out is tried again.
-    pub fn handle_healed(&self, now: Mono, ticket: HealTicket, outcome: Outcome) {
-        if let Outcome::Reply(reply) = &outcome {
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
+    pub fn handle_healed(&self, now: Mono, ticket: HealTicket, outcome: &Outcome) {
+        if let Outcome::Reply(reply) = outcome {
             self.handle_epoch(now, reply.epoch());
         }
-        let healed = match &outcome {
+        let healed = match outcome {
             Outcome::Reply(StoreReply::Done { operations, epoch, .. })
                 if *epoch == ticket.epoch && self.is_healed(&ticket, operations) =>
             {

@@ -46,7 +46,7 @@ pub(super) async fn keep_healed(
         let next = due.map_or(look, |due| due.min(look));
         tokio::select! {
             Some((ticket, outcome)) = under_way.next() => {
-                engine.handle_healed(clock.now(), ticket, outcome);
+                engine.handle_healed(clock.now(), ticket, &outcome);
             }
             () = time::sleep_until(clock.timer_at(next)) => {}
         }

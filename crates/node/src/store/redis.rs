@@ -5,10 +5,7 @@
 //! [`StoreError::Timeout`] or [`StoreError::Broken`], and its caller decides.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 

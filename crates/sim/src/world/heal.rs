@@ -24,7 +24,7 @@ impl World<'_> {
             };
             self.note(12, node as u64, command.operations.len() as u64);
             let Some(life) = &self.nodes[node].life else { return };
-            life.engine.handle_healed(life.mono(now), ticket, outcome);
+            life.engine.handle_healed(life.mono(now), ticket, &outcome);
         }
     }
 }

@@ -51,7 +51,7 @@ impl World {
                 } else {
                     Outcome::Unknown
                 };
-                self.nodes[node].0.handle_healed(self.now, ticket, outcome);
+                self.nodes[node].0.handle_healed(self.now, ticket, &outcome);
             }
             self.run(10, |_, _| true);
         }
@@ -111,7 +111,7 @@ fn the_second_pass_brings_what_siblings_had_not_heard_of_each_other_at_the_first
         let polled = world.nodes[node].0.poll_heal(world.now);
         let (command, ticket) = polled.expect("due at once");
         let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
-        world.nodes[node].0.handle_healed(world.now, ticket, Outcome::Reply(reply));
+        world.nodes[node].0.handle_healed(world.now, ticket, &Outcome::Reply(reply));
     }
     assert_eq!(world.stored(0, "k", HOUR).used, 15, "each knew its own only");
     world.heal(1, 0, 300, |_| true);
@@ -140,7 +140,7 @@ fn commands_are_bounded_and_paced_and_tell_every_key() {
         assert_eq!(command.operations.len(), 64);
         assert!(command.operations.iter().all(|o| o.action == Action::Heal && !o.enforce));
         let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
-        world.nodes[0].0.handle_healed(world.now, ticket, Outcome::Reply(reply));
+        world.nodes[0].0.handle_healed(world.now, ticket, &Outcome::Reply(reply));
     }
     let sizes = world.heal(0, 0, 400, |_| true);
     assert!(sizes.iter().all(|size| *size <= 64));
@@ -188,7 +188,7 @@ fn a_newer_epoch_begins_the_walk_anew_and_late_answers_of_the_old_one_change_not
     let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
     world.wipe(0);
     world.probe(0);
-    world.nodes[0].0.handle_healed(world.now, late, Outcome::Reply(reply));
+    world.nodes[0].0.handle_healed(world.now, late, &Outcome::Reply(reply));
     assert_eq!(world.nodes[0].0.heal_status().old_answers, 1);
     world.heal(0, 0, 300, |_| true);
     assert_eq!(world.stored(0, "k", HOUR).used, 10);
@@ -253,7 +253,7 @@ fn a_store_that_claims_to_have_healed_and_has_not_is_not_believed() {
         epoch: StoreEpoch(2),
         operations: command.operations.iter().map(|_| lie).collect(),
     };
-    world.nodes[0].0.handle_healed(world.now, ticket, Outcome::Reply(reply));
+    world.nodes[0].0.handle_healed(world.now, ticket, &Outcome::Reply(reply));
     assert_eq!(world.nodes[0].0.broken().get(&Invariant::Healed), Some(&1));
     assert_eq!(world.nodes[0].0.heal_status().healed, 0);
     world.heal(0, 0, 300, |_| true);

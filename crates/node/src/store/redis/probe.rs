@@ -76,7 +76,7 @@ impl RedisStore {
             return Err(StoreError::Refused(said.into()));
         };
         self.history.store(Some(Arc::new(history.to_owned())));
-        if is_new || *probes % PROBES_PER_LOOK == 0 {
+        if is_new || probes.is_multiple_of(PROBES_PER_LOOK) {
             self.look_at_eviction(&mut connection, is_new).await?;
         }
         *probes = probes.wrapping_add(1);

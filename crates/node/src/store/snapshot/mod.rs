@@ -91,7 +91,8 @@ fn read(
         _ => return Err(Unusable::AnotherSecret),
     };
     let framing = (HEADER_BYTES + CHECKSUM_BYTES) as u64;
-    let records = length.checked_sub(framing).filter(|rest| rest % RECORD_BYTES as u64 == 0);
+    let records =
+        length.checked_sub(framing).filter(|rest| rest.is_multiple_of(RECORD_BYTES as u64));
     let records = records.ok_or(Unusable::Damaged("its length is wrong"))? / RECORD_BYTES as u64;
     let store = MemoryStore::after(Some(epoch), records_max, clock);
     for _ in 0..records {
