@@ -250,10 +250,11 @@ fn the_memory_store_may_have_a_snapshot() {
         other => panic!("{other:?}"),
     };
     assert_eq!(snapshot("kind = \"memory\""), None);
-    let path = Path::new("/etc/tidegate/counts");
-    let every = |secs| Some(Snapshot { path: path.into(), every: Duration::from_secs(secs) });
-    assert_eq!(snapshot("snapshot = \"counts\""), every(10));
-    assert_eq!(snapshot("snapshot = \"counts\"\nsnapshot_every = \"1m\""), every(60));
+    for (more, secs) in [("", 10), ("\nsnapshot_every = \"1m\"", 60)] {
+        let found = snapshot(&format!("snapshot = \"/var/counts\"{more}"));
+        let every = Duration::from_secs(secs);
+        assert_eq!(found, Some(Snapshot { path: "/var/counts".into(), every }));
+    }
 
     let wrong = |text: &str| problem(&format!("[store]\n{text}"));
     assert!(wrong("snapshot_every = \"1m\"").contains("there is no snapshot"));
