@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
-    ids::{Caller, Key, LimitId},
+    ids::{Caller, Key, LimitId, StoreEpoch},
     store::{Action, Counts, Operation, StoreCommand, StoreReply},
     time::{Label, Span, StoreTime},
 };
@@ -19,6 +19,11 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+
+#[path = "store_contract/epochs.rs"]
+mod epochs;
+#[path = "store_contract/rights.rs"]
+mod rights;
 
 /// A store, what keeps it going, and what it runs on.
 struct Subject {
@@ -47,8 +52,15 @@ impl Subject {
 
     /// The store reaches its server by `port`.
     async fn redis_behind(redis: RedisServer, port: u16) -> Self {
+        let subject = Self::redis_as("", redis, port);
+        subject.until_reachable().await;
+        subject
+    }
+
+    /// As another user, such as `name:password@`. It need not be reachable.
+    fn redis_as(user: &str, redis: RedisServer, port: u16) -> Self {
         let settings = RedisSettings {
-            url: format!("redis://127.0.0.1:{port}/0"),
+            url: format!("redis://{user}127.0.0.1:{port}/0"),
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };
@@ -61,10 +73,23 @@ impl Subject {
                 }
             }
         });
-        let subject =
-            Self { store, keeper: Some(keeper), redis: Some(redis), clock: Clock::start() };
-        subject.until_reachable().await;
-        subject
+        Self { store, keeper: Some(keeper), redis: Some(redis), clock: Clock::start() }
+    }
+
+    /// A connection of the test's own.
+    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        self.redis.as_ref().expect("a server").connection().await.expect("connected")
+    }
+
+    /// The epoch of an answer to a charge.
+    async fn epoch(&self) -> StoreEpoch {
+        self.ask(vec![self.charge(77, 5, 1, 1_000)]).await.epoch()
+    }
+
+    fn heal(&self, caller: u64, label: u64, used: u64) -> Operation {
+        let floor = Counts { used, refunded: 0 };
+        let charge = self.charge(caller, label, 1, 0);
+        Operation { action: Action::Heal, floor, enforce: false, ..charge }
     }
 
     async fn until_reachable(&self) {
@@ -167,6 +192,27 @@ async fn contract(s: &Subject) {
     assert!(!admitted(&s.outcome(vec![lifting]).await));
     assert_eq!(s.used(5, 5).await, 8);
 
+    // Healing lifts, charges nothing, refuses nothing, and leaves out what can be asked for no more.
+    assert!(admitted(&s.outcome(vec![s.charge(10, 8, 4, 10)]).await));
+    let ended = Operation { not_after: s.clock.steady() - Span::secs(60), ..s.heal(12, 5, 9) };
+    let heal = vec![s.heal(10, 7, 5), s.heal(10, 8, 3), s.heal(10, 6, 9), s.heal(11, 5, 6), ended];
+    let Outcome::Done { admitted: true, operations } = s.outcome(heal).await else {
+        panic!("a heal was refused")
+    };
+    let told: Vec<_> = operations.iter().map(|(passes, counts)| (*passes, counts.used)).collect();
+    assert_eq!(told, [(true, 5), (true, 4), (false, 0), (true, 6), (false, 0)]);
+    assert_eq!((s.used(10, 7).await, s.used(10, 8).await, s.used(11, 5).await), (5, 4, 6));
+    assert_eq!(s.used(12, 5).await, 0);
+
+    // Every answer says in which epoch it was given, and while nothing is lost it stays the same.
+    let epoch = s.epoch().await;
+    assert!(epoch > StoreEpoch(0));
+    let late = Operation { not_after: s.clock.steady() - Span::secs(60), ..s.charge(6, 5, 1, 9) };
+    for operations in [vec![], vec![late], vec![s.heal(11, 5, 6)]] {
+        assert_eq!(s.ask(operations).await.epoch(), epoch);
+    }
+    assert_eq!(s.store.epoch(), Some(epoch));
+
     // A label outside its bounds is relabelled with the store's clock, and nothing is done.
     let now = s.clock.steady();
     let early = Operation { not_before: now + Span::secs(60), ..s.charge(6, 5, 1, 10) };
@@ -183,7 +229,9 @@ async fn contract(s: &Subject) {
 
     // No operations at all: the clock is told.
     match s.ask(vec![]).await {
-        StoreReply::Done { admitted: true, now: shown, operations } if operations.is_empty() => {
+        StoreReply::Done { admitted: true, now: shown, operations, .. }
+            if operations.is_empty() =>
+        {
             assert!(shown.since(now).max(now.since(shown)) < Span::secs(5), "{shown:?}");
         }
         other => panic!("{other:?}"),
@@ -235,7 +283,11 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
             let charge = s.charge(random.random_range(0..6), label, random.random_range(1..8), 20);
             let used = random.random_range(0..6);
             Operation {
-                action: if random.random_bool(0.1) { Action::Peek } else { charge.action },
+                action: match random.random_range(0..10) {
+                    0 => Action::Peek,
+                    1 | 2 => Action::Heal,
+                    _ => charge.action,
+                },
                 ceiling: random.random_range(0..40),
                 floor: if random.random_bool(0.2) {
                     Counts { used, refunded: random.random_range(0..=used) }
@@ -351,7 +403,7 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
     let redis = s.redis.as_ref().expect("a server");
     let mut connection = redis.connection().await.expect("connected");
     let keys: Vec<String> =
-        redis::cmd("KEYS").arg("test:*").query_async(&mut connection).await.expect("keys");
+        redis::cmd("KEYS").arg("test:*}0*").query_async(&mut connection).await.expect("keys");
     assert_eq!(keys.len(), 1);
     let set = redis::cmd("DEL").arg(&keys[0]).query_async::<()>(&mut connection).await;
     set.expect("deleted");

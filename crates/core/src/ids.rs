@@ -106,6 +106,18 @@ impl fmt::Display for Session {
     }
 }
 
+/// One unbroken history of one store: larger whenever a store may have lost what it knew.
+///
+/// A store gives it a number from its clock (microseconds since 1970), or one more than the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreEpoch(pub u64);
+
+impl fmt::Display for StoreEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Keys every fingerprint; the same on all nodes that exchange counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secret(pub [u8; 16]);

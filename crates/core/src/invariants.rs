@@ -28,6 +28,8 @@ pub enum Invariant {
     Forward,
     /// INV-10: a node's cluster time is not behind what it has heard of its region.
     Together,
+    /// INV-11: what a heal has written, the record of the new epoch holds.
+    Healed,
 }
 
 impl Invariant {
@@ -44,6 +46,7 @@ impl Invariant {
             Self::Acknowledged => "INV-8",
             Self::Forward => "INV-9",
             Self::Together => "INV-10",
+            Self::Healed => "INV-11",
         }
     }
 }

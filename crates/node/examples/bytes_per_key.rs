@@ -22,7 +22,7 @@ use tidegate_core::{
     check::{Purpose, Subject, Ticket},
     engine::{Completion, Engine, Outcome, Plan, Settings},
     guard::OneThread,
-    ids::{Boot, NodeId, Secret, Session},
+    ids::{Boot, NodeId, Secret, Session, StoreEpoch},
     policy::PolicySet,
     store::{Action, OperationReply, StoreCommand, StoreReply, Table},
     time::{ClusterTime, Mono, Span, StoreTime},
@@ -157,7 +157,7 @@ fn always_admitted(command: &StoreCommand) -> StoreReply {
         OperationReply { passes: true, counts }
     });
     let now = StoreTime(START.0);
-    StoreReply::Done { admitted: true, now, operations: operations.collect() }
+    StoreReply::Done { admitted: true, now, epoch: StoreEpoch(1), operations: operations.collect() }
 }
 
 /// Carries every frame that is due to whom it is for.
@@ -176,7 +176,7 @@ fn exchange(engines: &[Engine<OneThread>], now: Mono) -> Result<(), Failed> {
 fn memory_store(keys: u64) -> Result<(), Failed> {
     let policies = PolicySet::parse(POLICIES).map_err(|mistakes| format!("{mistakes:?}"))?;
     let engine = engine(REGIONS[0])?;
-    let mut table = Table::new(keys as usize);
+    let mut table = Table::new(keys as usize, StoreEpoch(1));
     let empty = resident_bytes()?;
     for key in 0..keys {
         // The ticket is dropped, so that the counts stay empty.

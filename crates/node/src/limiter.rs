@@ -109,6 +109,30 @@ impl Limiter {
         true
     }
 
+    /// Has the store carry out a command that is no check, under the same breaker and bound as checks are.
+    pub async fn carry_out_upkeep(
+        &self,
+        op: &'static str,
+        command: &StoreCommand,
+    ) -> Result<StoreReply, StoreError> {
+        let inner = &self.0;
+        let mut permit = match &inner.guard {
+            Some(guard) => Some(guard.admit(inner.store.is_reachable())?),
+            None => None,
+        };
+        let asked = inner.clock.now();
+        let answer = inner.store.apply(command).await;
+        let took = inner.clock.now().since(asked);
+        inner.metrics.store_answered(op, clock::duration(took));
+        if let Some(permit) = &mut permit {
+            permit.note(took, &answer);
+        }
+        if let Err(failure) = &answer {
+            inner.note_failure(failure);
+        }
+        answer
+    }
+
     /// How the way to the store stands; `None` if nothing is in it.
     pub fn guard_state(&self) -> Option<GuardState> {
         let guard = self.0.guard.as_ref()?;
@@ -142,7 +166,12 @@ impl Limiter {
         };
         let permit = match guard.admit(inner.store.is_reachable()) {
             Ok(permit) => permit,
-            Err(why) => return Ok(inner.without_store(ticket, why)),
+            Err(why) => {
+                // What it refused says more than that it cannot be asked.
+                let refused = inner.store.trouble().filter(|t| matches!(t, StoreError::Refused(_)));
+                let why = refused.filter(|_| why == StoreError::Unreachable).unwrap_or(why);
+                return Ok(inner.without_store(ticket, why));
+            }
         };
         // The task owns the ticket: whoever drops the request's future, what Redis admits is counted.
         let task = tokio::spawn({
@@ -213,7 +242,8 @@ impl Inner {
     }
 }
 
-fn outcome_of(failure: &StoreError) -> Outcome {
+/// What the engine is told of a call that failed.
+pub(crate) fn outcome_of(failure: &StoreError) -> Outcome {
     match failure {
         StoreError::Overload => Outcome::Shed,
         failure if failure.nothing_done() => Outcome::Cancelled,

@@ -94,7 +94,10 @@ impl Life {
 
     /// When its timer should ring: as its engine says, but not at once again.
     pub fn next_wake(&self, now: Instant) -> Instant {
-        let age = self.engine.next_deadline(self.mono(now)).since(mono_at(self.number, Span::ZERO));
+        let mono = self.mono(now);
+        let deadline = self.engine.next_deadline(mono);
+        let deadline = self.engine.next_heal(mono).map_or(deadline, |heal| heal.min(deadline));
+        let age = deadline.since(mono_at(self.number, Span::ZERO));
         (self.started + age).max(now + TIMER_GRAIN)
     }
 

@@ -1,7 +1,8 @@
 //! A region's store: core's table behind a delay, and what may go wrong with its answers.
 
 use tidegate_core::{
-    store::{StoreCommand, StoreReply, Table, TableFull},
+    ids::StoreEpoch,
+    store::{Records, StoreCommand, StoreReply, Table, TableFull},
     time::{Span, StoreTime},
 };
 
@@ -32,7 +33,8 @@ pub struct RegionStore {
 impl RegionStore {
     /// An empty store with the faults of its region.
     pub fn new(settings: StoreSettings, faults: Vec<StoreFault>, random: Stream) -> Self {
-        Self { table: Table::new(settings.records), settings, faults, random }
+        let table = Table::new(settings.records, StoreEpoch(1));
+        Self { table, settings, faults, random }
     }
 
     /// Draws what becomes of a question asked now.
@@ -71,9 +73,10 @@ impl RegionStore {
         self.table.sweep(now, budget);
     }
 
-    /// Forgets everything.
+    /// Forgets everything, and begins a new epoch.
     pub fn lose_memory(&mut self) {
-        self.table = Table::new(self.settings.records);
+        let next = StoreEpoch(self.table.epoch().0 + 1);
+        self.table = Table::new(self.settings.records, next);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     ids::Key,
     policy::{Attributes, Limit, OnStoreFailure, Policy, Scope},
     store::{Action, Counts, Operation},
-    time::{ClusterTime, Label, Mono, Span, StoreTime},
+    time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
 /// Limits that may weigh in one check.
@@ -28,6 +28,25 @@ pub struct Subject<'a> {
     pub attributes: &'a Attributes<'a>,
     /// What it costs, 1 to 1,000,000.
     pub cost: u64,
+}
+
+/// When an operation's label is right, and when its record may be forgotten, by the store's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LabelBounds {
+    pub(crate) not_before: StoreTime,
+    pub(crate) not_after: StoreTime,
+    pub(crate) expires: StoreTime,
+}
+
+impl LabelBounds {
+    pub(crate) fn of(window: Window, label: Label, clock: Relation) -> Self {
+        let (start, end) = (window.start(label), window.end(label));
+        Self {
+            not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
+            not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
+            expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
+        }
+    }
 }
 
 /// What a plan is for.
@@ -101,8 +120,7 @@ impl Planned {
         clock: Relation,
         until: StoreTime,
     ) -> Operation {
-        let window = self.limit().window;
-        let (start, end) = (window.start(self.label), window.end(self.label));
+        let bounds = LabelBounds::of(self.limit().window, self.label, clock);
         Operation {
             key: self.key,
             action: match purpose {
@@ -110,12 +128,12 @@ impl Planned {
                 Purpose::Usage => Action::Peek,
             },
             label: self.label,
-            not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
-            not_after: (clock.store_time_of(end) + LABEL_TOLERANCE).min(until),
+            not_before: bounds.not_before,
+            not_after: bounds.not_after.min(until),
             ceiling: self.ceiling(),
             floor: self.floor,
             enforce: !self.policy.shadow,
-            expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
+            expires: bounds.expires,
         }
     }
 

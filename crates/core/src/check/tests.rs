@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     engine::{Completion, Engine, Outcome, Plan, Settings},
     guard::OneThread,
-    ids::{Boot, NodeId, Secret, Session},
+    ids::{Boot, NodeId, Secret, Session, StoreEpoch},
     policy::PolicySet,
     store::{StoreReply, Table},
     time::{ClusterTime, Mono, StoreTime},
@@ -39,7 +39,7 @@ impl Bench {
         let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
         Self {
             engine: Engine::new(Settings::new(session), Mono(0), START, random),
-            store: Table::new(100),
+            store: Table::new(100, StoreEpoch(1)),
             policies: PolicySet::parse(&policies.concat()).expect("the policies are right"),
         }
     }
@@ -193,7 +193,10 @@ fn a_second_relabel_is_answered_like_a_failed_store() {
     let Ok(Plan::Ask(_, ticket)) = bench.plan(&[("ann", &["api"], 4)]) else {
         panic!("not planned")
     };
-    let relabel = || Outcome::Reply(StoreReply::Relabel { now: NOW, newest: Vec::new() });
+    let relabel = || {
+        let (newest, epoch) = (Vec::new(), StoreEpoch(1));
+        Outcome::Reply(StoreReply::Relabel { now: NOW, epoch, newest })
+    };
     let Completion::Again(_, ticket) = bench.engine.complete(Mono(0), ticket, relabel()) else {
         panic!("decided without a label that fits")
     };

@@ -7,7 +7,7 @@
 pub use closing::OverAdmitted;
 pub(crate) use digest::{Compared, Tick, place_of};
 pub(crate) use exposure::Ages;
-pub(crate) use shard::{Asked, Cursor, Entry, Known, Shape, Shard, WalkFilter};
+pub(crate) use shard::{Asked, Cursor, Entry, Known, Live, Shape, Shard, WalkFilter};
 pub use tally::Tally;
 
 mod closing;

@@ -18,6 +18,10 @@ use crate::{
     time::{ClusterTime, Label, Window},
 };
 
+pub(crate) use live::Live;
+
+mod live;
+
 /// Distinct limit shapes that one shard can hold at a time.
 const SHAPES_MAX: usize = 4_096;
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     check::{Purpose, Subject},
     guard::OneThread,
-    ids::{Boot, NodeId, Secret},
+    ids::{Boot, NodeId, Secret, StoreEpoch},
     policy::{Attributes, PolicySet},
     store::Table,
 };
@@ -82,7 +82,8 @@ fn drifting(elapsed: u64, ppm: i64) -> u64 {
 impl World {
     /// One store for each of `off`, and as many nodes as `nodes` says; all are connected.
     fn new(off: &[i64], nodes: &[usize]) -> Self {
-        let store = |off: &i64| Store { table: Table::new(1_000), off: *off, ppm: 0 };
+        let store =
+            |off: &i64| Store { table: Table::new(1_000, StoreEpoch(1)), off: *off, ppm: 0 };
         let mut world = Self {
             now: 0,
             stores: off.iter().map(store).collect(),

@@ -95,8 +95,11 @@ impl<G: Guarding> Engine<G> {
 
     /// Turns a store call's outcome into the decision, and counts what was admitted (INV-1).
     pub fn complete(&self, now: Mono, mut ticket: Ticket, outcome: Outcome) -> Completion {
+        if let Outcome::Reply(reply) = &outcome {
+            self.handle_epoch(now, reply.epoch());
+        }
         match outcome {
-            Outcome::Reply(StoreReply::Done { admitted, now: reading, operations }) => {
+            Outcome::Reply(StoreReply::Done { admitted, now: reading, operations, .. }) => {
                 self.clock.with(|clock| {
                     clock.handle_store(ticket.asked_at, now, reading);
                     if ticket.purpose == Purpose::Charge {
@@ -132,7 +135,7 @@ impl<G: Guarding> Engine<G> {
                 let limits = self.with_views(now, &ticket, verdicts.collect());
                 Completion::Decided(plan::decision(admitted, limits, None))
             }
-            Outcome::Reply(StoreReply::Relabel { now: reading, newest }) => {
+            Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {
                 self.learn_labels(now, &ticket, reading, &newest);
                 if ticket.relabelled {
                     let why = Reason::StoreUnavailable;
@@ -261,7 +264,7 @@ impl<G: Guarding> Engine<G> {
         uses
     }
 
-    fn holds(&self, invariant: Invariant, condition: bool) -> bool {
+    pub(super) fn holds(&self, invariant: Invariant, condition: bool) -> bool {
         if !condition {
             assert!(!self.settings.strict_invariants, "{invariant} is broken");
             self.upkeep.with(|upkeep| *upkeep.broken.entry(invariant).or_default() += 1);

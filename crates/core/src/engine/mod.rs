@@ -1,7 +1,7 @@
 //! The engine: everything that decides and replicates, as one state machine without IO.
 
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
-use core::mem;
+use core::{mem, sync::atomic::AtomicU64};
 
 use rand::Rng;
 
@@ -18,9 +18,12 @@ use crate::{
     wire::FrameError,
 };
 
+pub use heal::{HealStatus, HealTicket};
+
 #[cfg(test)]
 mod clock_tests;
 mod decide;
+mod heal;
 #[cfg(test)]
 mod tests;
 
@@ -141,7 +144,8 @@ pub struct Stats {
 ///   once, by whoever owns the store call and not by a future that may be dropped;
 /// - *inputs* `handle_*`: what the network and the timer bring;
 /// - *outputs*: [`poll_frame`](Self::poll_frame) until `None`, then sleep until
-///   [`next_deadline`](Self::next_deadline) or the next input; calling too early is harmless;
+///   [`next_deadline`](Self::next_deadline) or the next input; calling too early is harmless. In the same
+///   way [`poll_heal`](Self::poll_heal) and [`next_heal`](Self::next_heal), for who asks the store;
 /// - *getters*.
 ///
 /// Every method takes `now`, which must not run backwards by more than threads racing each other make it.
@@ -154,6 +158,9 @@ pub struct Engine<G: Guarding> {
     /// What the request path needs of the exchange, so that it never waits for a merge.
     views: G::Of<Views>,
     upkeep: G::Of<Upkeep>,
+    heal: G::Of<heal::Heal>,
+    /// The newest epoch of the store, 0 before the first: read by every check without a guard.
+    epoch: AtomicU64,
 }
 
 /// What is known of how fresh the other regions' counts are.
@@ -239,6 +246,8 @@ impl<G: Guarding> Engine<G> {
                 broken: BTreeMap::new(),
                 relabelled: 0,
             }),
+            heal: Guard::new(heal::Heal::default()),
+            epoch: AtomicU64::new(0),
             settings,
         }
     }

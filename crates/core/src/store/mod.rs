@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::{
-    ids::Key,
+    ids::{Key, StoreEpoch},
     time::{Label, StoreTime},
 };
 
@@ -58,6 +58,9 @@ pub enum Action {
     },
     /// Look only.
     Peek,
+    /// Lift the record to the floor only. Where the label does not fit the store's clock, or the record
+    /// has moved on, it is left out and the rest of the command is carried out.
+    Heal,
 }
 
 /// One operation on one key, within a command.
@@ -93,7 +96,7 @@ pub struct StoreCommand {
 /// What became of one operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OperationReply {
-    /// Whether this limit by itself had room.
+    /// Whether this limit by itself had room; of a healing operation, whether it was carried out.
     pub passes: bool,
     /// The record's counts of the operation's label after the step.
     pub counts: Counts,
@@ -108,6 +111,8 @@ pub enum StoreReply {
         admitted: bool,
         /// The store's clock at the step.
         now: StoreTime,
+        /// Which of its histories the store was in.
+        epoch: StoreEpoch,
         /// One for each operation, in order.
         operations: Vec<OperationReply>,
     },
@@ -116,7 +121,18 @@ pub enum StoreReply {
     Relabel {
         /// The store's clock at the step.
         now: StoreTime,
+        /// Which of its histories the store was in.
+        epoch: StoreEpoch,
         /// The newest label of each operation's record, in order; 0 where there is none.
         newest: Vec<Label>,
     },
+}
+
+impl StoreReply {
+    /// Which of its histories the store was in.
+    pub const fn epoch(&self) -> StoreEpoch {
+        match self {
+            Self::Done { epoch, .. } | Self::Relabel { epoch, .. } => *epoch,
+        }
+    }
 }

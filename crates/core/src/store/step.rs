@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use super::{Action, Counts, Operation, OperationReply, StoreCommand, StoreReply};
 use crate::{
-    ids::Key,
+    ids::{Key, StoreEpoch},
     time::{Label, StoreTime},
 };
 
@@ -53,8 +53,11 @@ impl Record {
 pub trait Records {
     /// The record of `key`, unless it has expired at `now`.
     fn get(&self, key: &Key, now: StoreTime) -> Option<Record>;
-    /// Whether `more` keys that are not there yet would fit.
-    fn has_room(&self, more: usize) -> bool;
+    /// Which history these records belong to.
+    fn epoch(&self) -> StoreEpoch;
+    /// Whether `more` keys that are not there yet fit, after forgetting some of what has expired at
+    /// `now` if they would not.
+    fn make_room(&mut self, more: usize, now: StoreTime) -> bool;
     /// Writes the record of `key`.
     fn put(&mut self, key: &Key, record: Record);
 }
@@ -84,12 +87,18 @@ pub fn step<R: Records>(
     command: &StoreCommand,
     now: StoreTime,
 ) -> Result<StoreReply, TableFull> {
+    let epoch = records.epoch();
     let mut drafts: Vec<Draft> = Vec::with_capacity(command.operations.len());
     let mut replies = Vec::with_capacity(command.operations.len());
     let mut admitted = true;
 
     for operation in &command.operations {
         let Some(draft) = draft_for(&mut drafts, records, operation, now) else {
+            if operation.action == Action::Heal {
+                // What nobody can ask for any more needs no healing.
+                replies.push(OperationReply { passes: false, counts: Counts::default() });
+                continue;
+            }
             return Ok(relabel(records, command, now));
         };
         draft.lifted.expires = draft.lifted.expires.max(operation.expires);
@@ -100,7 +109,7 @@ pub fn step<R: Records>(
         *charged = charged.max(operation.floor);
 
         let passes = match operation.action {
-            Action::Peek => true,
+            Action::Peek | Action::Heal => true,
             Action::Charge { cost } => {
                 let fits = charged.net().saturating_add(cost) <= operation.ceiling;
                 if fits {
@@ -113,9 +122,9 @@ pub fn step<R: Records>(
         replies.push(OperationReply { passes, counts: Counts::default() });
     }
 
-    let charges = command.operations.iter().any(|o| !matches!(o.action, Action::Peek));
+    let writes = command.operations.iter().any(|o| o.action != Action::Peek);
     let fresh = drafts.iter().filter(|draft| draft.found.is_none()).count();
-    if charges && fresh > 0 && !records.has_room(fresh) {
+    if writes && fresh > 0 && !records.make_room(fresh, now) {
         return Err(TableFull);
     }
     for draft in &mut drafts {
@@ -126,22 +135,26 @@ pub fn step<R: Records>(
             Some(found) => outcome == found,
             None => outcome.current == Counts::default() && outcome.previous == Counts::default(),
         };
-        if charges && !nothing_new {
+        if writes && !nothing_new {
             records.put(&draft.key, outcome);
         }
     }
     for (operation, reply) in command.operations.iter().zip(&mut replies) {
+        if operation.action == Action::Heal && !reply.passes {
+            continue;
+        }
         let draft = drafts.iter_mut().find(|draft| draft.key == operation.key);
         reply.counts = draft.map(|d| *d.lifted.counts_of(operation.label)).unwrap_or_default();
     }
-    Ok(StoreReply::Done { admitted, now, operations: replies })
+    Ok(StoreReply::Done { admitted, now, epoch, operations: replies })
 }
 
 /// The answer to labels that do not fit: it says how far the records are, so that a node whose clock is
 /// behind its region's need not ask twice.
 fn relabel<R: Records>(records: &R, command: &StoreCommand, now: StoreTime) -> StoreReply {
     let newest = |o: &Operation| records.get(&o.key, now).map_or(Label(0), |record| record.label);
-    StoreReply::Relabel { now, newest: command.operations.iter().map(newest).collect() }
+    let newest = command.operations.iter().map(newest).collect();
+    StoreReply::Relabel { now, epoch: records.epoch(), newest }
 }
 
 /// The draft of an operation's record, turned to its label; `None` if the label does not fit the

@@ -1,19 +1,30 @@
 //! A regional store in memory: the records of a step, bounded, with exact accounting.
 
+use alloc::vec::Vec;
+
 use hashbrown::HashTable;
 
 use super::{
     StoreCommand, StoreReply,
     step::{Record, Records, TableFull, step},
 };
-use crate::{ids::Key, slab::Slab, time::StoreTime};
+use crate::{
+    ids::{Key, StoreEpoch},
+    slab::Slab,
+    time::StoreTime,
+};
 
-/// A table of records. When it is full it takes no new key, and it never forgets a live one.
+/// Places that a full table looks at for expired records before it refuses a new key.
+const ROOM_SWEEP_PLACES: usize = 256;
+
+/// A table of records. When it is full it forgets what has expired; it takes no new key if that does not
+/// suffice, and never forgets a live one.
 #[derive(Debug)]
 pub struct Table {
     slab: Slab<(Key, Record)>,
     index: HashTable<u32>,
     records_max: usize,
+    epoch: StoreEpoch,
     /// Where the next sweep begins.
     hand: u32,
 }
@@ -24,9 +35,15 @@ pub(crate) fn hash_of(key: &Key) -> u64 {
 }
 
 impl Table {
-    /// An empty table for at most `records_max` records.
-    pub fn new(records_max: usize) -> Self {
-        Self { slab: Slab::new(), index: HashTable::new(), records_max, hand: 0 }
+    /// An empty table for at most `records_max` records. Whoever makes another one in its place gives
+    /// that a larger epoch.
+    pub fn new(records_max: usize, epoch: StoreEpoch) -> Self {
+        Self { slab: Slab::new(), index: HashTable::new(), records_max, epoch, hand: 0 }
+    }
+
+    /// Is of another epoch from now on: of records that were put back in time.
+    pub const fn begin_epoch(&mut self, epoch: StoreEpoch) {
+        self.epoch = epoch;
     }
 
     /// How many records there are, expired ones that no sweep has met included.
@@ -51,6 +68,16 @@ impl Table {
         now: StoreTime,
     ) -> Result<StoreReply, TableFull> {
         step(self, command, now)
+    }
+
+    /// Appends the records in up to `budget` places from `from` on to `out`, expired ones included, and
+    /// says where to go on; `None` at the end. What is written meanwhile may or may not be among them,
+    /// and a key that was forgotten and came back may be there twice.
+    pub fn copy_from(&self, from: u32, budget: u32, out: &mut Vec<(Key, Record)>) -> Option<u32> {
+        let places = self.slab.places();
+        let end = places.min(from.saturating_add(budget));
+        out.extend((from..end).filter_map(|at| self.slab.get(at).copied()));
+        (end < places).then_some(end)
     }
 
     /// Looks at up to `budget` places from where the last sweep ended, and forgets what has expired.
@@ -84,7 +111,14 @@ impl Records for Table {
         (record.expires > now).then_some(*record)
     }
 
-    fn has_room(&self, more: usize) -> bool {
+    fn epoch(&self) -> StoreEpoch {
+        self.epoch
+    }
+
+    fn make_room(&mut self, more: usize, now: StoreTime) -> bool {
+        if self.slab.len() + more > self.records_max {
+            self.sweep(now, ROOM_SWEEP_PLACES);
+        }
         self.slab.len() + more <= self.records_max
     }
 

@@ -67,6 +67,17 @@ pub enum Store {
 pub struct Memory {
     /// Records that it holds at most: 64 to 4,000,000.
     pub records_max: usize,
+    /// Where the records are kept over restarts; `None`: nowhere.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// A file in which the records of the memory store are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The file.
+    pub path: PathBuf,
+    /// How often it is written: 1 s to 1 h.
+    pub every: Duration,
 }
 
 /// A Redis server as regional store.

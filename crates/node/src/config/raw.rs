@@ -43,6 +43,8 @@ pub(super) struct Store {
     pub(super) namespace: Option<Text>,
     pub(super) calls_max: Option<Spanned<u64>>,
     pub(super) records_max: Option<Spanned<u64>>,
+    pub(super) snapshot: Option<Text>,
+    pub(super) snapshot_every: Option<Text>,
     pub(super) breaker: Option<Spanned<Breaker>>,
 }
 

@@ -130,7 +130,7 @@ fn without_a_file_a_node_is_alone_on_its_machine() {
         id: NodeId::new("local", "local-0").expect("names"),
         policies: None,
         listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
-        store: Store::Memory(Memory { records_max: 4_000_000 }),
+        store: Store::Memory(Memory { records_max: 4_000_000, snapshot: None }),
         cluster: None,
         identity: Identity::default(),
     };
@@ -255,6 +255,33 @@ fn http_and_admin_need_an_address_each() {
 }
 
 #[test]
+fn the_memory_store_may_have_a_snapshot() {
+    let snapshot = |text: &str| match parse(&format!("[store]\n{text}")).expect("right").store {
+        Store::Memory(memory) => memory.snapshot,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(snapshot("kind = \"memory\""), None);
+    for (more, secs) in [("", 10), ("\nsnapshot_every = \"1m\"", 60)] {
+        let found = snapshot(&format!("snapshot = \"/var/counts\"{more}"));
+        let every = Duration::from_secs(secs);
+        assert_eq!(found, Some(Snapshot { path: "/var/counts".into(), every }));
+    }
+
+    let wrong = |text: &str| problem(&format!("[store]\n{text}"));
+    assert!(wrong("snapshot_every = \"1m\"").contains("there is no snapshot"));
+    assert!(wrong("snapshot = \"\"").contains("write the path of a file"));
+    for bad in ["500ms", "2h"] {
+        let text = format!("snapshot = \"x\"\nsnapshot_every = \"{bad}\"");
+        assert!(wrong(&text).contains("is not within 1s to 3600s"), "{}", wrong(&text));
+    }
+    let redis = "kind = \"redis\"\nurl = \"redis://localhost/0\"";
+    for setting in ["snapshot = \"x\"", "snapshot_every = \"1m\""] {
+        let problem = wrong(&format!("{redis}\n{setting}"));
+        assert!(problem.contains("only the memory store has snapshots"), "{problem}");
+    }
+}
+
+#[test]
 fn the_memory_store_has_no_settings() {
     for setting in ["url = \"redis://x\"", "timeout = \"1s\"", "namespace = \"x\""] {
         for kind in ["", "kind = \"memory\"\n"] {
@@ -285,7 +312,7 @@ fn each_store_has_bounds_of_its_own() {
         assert!(problem.starts_with(wanted), "{problem}");
     }
     let memory = parse("[store]\nrecords_max = 64").expect("right").store;
-    assert_eq!(memory, Store::Memory(Memory { records_max: 64 }));
+    assert_eq!(memory, Store::Memory(Memory { records_max: 64, snapshot: None }));
 }
 
 #[test]

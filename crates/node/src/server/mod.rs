@@ -26,12 +26,13 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{GuardSettings, MemoryStore, RedisSettings, RedisStore, Store, StoreGuard},
+    store::{GuardSettings, RedisSettings, RedisStore, Store, StoreGuard},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
 
 use peers::Peers;
+use snapshots::Snapshots;
 use view::View;
 
 pub use policies::{PolicyFileError, read_policies};
@@ -39,9 +40,11 @@ pub use wan::{Wan, WanError};
 
 mod clocks;
 mod file_watch;
+mod heal;
 mod peers;
 mod policies;
 mod readiness;
+mod snapshots;
 mod view;
 mod wan;
 
@@ -125,7 +128,8 @@ impl Server {
         let clock = Clock::start();
         let boot = Boot(Clock::boot_number(rand::random()));
         let session = Session { id: config.id.clone(), boot };
-        let store = Arc::new(store(&config, clock)?);
+        let (store, kept_secret) = store(&config, clock)?;
+        let store = Arc::new(store);
         let metrics = Arc::new(Metrics::new());
 
         let mut settings = Settings::new(session.clone());
@@ -143,8 +147,10 @@ impl Server {
             Engine::new(settings, clock.now(), clock.cluster_guess(), random);
         let engine = Arc::new(engine);
 
-        // Without a cluster nobody else needs to know the secret; Redis keeps it over restarts.
-        let secret = config.cluster.as_ref().map_or_else(|| Secret(rand::random()), |c| c.secret);
+        // Without a cluster nobody else needs to know the secret; Redis keeps it over restarts, and so does
+        // a snapshot.
+        let configured = config.cluster.as_ref().map(|cluster| cluster.secret);
+        let secret = configured.or(kept_secret).unwrap_or_else(|| Secret(rand::random()));
         let limiter = Limiter::new(
             Arc::clone(&engine),
             Arc::clone(&store),
@@ -186,6 +192,7 @@ impl Server {
             clock,
             network: peers.network(),
             faults,
+            snapshots: Snapshots::new(&config),
             draining: watch::Sender::new(false),
             secret_agreed: watch::Sender::new(config.cluster.is_some()),
         });
@@ -229,7 +236,17 @@ impl Server {
         let http = tokio::spawn(api::serve(http, api, until(http_stopped)));
         let admin =
             tokio::spawn(api::serve_admin(admin, view.clone(), until(rest_stopped.clone())));
-        let upkeep = readiness::upkeep(&limiter, &store, &view, &config, clock);
+        let upkeep = async {
+            tokio::join!(
+                readiness::upkeep(&limiter, &store, &view, &config, clock),
+                heal::keep_healed(&view.engine, &store, &limiter, clock),
+                async {
+                    if let Some(snapshots) = &view.snapshots {
+                        snapshots.keep_writing(&limiter, &store).await;
+                    }
+                },
+            );
+        };
         let exchange = peers.run(until(rest_stopped));
         let reload = policies::keep_reloading(reload, &config, &limiter, &view);
 
@@ -257,6 +274,9 @@ impl Server {
         }
         stop_rest.send_replace(true);
         exchange.await;
+        if let Some(snapshots) = &view.snapshots {
+            snapshots.write_last(&limiter, &store).await;
+        }
         info!("stopped");
         Ok(())
     }
@@ -289,18 +309,23 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
     fs::read(path).map_err(|source| ServerError::File { field, path: path.into(), source })
 }
 
-fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
-    Ok(match &config.store {
-        config::Store::Memory(memory) => Store::Memory(MemoryStore::new(memory.records_max, clock)),
-        config::Store::Redis(redis) => Store::Redis(Box::new(
-            RedisStore::new(RedisSettings {
-                url: redis.url.secret().to_owned(),
-                timeout: redis.timeout,
-                namespace: redis.namespace.clone(),
-            })
-            .map_err(ServerError::Store)?,
-        )),
-    })
+/// The regional store, and the secret that its records were kept under, if it knows.
+fn store(config: &Config, clock: Clock) -> Result<(Store, Option<Secret>), ServerError> {
+    let redis = match &config.store {
+        config::Store::Memory(memory) => {
+            let cluster = config.cluster.as_ref().map(|cluster| cluster.secret);
+            let (store, secret) = snapshots::memory_store(memory, cluster, clock)?;
+            return Ok((Store::Memory(store), secret));
+        }
+        config::Store::Redis(redis) => redis,
+    };
+    let settings = RedisSettings {
+        url: redis.url.secret().to_owned(),
+        timeout: redis.timeout,
+        namespace: redis.namespace.clone(),
+    };
+    let store = RedisStore::new(settings).map_err(ServerError::Store)?;
+    Ok((Store::Redis(Box::new(store)), None))
 }
 
 /// What stands before a store that may fail or be slow.

@@ -11,7 +11,7 @@ use tidegate_core::{
 };
 use tokio::sync::watch;
 
-use super::peers::Network;
+use super::{peers::Network, snapshots::Snapshots};
 use crate::{
     api::{
         Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
@@ -22,8 +22,10 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::Member,
-    store::{GuardState, Store},
-    telemetry::{ClockSample, GuardSample, Metrics, NodeSample, OverSample, PeerSample, Traffic},
+    store::{GuardState, Store, StoreError},
+    telemetry::{
+        ClockSample, GuardSample, Metrics, NodeSample, OverSample, PeerSample, StoreSample, Traffic,
+    },
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
@@ -39,6 +41,7 @@ pub(super) struct View {
     pub(super) clock: Clock,
     pub(super) network: Arc<Network>,
     pub(super) faults: Option<Arc<Faults>>,
+    pub(super) snapshots: Option<Arc<Snapshots>>,
     pub(super) draining: watch::Sender<bool>,
     pub(super) secret_agreed: watch::Sender<bool>,
 }
@@ -174,6 +177,7 @@ impl View {
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             over: self.over(&stats),
             repair: stats.exchange.repair,
+            store: self.store_sample(),
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
             guard: self.limiter.guard_state().map(guard_sample),
@@ -199,6 +203,18 @@ impl View {
             }
         };
         global.map(sample).collect()
+    }
+
+    fn store_sample(&self) -> StoreSample {
+        let heal = self.engine.heal_status();
+        StoreSample {
+            epoch: heal.epoch.map(|epoch| epoch.0),
+            epochs: heal.epochs,
+            old_answers: heal.old_answers,
+            healed: heal.healed,
+            may_evict: self.store.may_evict(),
+            snapshots: self.snapshots.as_ref().map_or([0; 2], |keeper| keeper.counted()),
+        }
     }
 
     fn store_bytes(&self) -> u64 {
@@ -235,7 +251,10 @@ impl Admin for View {
         let draining = *self.draining.borrow();
         let mut reasons = Vec::new();
         if !reachable {
-            reasons.push("the store cannot be reached: see `store.url`".to_owned());
+            reasons.push(match self.store.trouble() {
+                Some(refused @ StoreError::Refused(_)) => refused.to_string(),
+                _ => "the store cannot be reached: see `store.url`".to_owned(),
+            });
         } else if store == "open" {
             let why = "the store fails or is slow, and is not asked for a while: see the log";
             reasons.push(why.to_owned());

@@ -199,7 +199,7 @@ impl fmt::Debug for StoreGuard {
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
-    use tidegate_core::time::StoreTime;
+    use tidegate_core::{ids::StoreEpoch, time::StoreTime};
 
     use super::*;
 
@@ -247,7 +247,8 @@ mod tests {
             (Permit::new(Arc::clone(&guard), probe), guard)
         };
         let said = String::new;
-        let relabel = StoreReply::Relabel { now: StoreTime(0), newest: Vec::new() };
+        let relabel =
+            StoreReply::Relabel { now: StoreTime(0), epoch: StoreEpoch(1), newest: Vec::new() };
         for (answer, closes) in [
             (Ok(relabel), true),
             (Err(StoreError::Record(said())), true),

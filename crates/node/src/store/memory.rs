@@ -1,10 +1,11 @@
 //! The embedded store: the core's tables behind sharded locks.
 //!
-//! When it is full it takes no new key and never forgets a live one.
+//! When it is full it takes no new key and never forgets a live one. It is of one epoch for as long as the
+//! process runs.
 
 use parking_lot::{Mutex, MutexGuard};
 use tidegate_core::{
-    ids::Key,
+    ids::{Key, StoreEpoch},
     store::{Record, Records, StoreCommand, StoreReply, Table, TableFull, step},
     time::StoreTime,
 };
@@ -16,27 +17,46 @@ use crate::clock::Clock;
 const SHARDS: usize = 64;
 /// Places that one call of [`MemoryStore::sweep`] looks at, per shard.
 const SWEEP_PLACES: usize = 2_048;
+/// Places that are copied for a snapshot under one lock.
+const COPY_PLACES: u32 = 2_048;
 
 /// Records in this process' memory. Its clock is the process' own, steady one.
 #[derive(Debug)]
 pub struct MemoryStore {
     shards: Box<[Mutex<Table>]>,
     clock: Clock,
+    epoch: StoreEpoch,
 }
 
 /// The shards that one command needs, locked in ascending order so that two commands cannot wait for
 /// each other.
-struct Locked<'a>(Vec<(usize, MutexGuard<'a, Table>)>);
+struct Locked<'a> {
+    tables: Vec<(usize, MutexGuard<'a, Table>)>,
+    epoch: StoreEpoch,
+}
 
 fn shard_of(key: &Key) -> usize {
     (key.caller.0[1] >> 32) as usize % SHARDS
 }
 
 impl MemoryStore {
-    /// An empty store for at most `records_max` records.
+    /// An empty store for at most `records_max` records. Its epoch is the time of its making.
     pub fn new(records_max: usize, clock: Clock) -> Self {
+        Self::after(None, records_max, clock)
+    }
+
+    /// An empty store whose epoch comes after that of another one.
+    pub(super) fn after(before: Option<StoreEpoch>, records_max: usize, clock: Clock) -> Self {
+        let least = before.map_or(0, |before| before.0 + 1);
+        let epoch = StoreEpoch(clock.steady().0.max(least));
         let per_shard = records_max.div_ceil(SHARDS);
-        Self { shards: (0..SHARDS).map(|_| Mutex::new(Table::new(per_shard))).collect(), clock }
+        let shards = (0..SHARDS).map(|_| Mutex::new(Table::new(per_shard, epoch))).collect();
+        Self { shards, clock, epoch }
+    }
+
+    /// Which history its records are of.
+    pub const fn epoch(&self) -> StoreEpoch {
+        self.epoch
     }
 
     /// Carries out one command.
@@ -52,7 +72,7 @@ impl MemoryStore {
         needed.sort_unstable();
         needed.dedup();
         let locked = needed.into_iter().map(|at| (at, self.shards[at].lock()));
-        self.apply_in(&mut Locked(locked.collect()), command)
+        self.apply_in(&mut Locked { tables: locked.collect(), epoch: self.epoch }, command)
     }
 
     /// The clock is read under the lock, so that the records of a key see it run forward.
@@ -62,6 +82,42 @@ impl MemoryStore {
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
         step(records, command, self.clock.steady()).map_err(|TableFull| StoreError::Full)
+    }
+
+    /// Shows every live record to `show`, a few at a time, so that checks go on meanwhile: each is as it
+    /// was at some instant of the walk. Of a key that was forgotten and came back there may be two.
+    pub(super) fn copy<E>(
+        &self,
+        mut show: impl FnMut(&Key, &Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut copied = Vec::with_capacity(COPY_PLACES as usize);
+        for shard in &self.shards {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                from = shard.lock().copy_from(place, COPY_PLACES, &mut copied);
+                let now = self.clock.steady();
+                for (key, record) in copied.drain(..).filter(|(_, record)| record.expires > now) {
+                    show(&key, &record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a record that was shown by another store, unless it has expired or a newer one of its key is
+    /// here. Returns whether there was room for it.
+    pub(super) fn restore(&self, key: &Key, record: Record) -> bool {
+        let now = self.clock.steady();
+        let mut table = self.shards[shard_of(key)].lock();
+        let here = table.get(key, now);
+        if record.expires <= now || here.is_some_and(|here| here.label >= record.label) {
+            return true;
+        }
+        let has_room = here.is_some() || table.make_room(1, now);
+        if has_room {
+            table.put(key, record);
+        }
+        has_room
     }
 
     /// Forgets some of what has expired; call every 100 ms or so.
@@ -85,7 +141,7 @@ impl MemoryStore {
 impl Locked<'_> {
     fn table(&self, key: &Key) -> Option<&Table> {
         let shard = shard_of(key);
-        self.0.iter().find(|(at, _)| *at == shard).map(|(_, table)| &**table)
+        self.tables.iter().find(|(at, _)| *at == shard).map(|(_, table)| &**table)
     }
 }
 
@@ -94,14 +150,18 @@ impl Records for Locked<'_> {
         self.table(key)?.get(key, now)
     }
 
+    fn epoch(&self) -> StoreEpoch {
+        self.epoch
+    }
+
     /// Whether every shard concerned has room for all of them: stricter than need be, when almost full.
-    fn has_room(&self, more: usize) -> bool {
-        self.0.iter().all(|(_, table)| table.has_room(more))
+    fn make_room(&mut self, more: usize, now: StoreTime) -> bool {
+        self.tables.iter_mut().all(|(_, table)| table.make_room(more, now))
     }
 
     fn put(&mut self, key: &Key, record: Record) {
         let shard = shard_of(key);
-        if let Some((_, table)) = self.0.iter_mut().find(|(at, _)| *at == shard) {
+        if let Some((_, table)) = self.tables.iter_mut().find(|(at, _)| *at == shard) {
             table.put(key, record);
         }
     }

@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use tidegate_core::store::{StoreCommand, StoreReply};
+use tidegate_core::{
+    ids::StoreEpoch,
+    store::{StoreCommand, StoreReply},
+};
 
 pub use complaints::Complaints;
 pub use guarded::{GuardSettings, GuardState, Permit, StoreGuard};
@@ -16,6 +19,7 @@ mod complaints;
 mod guarded;
 mod memory;
 mod redis;
+pub mod snapshot;
 
 /// Why a store did not answer, and whether the step may have been carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +97,30 @@ impl Store {
         match self {
             Self::Memory(memory) => memory.apply(command),
             Self::Redis(redis) => redis.apply(command).await,
+        }
+    }
+
+    /// The epoch that it was last seen in; `None` if it was never reached.
+    pub fn epoch(&self) -> Option<StoreEpoch> {
+        match self {
+            Self::Memory(memory) => Some(memory.epoch()),
+            Self::Redis(redis) => redis.epoch(),
+        }
+    }
+
+    /// Why it cannot be asked at the moment, if its last probe failed.
+    pub fn trouble(&self) -> Option<StoreError> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => redis.trouble(),
+        }
+    }
+
+    /// Whether it may forget records for want of memory.
+    pub fn may_evict(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::Redis(redis) => redis.may_evict(),
         }
     }
 

@@ -5,38 +5,29 @@
 //! [`StoreError::Timeout`] or [`StoreError::Broken`], and its caller decides.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    Client, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value,
+    aio::{ConnectionLike, ConnectionManager},
     io::tcp::TcpSettings,
 };
 use tidegate_core::{
-    ids::{Key, Secret},
+    ids::{Key, Secret, StoreEpoch},
     store::{Action, COUNT_MAX, Counts, OperationReply, StoreCommand, StoreReply},
     time::{Label, StoreTime},
 };
 use tokio::time;
-use tracing::{info, warn};
 
 use super::StoreError;
+use probe::PROBE_TIMEOUT;
+
+mod probe;
 
 const SCRIPT: &str = include_str!("step.lua");
-
-/// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
-/// How long a connection or a probe may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the client library tries to connect again by itself, within about a second; after that
-/// the next probe begins afresh.
-const RECONNECTS: usize = 4;
 
 /// Where Redis is, and how it is used.
 #[derive(Debug, Clone)]
@@ -56,8 +47,18 @@ pub struct RedisStore {
     /// Absent until the first connection, and after a probe that failed.
     manager: ArcSwapOption<ConnectionManager>,
     reachable: AtomicBool,
+    /// Why the last probe failed.
+    trouble: ArcSwapOption<StoreError>,
+    /// The server's own name of its history, as last seen on this connection; the script asks the server
+    /// where it is not known.
+    history: ArcSwapOption<String>,
+    /// The epoch that the last probe found, 0 before the first.
+    epoch: AtomicU64,
+    evicts: AtomicBool,
     /// Hex of the script's SHA-1, by which it is called.
     hash: String,
+    /// The key of the marker.
+    marker: String,
 }
 
 impl RedisStore {
@@ -71,11 +72,17 @@ impl RedisStore {
         let info = client.get_connection_info().clone();
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = Client::open(info).map_err(|e| e.to_string())?;
+        let marker = marker_name(&settings.namespace);
         Ok(Self {
             settings,
+            marker,
             client,
             manager: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
+            trouble: ArcSwapOption::empty(),
+            history: ArcSwapOption::empty(),
+            epoch: AtomicU64::new(0),
+            evicts: AtomicBool::new(false),
             hash: redis::Script::new(SCRIPT).get_hash().to_owned(),
         })
     }
@@ -83,72 +90,6 @@ impl RedisStore {
     /// Whether the last probe was answered.
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
-    }
-
-    /// Connects, and from then on watches whether Redis lives. Never returns; drop it to stop.
-    pub async fn keep_connected(&self) {
-        let mut every = time::interval(PROBE_EVERY);
-        every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut told_down = false;
-        loop {
-            every.tick().await;
-            let probe = time::timeout(PROBE_TIMEOUT, self.probe()).await;
-            let answer = probe.unwrap_or_else(|_| Err("no answer within a second".into()));
-            let is_up = answer.is_ok();
-            if !is_up {
-                // A connection may be dead without a word, and be so for as long as TCP is patient:
-                // the next probe makes another one.
-                self.manager.store(None);
-            }
-            let was_up = self.reachable.swap(is_up, Ordering::Relaxed);
-            match answer {
-                Ok(()) if !was_up => {
-                    told_down = false;
-                    info!(namespace = %self.settings.namespace, "redis is reachable");
-                }
-                Err(reason) if was_up || !told_down => {
-                    told_down = true;
-                    warn!(%reason, "redis cannot be reached; checks are answered by on_store_failure");
-                }
-                _ => {}
-            }
-        }
-    }
-
-    async fn probe(&self) -> Result<(), String> {
-        let manager = match self.manager.load_full() {
-            Some(manager) => manager,
-            None => {
-                let manager = self.connect().await.map_err(|e| e.to_string())?;
-                let manager = Arc::new(manager);
-                self.manager.store(Some(Arc::clone(&manager)));
-                manager
-            }
-        };
-        let mut connection = (*manager).clone();
-        let pong = redis::cmd("PING").query_async::<Value>(&mut connection).await;
-        pong.map(drop).map_err(|e| e.to_string())
-    }
-
-    async fn connect(&self) -> Result<ConnectionManager, RedisError> {
-        // A plain connection first: it fails at once and says why, where the manager would try again.
-        let timeouts = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PROBE_TIMEOUT))
-            .set_response_timeout(Some(PROBE_TIMEOUT));
-        let first = self.client.get_multiplexed_async_connection_with_config(&timeouts);
-        self.load_script(&mut first.await?).await?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(PROBE_TIMEOUT))
-            // Calls have a deadline of their own; this one only cleans up behind a dropped call.
-            .set_response_timeout(Some(PROBE_TIMEOUT.max(self.settings.timeout)))
-            .set_min_delay(Duration::from_millis(50))
-            .set_max_delay(PROBE_EVERY)
-            .set_number_of_retries(RECONNECTS);
-        ConnectionManager::new_with_config(self.client.clone(), config).await
-    }
-
-    async fn load_script(&self, connection: &mut impl ConnectionLike) -> Result<(), RedisError> {
-        redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async::<()>(connection).await
     }
 
     /// The secret that this region's records are kept under: `ours`, unless an earlier node left one.
@@ -174,25 +115,44 @@ impl RedisStore {
     /// [`StoreGuard`](super::StoreGuard).
     pub async fn apply(&self, command: &StoreCommand) -> Result<StoreReply, StoreError> {
         if !self.is_reachable() {
-            return Err(StoreError::Unreachable);
+            return Err(self.unusable());
         }
         let manager = self.manager.load_full().ok_or(StoreError::Unreachable)?;
         let mut connection = (*manager).clone();
-        let call = async {
-            let packed = self.call(command);
-            match packed.query_async::<Value>(&mut connection).await {
-                // A restarted Redis has forgotten the script, and has not run it.
-                Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    self.load_script(&mut connection).await?;
-                    packed.query_async::<Value>(&mut connection).await
-                }
-                other => other,
-            }
-        };
+        let call = self.apply_on(&mut connection, command);
         let answer = time::timeout(self.settings.timeout, call).await;
-        let value =
-            answer.map_err(|_| StoreError::Timeout)?.map_err(|e| StoreError::from_redis(&e))?;
-        read_reply(value, command.operations.len())
+        let reply = answer.unwrap_or(Err(StoreError::Timeout));
+        if matches!(reply, Err(StoreError::Broken(_))) {
+            // The client library connects again by itself, perhaps to another server behind the same
+            // address: until the next probe the script finds out whose history it is.
+            self.history.store(None);
+        }
+        reply
+    }
+
+    async fn apply_on(
+        &self,
+        connection: &mut impl ConnectionLike,
+        command: &StoreCommand,
+    ) -> Result<StoreReply, StoreError> {
+        let packed = self.call(command);
+        let answer = match packed.query_async::<Value>(connection).await {
+            // A restarted Redis has forgotten the script, and has not run it.
+            Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                match self.load_script(connection).await {
+                    Ok(()) => packed.query_async::<Value>(connection).await,
+                    Err(e) => Err(e),
+                }
+            }
+            other => other,
+        };
+        read_reply(answer.map_err(|e| StoreError::from_redis(&e))?, command.operations.len())
+    }
+
+    /// What a call is told while the last probe has failed: what Redis refused, or that it is not there.
+    fn unusable(&self) -> StoreError {
+        let refused = self.trouble().filter(|trouble| matches!(trouble, StoreError::Refused(_)));
+        refused.unwrap_or(StoreError::Unreachable)
     }
 
     fn call(&self, command: &StoreCommand) -> redis::Cmd {
@@ -206,17 +166,24 @@ impl RedisStore {
             }));
         }
         let mut call = redis::cmd("EVALSHA");
-        call.arg(&self.hash).arg(keys.len());
+        call.arg(&self.hash).arg(keys.len() + 1).arg(&self.marker);
         for key in &keys {
             call.arg(record_name(&self.settings.namespace, key));
         }
+        match self.history.load().as_deref() {
+            Some(history) => call.arg(history),
+            None => call.arg(""),
+        };
         for (place, operation) in places.into_iter().zip(&command.operations) {
-            let cost = match operation.action {
-                Action::Charge { cost } => cost,
-                Action::Peek => 0,
+            let (action, cost) = match operation.action {
+                Action::Peek => (0, 0),
+                Action::Charge { cost } => (1, cost),
+                Action::Heal => (2, 0),
             };
             let numbers = [
-                place as u64 + 1,
+                // The marker is the first of the keys, and Lua counts from one.
+                place as u64 + 2,
+                action,
                 cost,
                 operation.label.0,
                 operation.not_before.0,
@@ -242,9 +209,29 @@ fn record_name(namespace: &str, key: &Key) -> String {
 }
 
 /// What Redis or the script says when a record cannot be used: its key holds something else. Older
-/// servers put these words behind others of their own.
-const OF_ONE_RECORD: [&str; 4] =
-    ["WRONGTYPE", "TIDEGATE record", "Bad data format in input", "bytes in input"];
+/// servers put these words behind others of their own, and the client library sets the first word apart.
+const OF_ONE_RECORD: [&str; 5] = [
+    "WRONGTYPE",
+    "TIDEGATE record",
+    "\"TIDEGATE\": record",
+    "Bad data format in input",
+    "bytes in input",
+];
+
+/// The key of the marker: which history the records are of. All records of a server are one bucket, of
+/// number 0. Where buckets lie on several servers, each has its marker, and their number is the hash tag of
+/// marker and records.
+fn marker_name(namespace: &str) -> String {
+    format!("{namespace}:{{0}}epoch")
+}
+
+/// Whether Redis refused for want of a right, to the caller or to the script.
+fn is_for_want_of_rights(error: &RedisError) -> bool {
+    let said = error.to_string();
+    // What servers of version 6, and of later ones, say of scripts.
+    let of_scripts = ["ACL failure in script", "The user executing the script can't"];
+    error.code() == Some("NOPERM") || of_scripts.iter().any(|words| said.contains(words))
+}
 
 impl StoreError {
     fn from_redis(error: &RedisError) -> Self {
@@ -256,6 +243,9 @@ impl StoreError {
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
                 Self::Unreadable(error.to_string())
             }
+            _ if is_for_want_of_rights(error) => Self::Refused(format!(
+                "the user of `store.url` lacks a right, see its ACL: {error}"
+            )),
             // The script reads everything before its first write, so that an error means that nothing
             // was written; the others are found before anything is sent.
             _ => {
@@ -271,11 +261,12 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
     let unreadable = |why: String| StoreError::Unreadable(why);
     let numbers = Vec::<u64>::from_redis_value(value).map_err(|e| unreadable(e.to_string()))?;
     match *numbers {
-        [2, now, ref labels @ ..] if labels.len() == operations => Ok(StoreReply::Relabel {
+        [2, now, epoch, ref labels @ ..] if labels.len() == operations => Ok(StoreReply::Relabel {
             now: StoreTime(now),
+            epoch: StoreEpoch(epoch),
             newest: labels.iter().copied().map(Label).collect(),
         }),
-        [admitted @ (0 | 1), now, ref rest @ ..] if rest.len() == operations * 3 => {
+        [admitted @ (0 | 1), now, epoch, ref rest @ ..] if rest.len() == operations * 3 => {
             let reply = |three: &[u64]| OperationReply {
                 passes: three[0] == 1,
                 counts: Counts { used: three[1], refunded: three[2] },
@@ -283,6 +274,7 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
             Ok(StoreReply::Done {
                 admitted: admitted == 1,
                 now: StoreTime(now),
+                epoch: StoreEpoch(epoch),
                 operations: rest.chunks_exact(3).map(reply).collect(),
             })
         }

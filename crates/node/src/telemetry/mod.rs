@@ -2,7 +2,9 @@
 
 pub use logs::{BadLogFilter, LogFormat, init_logs};
 pub use metrics::{Metrics, ReloadResult};
-pub use sample::{ClockSample, GuardSample, NodeSample, OverSample, PeerSample, Traffic};
+pub use sample::{
+    ClockSample, GuardSample, NodeSample, OverSample, PeerSample, StoreSample, Traffic,
+};
 
 mod logs;
 mod metrics;

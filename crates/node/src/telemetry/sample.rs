@@ -33,6 +33,8 @@ pub struct NodeSample {
     pub over: Vec<OverSample>,
     /// What comparing counts with peers has come to.
     pub repair: RepairStats,
+    /// The regional store.
+    pub store: StoreSample,
     /// Keys that the engine holds.
     pub keys: u64,
     /// What they take, in bytes.
@@ -52,6 +54,23 @@ pub struct GuardSample {
     pub calls: u64,
     /// Calls that may wait for it now.
     pub calls_limit: u64,
+}
+
+/// How the node stands with its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoreSample {
+    /// The newest epoch seen; `None` before the first answer.
+    pub epoch: Option<u64>,
+    /// How often a newer one was met.
+    pub epochs: u64,
+    /// Answers under an older epoch than the newest.
+    pub old_answers: u64,
+    /// Records written into new epochs.
+    pub healed: u64,
+    /// Whether it may forget records for want of memory.
+    pub may_evict: bool,
+    /// Snapshots that were written, and that could not be.
+    pub snapshots: [u64; 2],
 }
 
 /// One peer.
@@ -224,8 +243,47 @@ impl Collector for NodeSample {
                 guard.calls_limit,
             )?;
         }
+        self.store.encode(&mut out)?;
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
+    }
+}
+
+impl StoreSample {
+    fn encode(&self, out: &mut Writer<'_>) -> fmt::Result {
+        if let Some(epoch) = self.epoch {
+            out.gauge(
+                "tidegate_store_epoch",
+                "The store's unbroken history, a number that grows when it may have lost counts",
+                epoch,
+            )?;
+        }
+        out.counter(
+            "tidegate_store_epochs",
+            "Times that the store was found in a new epoch",
+            self.epochs,
+        )?;
+        out.counter(
+            "tidegate_store_old_epoch_answers",
+            "Answers of the store under an older epoch than the newest",
+            self.old_answers,
+        )?;
+        out.counter(
+            "tidegate_healed_records",
+            "Records written into new epochs of the store",
+            self.healed,
+        )?;
+        out.gauge(
+            "tidegate_store_may_evict",
+            "Whether the store may forget counts for want of memory (1) or not (0)",
+            u64::from(self.may_evict),
+        )?;
+        let [written, failed] = self.snapshots;
+        out.counters(
+            "tidegate_store_snapshots",
+            "Snapshots of the memory store",
+            [([("result", "written")], written), ([("result", "failed")], failed)],
+        )
     }
 }
 

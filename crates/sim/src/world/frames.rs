@@ -35,6 +35,7 @@ impl World<'_> {
         {
             self.send(now, node, life.number, &to, &bytes);
         }
+        self.heal(now, node);
         self.schedule_wake(now, node);
     }
 

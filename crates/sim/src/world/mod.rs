@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod frames;
+mod heal;
 mod links;
 mod lives;
 mod requests;

@@ -98,7 +98,7 @@ fn a_peer_whose_table_is_full_still_hears_of_the_keys_it_has() {
     let settings = Settings { shards: 1, cells_max: 64, ..Settings::new(session("us", "us-0", 1)) };
     let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
     world.nodes[1].0 = Engine::new(settings, Mono(0), START, random);
-    world.nodes[0].1 = Table::new(10_000);
+    world.nodes[0].1 = Table::new(10_000, StoreEpoch(1));
     world.connect(0, 1);
     assert!(world.ask(0, "early", 1));
     world.run(200, |_, _| true);

@@ -7,7 +7,7 @@ use tidegate_core::{breaker, time::Span};
 
 use super::Resolver;
 use crate::config::{
-    Memory, Redis, RedisUrl, Store,
+    Memory, Redis, RedisUrl, Snapshot, Store,
     raw::{self, Text},
 };
 
@@ -17,6 +17,8 @@ const CALLS_MAX: u32 = 8_192;
 const CALLS_MAX_RANGE: RangeInclusive<u32> = 1..=65_536;
 const RECORDS_MAX: usize = 4_000_000;
 const RECORDS_MAX_RANGE: RangeInclusive<usize> = 64..=RECORDS_MAX;
+const SNAPSHOT_EVERY: Span = Span::secs(10);
+const SNAPSHOT_EVERY_RANGE: RangeInclusive<Span> = Span::secs(1)..=Span::secs(3_600);
 const NAMESPACE: &str = "tidegate";
 const NAMESPACE_CHARS_MAX: usize = 32;
 
@@ -33,7 +35,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The memory store, which has one setting.
+    /// The memory store, which has settings of its own only.
     fn memory(&mut self, raw: &raw::Store) -> Option<Store> {
         const REMEDY: &str = "leave it out, or write kind = \"redis\"";
         for (field, text) in [
@@ -55,10 +57,36 @@ impl Resolver<'_> {
         }
         let records = raw.records_max.as_ref();
         let records = self.number("store.records_max", records, RECORDS_MAX, RECORDS_MAX_RANGE);
-        Some(Store::Memory(Memory { records_max: records? }))
+        let every = self.span(
+            "store.snapshot_every",
+            raw.snapshot_every.as_ref(),
+            SNAPSHOT_EVERY,
+            SNAPSHOT_EVERY_RANGE,
+        );
+        let snapshot = match (&raw.snapshot, &raw.snapshot_every) {
+            (Some(path), _) => {
+                let path = self.path("store.snapshot", path);
+                Some(Snapshot { path: path?, every: every? })
+            }
+            (None, Some(every)) => {
+                let message = "there is no snapshot: write snapshot = \"counts.snapshot\" too";
+                return self.refuse("store.snapshot_every", every, message);
+            }
+            (None, None) => None,
+        };
+        Some(Store::Memory(Memory { records_max: records?, snapshot }))
     }
 
     fn redis(&mut self, raw: &raw::Store, kind: Range<usize>) -> Option<Redis> {
+        for (field, text) in
+            [("store.snapshot", &raw.snapshot), ("store.snapshot_every", &raw.snapshot_every)]
+        {
+            if let Some(text) = text {
+                let message =
+                    "only the memory store has snapshots; Redis keeps its own: leave it out";
+                self.refuse::<()>(field, text, message);
+            }
+        }
         let url = match &raw.url {
             Some(text) => self.redis_url(text),
             None => self.missing("store.url", kind, "write url = \"redis://127.0.0.1:6379/0\""),

@@ -7,7 +7,7 @@ use tidegate_core::{
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, GuardSample, OverSample, PeerSample, Traffic};
+use crate::telemetry::{ClockSample, GuardSample, OverSample, PeerSample, StoreSample, Traffic};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -170,6 +170,14 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             possible: 13,
         }],
         repair: RepairStats { compared: 14, differing: 15, repaired: 16 },
+        store: StoreSample {
+            epoch: Some(11),
+            epochs: 2,
+            old_answers: 4,
+            healed: 12,
+            may_evict: true,
+            snapshots: [5, 6],
+        },
         keys: 9,
         memory_bytes: 1024,
         guard: Some(GuardSample { state: 2, opened: vec![("slow", 4)], calls: 5, calls_limit: 6 }),
@@ -204,6 +212,13 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_breaker_opened_total{reason="slow"} 4"#);
     assert_has(&lines, "tidegate_store_calls 5");
     assert_has(&lines, "tidegate_store_calls_limit 6");
+    assert_has(&lines, "tidegate_store_epoch 11");
+    assert_has(&lines, "tidegate_store_epochs_total 2");
+    assert_has(&lines, "tidegate_store_old_epoch_answers_total 4");
+    assert_has(&lines, "tidegate_healed_records_total 12");
+    assert_has(&lines, "tidegate_store_may_evict 1");
+    assert_has(&lines, r#"tidegate_store_snapshots_total{result="written"} 5"#);
+    assert_has(&lines, r#"tidegate_store_snapshots_total{result="failed"} 6"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));

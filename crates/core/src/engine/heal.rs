@@ -1,0 +1,270 @@
+//! Healing: when the store has begun a new epoch, what this node knows is written into it.
+//!
+//! The floors of checks heal a store too, but each only its own key, and only by what the asking node
+//! knows. A walk over all live labels brings the rest, so that a node which knows nothing finds the sum in
+//! the store. It is done twice: at once, and when the nodes of the region have heard each other's last
+//! admissions.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use super::{Engine, Outcome};
+use crate::{
+    check::plan::LabelBounds,
+    counts::Live,
+    guard::{Guard, Guarding},
+    ids::StoreEpoch,
+    invariants::Invariant,
+    store::{Action, Counts, Operation, OperationReply, StoreCommand, StoreReply},
+    time::{Mono, Span},
+};
+
+/// Operations in one healing command.
+const OPERATIONS_MAX: usize = 64;
+/// Healing commands that may be under way at a time.
+const IN_FLIGHT_MAX: usize = 4;
+/// The least time between two healing commands: 32,000 records a second, so that checks have their share.
+const EVERY: Span = Span::millis(2);
+/// Places of the tables that one call of [`Engine::poll_heal`] looks at.
+const PLACES_MAX: u32 = 4_096;
+/// How long a walk waits after a command that failed.
+const RETRY_AFTER: Span = Span::millis(250);
+/// How often one record is tried before it is left to the floors of checks.
+const TRIES_MAX: u8 = 4;
+/// The shortest time between the beginnings of the two passes; and in gossip periods.
+const SETTLE: Span = Span::secs(1);
+const SETTLE_PERIODS: u64 = 10;
+
+/// What a healing command waits for: give it back to [`Engine::handle_healed`], exactly once.
+#[derive(Debug)]
+#[must_use = "a healing command's ticket must be given back, or the walk waits for it for ever"]
+pub struct HealTicket {
+    epoch: StoreEpoch,
+    last_pass: bool,
+    from: Place,
+    to: Place,
+    floors: Vec<Counts>,
+}
+
+/// How a node stands with the epochs of its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HealStatus {
+    /// The newest that was seen; `None` before the store's first answer.
+    pub epoch: Option<StoreEpoch>,
+    /// How often a newer one was met, the first not counted.
+    pub epochs: u64,
+    /// Answers under an older epoch than the newest: of a primary that lags behind.
+    pub old_answers: u64,
+    /// Records written into new epochs, both passes counted.
+    pub healed: u64,
+    /// Records that the store took in no try; the floors of checks are left to heal them.
+    pub left_out: u64,
+    /// Whether a walk is under way.
+    pub running: bool,
+}
+
+/// A place in the tables: shard, and place in it.
+type Place = (usize, u32);
+
+#[derive(Debug, Default)]
+pub(super) struct Heal {
+    status: HealStatus,
+    walk: Option<Walk>,
+    in_flight: usize,
+}
+
+#[derive(Debug)]
+struct Walk {
+    epoch: StoreEpoch,
+    began: Mono,
+    last_pass: bool,
+    at: Place,
+    not_before: Mono,
+    /// Up to where records go one by one, because a command over several failed.
+    careful_until: Option<Place>,
+    /// How often the record at hand has failed.
+    tries: u8,
+}
+
+impl Walk {
+    fn new(epoch: StoreEpoch, now: Mono) -> Self {
+        Self {
+            epoch,
+            began: now,
+            last_pass: false,
+            at: (0, 0),
+            not_before: now,
+            careful_until: None,
+            tries: 0,
+        }
+    }
+
+    /// Goes back to where a command that failed began.
+    fn rewind(&mut self, now: Mono, ticket: &HealTicket) -> Option<u64> {
+        self.not_before = self.not_before.max(now + RETRY_AFTER);
+        self.at = self.at.min(ticket.from);
+        let until = self.careful_until.unwrap_or(ticket.to);
+        self.careful_until = Some(until.max(ticket.to));
+        if ticket.floors.len() > 1 {
+            return None;
+        }
+        self.tries += 1;
+        if self.tries < TRIES_MAX {
+            return None;
+        }
+        self.tries = 0;
+        self.at = ticket.to;
+        Some(ticket.floors.len() as u64)
+    }
+}
+
+impl<G: Guarding> Engine<G> {
+    /// How this node stands with the epochs of its store.
+    pub fn heal_status(&self) -> HealStatus {
+        self.heal.with(|heal| HealStatus { running: heal.walk.is_some(), ..heal.status })
+    }
+
+    /// Takes note of the epoch of an answer of the store. A newer one than all before begins a walk, in
+    /// place of one that is under way. The first one seen begins none: a node that starts has just been
+    /// told what its peers know, and its own checks carry it as floors.
+    pub fn handle_epoch(&self, now: Mono, epoch: StoreEpoch) {
+        if self.epoch.load(Ordering::Relaxed) == epoch.0 {
+            return;
+        }
+        self.heal.with(|heal| {
+            let status = &mut heal.status;
+            match status.epoch {
+                Some(newest) if epoch < newest => status.old_answers += 1,
+                Some(newest) if epoch > newest => {
+                    status.epochs += 1;
+                    heal.walk = Some(Walk::new(epoch, now));
+                }
+                _ => {}
+            }
+            status.epoch = status.epoch.max(Some(epoch));
+            self.epoch.store(status.epoch.map_or(0, |newest| newest.0), Ordering::Relaxed);
+        });
+    }
+
+    /// The next healing command, if one is due: have the store carry it out, then call
+    /// [`handle_healed`](Self::handle_healed). Call until `None`; bounded, and harmless when early.
+    pub fn poll_heal(&self, now: Mono) -> Option<(StoreCommand, HealTicket)> {
+        let (cluster, clock) = self.clock.with(|c| (c.cluster_time(now), c.relation(now)));
+        let (live, ticket) = self.heal.with(|heal| {
+            let walk = heal.walk.as_mut()?;
+            let careful = walk.careful_until.is_some();
+            let (operations_max, in_flight_max) =
+                if careful { (1, 1) } else { (OPERATIONS_MAX, IN_FLIGHT_MAX) };
+            if now < walk.not_before || heal.in_flight >= in_flight_max {
+                return None;
+            }
+            let (from, mut live, mut places) = (walk.at, Vec::new(), PLACES_MAX);
+            while walk.at.0 < self.shards.len() && places > 0 && live.len() < operations_max {
+                let (shard, place) = walk.at;
+                let next = self.shards[shard].with(|shard| {
+                    shard.collect_live(place, cluster, &mut places, operations_max, &mut live)
+                });
+                walk.at = next.map_or((shard + 1, 0), |place| (shard, place));
+            }
+            walk.not_before = now + EVERY;
+            if live.is_empty() {
+                heal.advance(now, self.shards.len(), self.settle());
+                return None;
+            }
+            let floors = live.iter().map(|live| live.counts).collect();
+            let (epoch, last_pass, to) = (walk.epoch, walk.last_pass, walk.at);
+            heal.in_flight += 1;
+            Some((live, HealTicket { epoch, last_pass, from, to, floors }))
+        })?;
+        let operation = |live: Live| {
+            let bounds = LabelBounds::of(live.window, live.label, clock);
+            // The label before the current one is asked for no more, but still weighed.
+            let weighed = LabelBounds::of(live.window, live.label.next(), clock);
+            Operation {
+                key: live.key,
+                action: Action::Heal,
+                label: live.label,
+                not_before: bounds.not_before,
+                not_after: weighed.not_after,
+                ceiling: 0,
+                floor: live.counts,
+                enforce: false,
+                expires: bounds.expires,
+            }
+        };
+        Some((StoreCommand { operations: live.into_iter().map(operation).collect() }, ticket))
+    }
+
+    /// Takes what became of a healing command. One that was not carried out is tried again.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
+    pub fn handle_healed(&self, now: Mono, ticket: HealTicket, outcome: &Outcome) {
+        if let Outcome::Reply(reply) = outcome {
+            self.handle_epoch(now, reply.epoch());
+        }
+        let healed = match outcome {
+            Outcome::Reply(StoreReply::Done { operations, epoch, .. })
+                if *epoch == ticket.epoch && self.is_healed(&ticket, operations) =>
+            {
+                Some(operations.iter().filter(|operation| operation.passes).count() as u64)
+            }
+            _ => None,
+        };
+        self.heal.with(|heal| {
+            heal.in_flight = heal.in_flight.saturating_sub(1);
+            heal.status.healed += healed.unwrap_or(0);
+            let same =
+                |walk: &&mut Walk| walk.epoch == ticket.epoch && walk.last_pass == ticket.last_pass;
+            let Some(walk) = heal.walk.as_mut().filter(same) else { return };
+            if healed.is_some() {
+                walk.tries = 0;
+            } else {
+                heal.status.left_out += walk.rewind(now, &ticket).unwrap_or(0);
+            }
+            heal.advance(now, self.shards.len(), self.settle());
+        });
+    }
+
+    /// When to call [`poll_heal`](Self::poll_heal) again; `None` while there is nothing to heal.
+    pub fn next_heal(&self, now: Mono) -> Option<Mono> {
+        self.heal.with(|heal| {
+            let walk = heal.walk.as_ref()?;
+            // With commands under way their answers come first, and are followed by another look.
+            let rest = if heal.in_flight > 0 { now + EVERY } else { now };
+            Some(walk.not_before.max(rest))
+        })
+    }
+
+    /// Whether the store's answer to a healing command says that it knows what it was told (INV-11).
+    fn is_healed(&self, ticket: &HealTicket, operations: &[OperationReply]) -> bool {
+        let lifted = |(operation, floor): (&OperationReply, &Counts)| {
+            !operation.passes || operation.counts.max(*floor) == operation.counts
+        };
+        operations.len() == ticket.floors.len()
+            && self.holds(Invariant::Healed, operations.iter().zip(&ticket.floors).all(lifted))
+    }
+
+    fn settle(&self) -> Span {
+        SETTLE.max(self.settings.gossip.times(SETTLE_PERIODS))
+    }
+}
+
+impl Heal {
+    /// Ends what is over: the careful part, a pass, the walk.
+    fn advance(&mut self, now: Mono, shards: usize, settle: Span) {
+        let Some(walk) = &mut self.walk else { return };
+        if walk.careful_until.is_some_and(|until| walk.at >= until) && self.in_flight == 0 {
+            walk.careful_until = None;
+            walk.tries = 0;
+        }
+        if walk.at.0 < shards || self.in_flight > 0 {
+            return;
+        }
+        if walk.last_pass {
+            self.walk = None;
+        } else {
+            let not_before = now.max(walk.began + settle);
+            let (epoch, began) = (walk.epoch, walk.began);
+            *walk = Walk { last_pass: true, not_before, began, ..Walk::new(epoch, now) };
+        }
+    }
+}

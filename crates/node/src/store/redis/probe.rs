@@ -1,0 +1,217 @@
+//! Connecting to Redis, and looking every now and then whether it lives, whose history it tells, and
+//! whether this user may do what the script does.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use redis::{
+    AsyncConnectionConfig, RedisError, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+};
+use tidegate_core::{ids::StoreEpoch, store::StoreCommand};
+use tokio::time;
+use tracing::{info, warn};
+
+use super::{RedisStore, SCRIPT, StoreError, is_for_want_of_rights};
+
+/// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// How long a connection or a probe may take.
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many probes go by between two looks at settings that seldom change.
+const PROBES_PER_LOOK: u32 = 40;
+/// How often the client library tries to connect again by itself, within about a second; after that
+/// the next probe begins afresh.
+const RECONNECTS: usize = 4;
+
+impl RedisStore {
+    /// Connects, and from then on watches whether Redis lives. Never returns; drop it to stop.
+    pub async fn keep_connected(&self) {
+        let mut every = time::interval(PROBE_EVERY);
+        every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut told = None;
+        let mut probes = 0_u32;
+        loop {
+            every.tick().await;
+            let probe = time::timeout(PROBE_TIMEOUT, self.probe(&mut probes)).await;
+            let answer = probe.unwrap_or(Err(StoreError::Timeout));
+            let is_up = answer.is_ok();
+            if !is_up {
+                // A connection may be dead without a word, and be so for as long as TCP is patient:
+                // the next probe makes another one.
+                self.manager.store(None);
+                self.history.store(None);
+            }
+            self.trouble.store(answer.as_ref().err().cloned().map(Arc::new));
+            let was_up = self.reachable.swap(is_up, Ordering::Relaxed);
+            match answer {
+                Ok(()) if !was_up => {
+                    told = None;
+                    info!(namespace = %self.settings.namespace, "redis is reachable");
+                }
+                Ok(()) => {}
+                // Told once, and again if it is for another reason.
+                Err(reason) if was_up || told.as_ref() != Some(&reason.kind()) => {
+                    told = Some(reason.kind());
+                    warn!(%reason, "redis cannot be used; checks are answered by on_store_failure");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Carries out a step over nothing, which needs the rights of every other, and says in which epoch
+    /// Redis is.
+    async fn probe(&self, probes: &mut u32) -> Result<(), StoreError> {
+        let (manager, is_new) = match self.manager.load_full() {
+            Some(manager) => (manager, false),
+            None => (Arc::new(self.connect().await?), true),
+        };
+        let mut connection = (*manager).clone();
+        let replication = info(&mut connection, "replication").await?;
+        let Some(history) = field(&replication, "master_replid") else {
+            let said = "INFO replication has no master_replid: is it a Redis server?";
+            return Err(StoreError::Refused(said.into()));
+        };
+        self.history.store(Some(Arc::new(history.to_owned())));
+        if is_new || probes.is_multiple_of(PROBES_PER_LOOK) {
+            self.look_at_eviction(&mut connection, is_new).await?;
+        }
+        *probes = probes.wrapping_add(1);
+        let reply = self.apply_on(&mut connection, &StoreCommand::default()).await?;
+        self.epoch.store(reply.epoch().0, Ordering::Relaxed);
+        if is_new {
+            self.manager.store(Some(manager));
+        }
+        Ok(())
+    }
+
+    async fn connect(&self) -> Result<ConnectionManager, StoreError> {
+        // A plain connection first: it fails at once and says why, where the manager would try again.
+        let timeouts = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PROBE_TIMEOUT))
+            .set_response_timeout(Some(PROBE_TIMEOUT));
+        let first = self.client.get_multiplexed_async_connection_with_config(&timeouts);
+        let mut first = first.await.map_err(|e| StoreError::from_redis(&e))?;
+        self.have_rights(&mut first).await?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(PROBE_TIMEOUT))
+            // Calls have a deadline of their own; this one only cleans up behind a dropped call.
+            .set_response_timeout(Some(PROBE_TIMEOUT.max(self.settings.timeout)))
+            .set_min_delay(Duration::from_millis(50))
+            .set_max_delay(PROBE_EVERY)
+            .set_number_of_retries(RECONNECTS);
+        let manager = ConnectionManager::new_with_config(self.client.clone(), config).await;
+        manager.map_err(|e| StoreError::from_redis(&e))
+    }
+
+    /// Loads the script, and tries every right that it needs, so that all that are missing are told at
+    /// once: what Redis says of a script that may not do something does not say what.
+    async fn have_rights(&self, connection: &mut impl ConnectionLike) -> Result<(), StoreError> {
+        let namespace = &self.settings.namespace;
+        let key = &*self.marker;
+        let command = |words: &[&str]| {
+            let mut command = redis::cmd(words[0]);
+            command.arg(&words[1..]);
+            command
+        };
+        let keys = format!("on keys ~{namespace}:*");
+        let needed = [
+            (command(&["SCRIPT", "LOAD", SCRIPT]), "+script|load", ""),
+            // A script that nobody has loaded.
+            (command(&["EVALSHA", &"0".repeat(40), "0"]), "+evalsha", ""),
+            (command(&["TIME"]), "+time", ""),
+            (command(&["INFO", "replication"]), "+info", ""),
+            (command(&["GET", key]), "+get", &*keys),
+            // Of a key that is not there, this changes nothing.
+            (command(&["SET", &format!("{key}:right"), "", "XX"]), "+set", &keys),
+        ];
+        let mut missing = Vec::new();
+        for (command, right, on) in needed {
+            match command.query_async::<Value>(connection).await {
+                Err(e) if is_for_want_of_rights(&e) => {
+                    missing.push(format!("{right} {on}").trim().to_owned());
+                }
+                // Without a connection there is nothing more to ask.
+                Err(e) if e.is_io_error() => return Err(StoreError::from_redis(&e)),
+                // Other errors are not about rights: a script that is not there, a full server.
+                _ => {}
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "the user of `store.url` lacks the rights {}: give it these with ACL SETUSER",
+            missing.join(", ")
+        )))
+    }
+
+    pub(super) async fn load_script(
+        &self,
+        connection: &mut impl ConnectionLike,
+    ) -> Result<(), RedisError> {
+        redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async::<()>(connection).await
+    }
+
+    /// Warns, once per connection and change, of a server that may forget records for want of memory.
+    async fn look_at_eviction(
+        &self,
+        connection: &mut impl ConnectionLike,
+        is_new: bool,
+    ) -> Result<(), StoreError> {
+        let memory = info(connection, "memory").await?;
+        // A server that does not say is taken at its default.
+        let policy = field(&memory, "maxmemory_policy").unwrap_or("noeviction");
+        let evicts = policy != "noeviction";
+        let did = self.evicts.swap(evicts, Ordering::Relaxed);
+        if evicts && (is_new || !did) {
+            warn!(
+                policy,
+                "redis may forget counts when its memory is full: set `maxmemory-policy noeviction`"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether Redis may forget records for want of memory, as far as was seen.
+    pub fn may_evict(&self) -> bool {
+        self.evicts.load(Ordering::Relaxed)
+    }
+
+    /// The epoch that the last probe found; `None` before the first.
+    pub fn epoch(&self) -> Option<StoreEpoch> {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        (epoch > 0).then_some(StoreEpoch(epoch))
+    }
+
+    /// Why the last probe failed, if it did.
+    pub fn trouble(&self) -> Option<StoreError> {
+        self.trouble.load_full().map(|trouble| (*trouble).clone())
+    }
+}
+
+async fn info(connection: &mut impl ConnectionLike, section: &str) -> Result<String, StoreError> {
+    let answer = redis::cmd("INFO").arg(section).query_async(connection).await;
+    answer.map_err(|e| StoreError::from_redis(&e))
+}
+
+/// The value of a line `name:value`.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = info.lines();
+    lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let info = "# Replication\r\nmaster_replid2:00\r\nmaster_replid:ab12\r\n";
+        assert_eq!(field(info, "master_replid"), Some("ab12"));
+        assert_eq!(field(info, "master"), None);
+    }
+}

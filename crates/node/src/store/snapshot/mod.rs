@@ -1,0 +1,162 @@
+//! Snapshots of the memory store: what a node that is alone finds again when it starts.
+//!
+//! A snapshot is one file, replaced as a whole. Checks go on while it is written; each record in it is as
+//! it was at some instant of the writing.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufReader, BufWriter},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use tidegate_core::ids::Secret;
+
+use super::MemoryStore;
+use crate::clock::Clock;
+use format::{
+    CHECKSUM_BYTES, HEADER_BYTES, Header, RECORD_BYTES, Reader, SecretNote, Unusable, Writer,
+};
+
+pub use format::Owner;
+
+mod format;
+#[cfg(test)]
+mod tests;
+
+/// What was found in the place of a snapshot.
+#[derive(Debug)]
+pub enum Found {
+    /// No file.
+    Nothing,
+    /// A whole snapshot: a store with its live records, in an epoch of its own.
+    Store {
+        /// The store.
+        store: MemoryStore,
+        /// The secret of its records, if the snapshot kept it.
+        secret: Option<Secret>,
+    },
+    /// A file that is none of ours, is damaged, or was written under another secret: nothing of it was
+    /// taken.
+    Unusable {
+        /// What is wrong with it.
+        reason: String,
+        /// Where it was put, so that the next snapshot does not replace it; `None` if that was not
+        /// possible.
+        kept: Option<PathBuf>,
+    },
+}
+
+/// Reads a snapshot. `cluster` is the secret that is configured, if one is.
+///
+/// # Errors
+///
+/// If the file is there and cannot be read.
+pub fn load(
+    path: &Path,
+    cluster: Option<Secret>,
+    records_max: usize,
+    clock: Clock,
+) -> io::Result<Found> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    let reason = match read(&file, cluster, records_max, clock) {
+        Ok((store, secret)) => return Ok(Found::Store { store, secret }),
+        Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Unusable::Damaged("it ends too early").to_string()
+        }
+        Err(Unusable::Io(error)) => return Err(error),
+        Err(unusable) => unusable.to_string(),
+    };
+    let aside = beside(path, "unusable");
+    let kept = fs::rename(path, &aside).is_ok().then_some(aside);
+    Ok(Found::Unusable { reason, kept })
+}
+
+/// Reads into a store that nobody else sees yet: if anything is wrong, it is dropped as a whole.
+fn read(
+    file: &File,
+    cluster: Option<Secret>,
+    records_max: usize,
+    clock: Clock,
+) -> Result<(MemoryStore, Option<Secret>), Unusable> {
+    let length = file.metadata()?.len();
+    let (mut reader, Header { epoch, secret }) = Reader::new(BufReader::new(file))?;
+    let secret = match (secret, cluster) {
+        (SecretNote::Own(secret), None) => Some(secret),
+        (note, Some(secret)) if note == Owner::Cluster(secret).note() => None,
+        _ => return Err(Unusable::AnotherSecret),
+    };
+    let framing = (HEADER_BYTES + CHECKSUM_BYTES) as u64;
+    let records =
+        length.checked_sub(framing).filter(|rest| rest.is_multiple_of(RECORD_BYTES as u64));
+    let records = records.ok_or(Unusable::Damaged("its length is wrong"))? / RECORD_BYTES as u64;
+    let store = MemoryStore::after(Some(epoch), records_max, clock);
+    for _ in 0..records {
+        let (key, record) = reader.record()?;
+        if !store.restore(&key, record) {
+            return Err(Unusable::TooLarge);
+        }
+    }
+    reader.finish()?;
+    Ok((store, secret))
+}
+
+/// Writes a snapshot in the place of the one that is there, if any, and returns how many records it has.
+/// Until it is whole and on the disk, the old one stays. Only its owner may read the file.
+///
+/// # Errors
+///
+/// If the file cannot be written; the old one is still there then.
+pub fn save(path: &Path, owner: Owner, store: &MemoryStore) -> io::Result<u64> {
+    let temporary = beside(path, "new");
+    // One that a killed node has left may be readable for others.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written = write(file, owner, store).and_then(|records| {
+        fs::rename(&temporary, path)?;
+        // The new name must survive a loss of power too.
+        File::open(directory_of(path))?.sync_all()?;
+        Ok(records)
+    });
+    if written.is_err() {
+        // Whatever is wrong, it has been told already.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write(file: File, owner: Owner, store: &MemoryStore) -> io::Result<u64> {
+    let header = Header { epoch: store.epoch(), secret: owner.note() };
+    let mut writer = Writer::new(BufWriter::new(file), &header)?;
+    let mut records = 0;
+    store.copy(|key, record| {
+        records += 1;
+        writer.record(key, record)
+    })?;
+    let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    Ok(records)
+}
+
+/// A path with something behind its name.
+fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    name.into()
+}
+
+/// The directory that a file is in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,121 @@
+//! What a Redis user must be allowed, what is said when it is not, and servers that may forget.
+
+use super::*;
+
+const SEEN: Duration = Duration::from_secs(10);
+/// As in docs/configuration.md.
+const ENOUGH: &str = "~test:* +evalsha +script|load +info +time +get +set";
+
+/// A server whose user `gate` has these rights, and a store that uses it.
+async fn as_user(rights: &str) -> Subject {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let mut connection = redis.connection().await.expect("connected");
+    set_user(&mut connection, &format!("reset on >word {rights}")).await;
+    let port = redis.port();
+    Subject::redis_as("gate:word@", redis, port)
+}
+
+async fn set_user(connection: &mut redis::aio::MultiplexedConnection, rules: &str) {
+    let mut command = redis::cmd("ACL");
+    command.arg("SETUSER").arg("gate").arg(rules.split(' ').collect::<Vec<_>>());
+    command.query_async::<()>(connection).await.expect("the rules are right");
+}
+
+/// What the store is refused with.
+async fn refusal(s: &Subject) -> String {
+    eventually(SEEN, "the store refuses", async || {
+        let charge = s.charge(1, 5, 1, 10);
+        match s.store.apply(&StoreCommand { operations: vec![charge] }).await {
+            Err(error @ StoreError::Refused(_)) => Ok(error.to_string()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_rights_of_the_documents_are_enough() {
+    let s = as_user(ENOUGH).await;
+    s.until_reachable().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10), s.heal(2, 5, 3)]).await));
+    assert_eq!((s.used(1, 5).await, s.used(2, 5).await), (7, 3));
+    let Store::Redis(redis) = &*s.store else { panic!("redis") };
+    let secret = tidegate_core::ids::Secret([1; 16]);
+    assert!(redis.agree_on_secret(secret).await.expect("agreed") == secret);
+}
+
+#[tokio::test]
+async fn every_right_that_is_missing_is_named_at_the_connection() {
+    for right in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {
+        let s = as_user(&ENOUGH.replace(right, "").replace("  ", " ").trim()).await;
+        let said = refusal(&s).await;
+        assert!(said.contains(right) && said.contains("ACL SETUSER"), "{right}: {said}");
+        for other in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {
+            assert_eq!(said.contains(other), other == right, "{right}: {said}");
+        }
+        assert!(!s.store.is_reachable());
+    }
+    let s = as_user(&ENOUGH.replace("~test:*", "~other:*")).await;
+    let said = refusal(&s).await;
+    assert!(said.contains("+get on keys ~test:*, +set on keys ~test:*"), "{said}");
+}
+
+#[tokio::test]
+async fn a_right_that_is_taken_while_connected_is_refused_named_and_found_again() {
+    let s = as_user(ENOUGH).await;
+    s.until_reachable().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    let mut connection = s.connection().await;
+    set_user(&mut connection, "-set").await;
+    let said = refusal(&s).await;
+    assert!(said.contains("lacks a right") || said.contains("+set"), "{said}");
+    set_user(&mut connection, "-get").await;
+    eventually(SEEN, "the missing rights are named", async || {
+        let said = refusal(&s).await;
+        ensure(said.contains("+get on keys ~test:*"), || said)
+    })
+    .await;
+    set_user(&mut connection, "+get +set").await;
+    s.until_reachable().await;
+    assert_eq!(s.used(1, 5).await, 7);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let mut connection = redis.connection().await.expect("connected");
+    set_user(&mut connection, "reset on >other").await;
+    let port = redis.port();
+    let s = Subject::redis_as("gate:word@", redis, port);
+    let said = refusal(&s).await;
+    assert!(said.to_lowercase().contains("password"), "{said}");
+    assert!(!said.contains("word@"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_that_may_evict_is_noticed_and_one_that_may_not_is_not() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let mut connection = redis.connection().await.expect("connected");
+    let set = ["SET", "maxmemory-policy", "allkeys-lru"];
+    redis::cmd("CONFIG").arg(&set).query_async::<()>(&mut connection).await.expect("set");
+    assert!(Subject::redis_at(redis).await.store.may_evict());
+    assert!(!Subject::redis().await.store.may_evict());
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_what_writes_and_keeps_what_it_has() {
+    let s = Subject::redis().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    let mut connection = s.connection().await;
+    let set = |value: &'static str| {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg("maxmemory").arg(value);
+        command
+    };
+    set("1").query_async::<()>(&mut connection).await.expect("set");
+    let said = refusal(&s).await;
+    assert!(said.contains("OOM"), "{said}");
+    set("0").query_async::<()>(&mut connection).await.expect("set");
+    s.until_reachable().await;
+    assert_eq!(s.used(1, 5).await, 7);
+}
