@@ -21,6 +21,7 @@ pub use admin::{
     Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
     RegionView, UnknownRegion, admin_service,
 };
+pub use connections::{ConnectionStats, Connections};
 pub use front::Front;
 
 use problem::Problem;
@@ -32,6 +33,7 @@ mod batch;
 mod body;
 mod bounds;
 mod check;
+mod connections;
 mod front;
 mod headers;
 mod json;
@@ -130,18 +132,20 @@ pub fn service<L: Limiter>(api: Api<L>) -> Front {
 pub async fn serve<L: Limiter>(
     listener: TcpListener,
     api: Api<L>,
+    connections: Arc<Connections>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    front::serve(listener, service(api), shutdown).await
+    connections::serve(listener, service(api), connections, shutdown).await
 }
 
 /// Answers operators until `shutdown` completes and the requests under way are answered.
 pub async fn serve_admin(
     listener: TcpListener,
     admin: Arc<dyn Admin>,
+    connections: Arc<Connections>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    front::serve(listener, admin_service(admin), shutdown).await
+    connections::serve(listener, admin_service(admin), connections, shutdown).await
 }
 
 async fn not_found() -> Problem {

@@ -48,6 +48,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// Health, metrics, state; not for the public.
     pub admin: SocketAddr,
+    /// Connections for checks that may be open at a time: 1 to 1,000,000.
+    pub connections_max: usize,
 }
 
 /// The regional store.

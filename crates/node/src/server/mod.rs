@@ -32,7 +32,7 @@ use crate::{
 };
 
 use peers::Peers;
-use view::View;
+use view::{Doors, View};
 
 pub use policies::{PolicyFileError, read_policies};
 pub use wan::{Wan, WanError};
@@ -182,6 +182,7 @@ impl Server {
             clock,
             network: peers.network(),
             faults,
+            doors: Doors::new(config.listen.connections_max),
             draining: watch::Sender::new(false),
             secret_agreed: watch::Sender::new(config.cluster.is_some()),
         });
@@ -222,9 +223,10 @@ impl Server {
             unix_now: Arc::new(clock::unix_time),
             reset: ResetStyle::default(),
         };
-        let http = tokio::spawn(api::serve(http, api, until(http_stopped)));
-        let admin =
-            tokio::spawn(api::serve_admin(admin, view.clone(), until(rest_stopped.clone())));
+        let Doors { http: callers, admin: operators } = view.doors.clone();
+        let http = tokio::spawn(api::serve(http, api, callers, until(http_stopped)));
+        let rest = until(rest_stopped.clone());
+        let admin = tokio::spawn(api::serve_admin(admin, view.clone(), operators, rest));
         let upkeep = readiness::upkeep(&limiter, &store, &view, &config, clock);
         let exchange = peers.run(until(rest_stopped));
         let reload = policies::keep_reloading(reload, &config, &limiter, &view);

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::peers::Network;
 use crate::{
     api::{
-        Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
-        RegionView, UnknownRegion,
+        Admin, ClusterView, ConnectionState, Connections, Fault, FaultControl, FaultView, NodeView,
+        Readiness, RegionView, UnknownRegion,
     },
     clock::{self, Clock},
     faults::{Faults, FaultsRequest},
@@ -17,11 +17,27 @@ use crate::{
     limiter::Limiter,
     membership::Member,
     store::Store,
-    telemetry::{ClockSample, Metrics, NodeSample, PeerSample, Traffic},
+    telemetry::{ClockSample, ListenerSample, Metrics, NodeSample, PeerSample, Traffic},
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
 const SILENCE_MAX: Span = Span::secs(3);
+
+/// Connections of operators that may be open at a time.
+const OPERATORS_MAX: usize = 256;
+
+/// The connections of both listeners.
+#[derive(Clone)]
+pub(super) struct Doors {
+    pub(super) http: Arc<Connections>,
+    pub(super) admin: Arc<Connections>,
+}
+
+impl Doors {
+    pub(super) fn new(callers_max: usize) -> Self {
+        Self { http: Connections::new(callers_max), admin: Connections::new(OPERATORS_MAX) }
+    }
+}
 
 /// The parts that know something.
 pub(super) struct View {
@@ -33,6 +49,7 @@ pub(super) struct View {
     pub(super) clock: Clock,
     pub(super) network: Arc<Network>,
     pub(super) faults: Option<Arc<Faults>>,
+    pub(super) doors: Doors,
     pub(super) draining: watch::Sender<bool>,
     pub(super) secret_agreed: watch::Sender<bool>,
 }
@@ -161,6 +178,17 @@ impl View {
                 .collect(),
             frames_dropped,
             peers_refused: transport.refused,
+            listeners: [("http", &self.doors.http), ("admin", &self.doors.admin)]
+                .map(|(listener, connections)| {
+                    let stats = connections.stats();
+                    ListenerSample {
+                        listener,
+                        open: stats.open,
+                        refused: stats.refused,
+                        stalled: stats.stalled,
+                    }
+                })
+                .to_vec(),
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),

@@ -19,6 +19,8 @@ pub struct NodeSample {
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
     pub peers_refused: Vec<(&'static str, u64)>,
+    /// The listeners for callers and operators.
+    pub listeners: Vec<ListenerSample>,
     /// Broken invariants, by name.
     pub broken_invariants: Vec<(&'static str, u64)>,
     /// Keys that the engine holds.
@@ -42,6 +44,19 @@ pub struct PeerSample {
     pub received: Traffic,
     /// What went to it.
     pub sent: Traffic,
+}
+
+/// The connections of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerSample {
+    /// `http` or `admin`.
+    pub listener: &'static str,
+    /// Open now.
+    pub open: u64,
+    /// Refused, because as many as may be were open.
+    pub refused: u64,
+    /// Closed, because a request's head did not come in time.
+    pub stalled: u64,
 }
 
 /// What went one way, since the start.
@@ -103,6 +118,20 @@ impl Collector for NodeSample {
             "tidegate_peer_refused",
             "Connections refused",
             self.peers_refused.iter().map(|(reason, n)| ([("reason", *reason)], *n)),
+        )?;
+        let of = |count: fn(&ListenerSample) -> u64| {
+            self.listeners.iter().map(move |l| ([("listener", l.listener)], count(l)))
+        };
+        out.gauges("tidegate_http_connections", "Connections that are open", of(|l| l.open))?;
+        out.counters(
+            "tidegate_http_connections_refused",
+            "Connections refused because as many as may be were open",
+            of(|l| l.refused),
+        )?;
+        out.counters(
+            "tidegate_http_connections_stalled",
+            "Connections closed because a request's head did not come in time",
+            of(|l| l.stalled),
         )?;
         out.gauges(
             "tidegate_clock_offset_seconds",

@@ -6,7 +6,7 @@ use tidegate_core::{
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, PeerSample, Traffic};
+use crate::telemetry::{ClockSample, ListenerSample, PeerSample, Traffic};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -152,6 +152,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         sent: Traffic::default(),
     };
     let sample = NodeSample {
+        listeners: vec![ListenerSample { listener: "http", open: 3, refused: 2, stalled: 1 }],
         peers: vec![peer, silent],
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
         frames_dropped: vec![("malformed", 7)],
@@ -176,6 +177,10 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
+    for (name, value) in [("", 3), ("_refused_total", 2), ("_stalled_total", 1)] {
+        let series = format!(r#"tidegate_http_connections{name}{{listener="http"}}"#);
+        assert_has(&lines, &format!("{series} {value}"));
+    }
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));
@@ -185,7 +190,11 @@ fn what_others_count_is_asked_for_at_each_scrape() {
 fn the_text_is_what_parsers_expect() {
     let metrics = Metrics::new();
     metrics.policies_in_force(&policies(&[("api", false)]));
-    let sample = NodeSample { frames_dropped: vec![("late", 1)], ..NodeSample::default() };
+    let sample = NodeSample {
+        listeners: vec![ListenerSample { listener: "http", open: 3, refused: 2, stalled: 1 }],
+        frames_dropped: vec![("late", 1)],
+        ..NodeSample::default()
+    };
     let mut families = HashSet::new();
     let (mut helped, mut declared) = (None, "");
     let text = metrics.render(sample);
