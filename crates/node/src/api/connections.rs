@@ -228,6 +228,8 @@ async fn converse(
 struct Progress {
     /// Times that bytes came.
     reads: AtomicU32,
+    /// How many of these had been when the newest answer was ready.
+    reads_answered: AtomicU32,
     /// Requests whose head came.
     asked: AtomicU32,
     /// Requests that were answered or given up.
@@ -251,7 +253,6 @@ enum Finding {
 struct Watched {
     asked: u32,
     answered: u32,
-    reads: u32,
     idle: u32,
     stalled: u32,
 }
@@ -260,14 +261,14 @@ impl Watched {
     fn look(&mut self, progress: &Progress) -> Finding {
         let load = |counter: &AtomicU32| counter.load(Relaxed);
         let (asked, answered) = (load(&progress.asked), load(&progress.answered));
-        let reads = load(&progress.reads);
         if (asked, answered) != (self.asked, self.answered) {
-            *self = Self { asked, answered, reads, idle: 0, stalled: 0 };
+            *self = Self { asked, answered, idle: 0, stalled: 0 };
             return Finding::Alive;
         }
         self.idle += 1;
         let waits_for_us = asked != answered;
-        let begun = reads != self.reads && !progress.multiplexed.load(Relaxed);
+        let came = load(&progress.reads) != load(&progress.reads_answered);
+        let begun = came && !progress.multiplexed.load(Relaxed);
         if !waits_for_us && (asked == 0 || begun) {
             self.stalled += 1;
         }
@@ -318,6 +319,7 @@ impl Future for UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
+        self.progress.reads_answered.store(self.progress.reads.load(Relaxed), Relaxed);
         self.progress.answered.fetch_add(1, Relaxed);
     }
 }
