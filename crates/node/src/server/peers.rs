@@ -7,6 +7,7 @@ use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
 
 use crate::{
+    certs::Validity,
     clock::Clock,
     config::Config,
     guard::Mutexes,
@@ -50,6 +51,22 @@ impl Network {
 
     pub(super) fn stats(&self) -> TransportStats {
         self.0.as_ref().map(|(transport, _)| transport.stats()).unwrap_or_default()
+    }
+
+    /// Puts certificates in force, or says what is wrong with them; whether they are others.
+    pub(super) fn replace_credentials(
+        &self,
+        ca: &[u8],
+        cert: &[u8],
+        key: &[u8],
+    ) -> Result<bool, String> {
+        let Some((transport, _)) = &self.0 else { return Ok(false) };
+        transport.replace_credentials(ca, cert, key).map_err(|error| error.to_string())
+    }
+
+    /// When this node's certificate is valid, where it has one.
+    pub(super) fn validity(&self) -> Option<Validity> {
+        self.0.as_ref().map(|(transport, _)| transport.validity())
     }
 
     pub(super) fn set_policy_hash(&self, hash: &str) {

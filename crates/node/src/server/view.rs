@@ -189,6 +189,7 @@ impl View {
                     }
                 })
                 .to_vec(),
+            certificate_expires: self.network.validity().map(|validity| validity.not_after),
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),

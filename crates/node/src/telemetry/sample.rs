@@ -21,6 +21,8 @@ pub struct NodeSample {
     pub peers_refused: Vec<(&'static str, u64)>,
     /// The listeners for callers and operators.
     pub listeners: Vec<ListenerSample>,
+    /// When this node's certificate expires, since 1970; `None` without a cluster.
+    pub certificate_expires: Option<Duration>,
     /// Broken invariants, by name.
     pub broken_invariants: Vec<(&'static str, u64)>,
     /// Keys that the engine holds.
@@ -132,6 +134,11 @@ impl Collector for NodeSample {
             "tidegate_http_connections_stalled",
             "Connections closed because a request's head did not come in time",
             of(|l| l.stalled),
+        )?;
+        out.gauges(
+            "tidegate_certificate_expiry_timestamp_seconds",
+            "When this node's certificate expires, in seconds since 1970",
+            self.certificate_expires.iter().map(|end| ([], end.as_secs())),
         )?;
         out.gauges(
             "tidegate_clock_offset_seconds",

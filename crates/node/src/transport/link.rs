@@ -15,7 +15,7 @@ use tidegate_core::ids::Session;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
-    Event, FRAME_BYTES_MAX, Inner, SendError, hello,
+    Event, FRAME_BYTES_MAX, Inner, SendError, credentials, hello,
     refusal::{CODE_PROTOCOL, CODE_SUPERSEDED},
     registry::Seat,
 };
@@ -143,6 +143,7 @@ pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: 
     let outgoing = Outgoing { inner: inner.clone(), queue, current: None };
     helpers.spawn(write_queue(outgoing, link.clone()));
     helpers.spawn(watch_silence(inner.clone(), link.clone()));
+    helpers.spawn(credentials::watch(inner.clone(), link.clone()));
 
     if let Some(predecessor) = seat.predecessor {
         predecessor.link.close(CODE_SUPERSEDED, "another connection takes over");

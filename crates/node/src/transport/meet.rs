@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{Connection, Incoming, RecvStream, SendStream};
-use rustls::pki_types::CertificateDer;
 use tidegate_core::{
     Hello,
     ids::{NodeId, Session},
@@ -11,7 +10,7 @@ use tidegate_core::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Inner, hello,
+    Inner, credentials, hello,
     link::{self, Ends, Link},
     refusal::{CODE_GOODBYE, CODE_SUPERSEDED, Failure, Refusal},
 };
@@ -105,7 +104,7 @@ pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<(), 
     let steps = async {
         let connection = inner
             .endpoint
-            .connect(address, certs::SERVER_NAME)
+            .connect_with(inner.credentials.client(), address, certs::SERVER_NAME)
             .map_err(|e| Failure::Unreachable(e.to_string()))?
             .await?;
         let connection = &*started.insert(connection);
@@ -187,10 +186,8 @@ fn proven_identity(
     connection: &Connection,
     dialled: &[SocketAddr],
 ) -> Result<NodeId, Failure> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let Some(certificate) = chain.as_ref().and_then(|chain| chain.first()) else {
+    let chain = credentials::shown(connection);
+    let Some(certificate) = chain.first() else {
         return Err(Failure::refused(Refusal::NoCertificate, "it showed no certificate"));
     };
     let proven = certs::identity(certificate)

@@ -3,6 +3,7 @@
 mod faults;
 mod peers;
 mod refusals;
+mod rotation;
 
 use std::{
     collections::BTreeMap,
