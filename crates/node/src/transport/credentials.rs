@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::{
     Inner, TransportError,
+    gate::MEETINGS_MAX,
     link::Link,
-    meet,
     refusal::{Failure, Refusal},
     tls::{self, Trust},
     transport_config,
@@ -69,7 +69,7 @@ impl Built {
         let mut server = ServerConfig::with_crypto(Arc::new(tls.server));
         server.transport_config(transport.clone()).migration(false).max_incoming(
             // Beyond what is being answered, a few may wait to be looked at.
-            2 * meet::MEETINGS_MAX,
+            2 * MEETINGS_MAX,
         );
         let mut client = ClientConfig::new(Arc::new(tls.client));
         client.transport_config(transport);

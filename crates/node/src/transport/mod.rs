@@ -6,6 +6,7 @@
 //! a bounded queue per peer; sending never waits, and what does not fit is dropped and counted.
 
 mod credentials;
+mod gate;
 mod hello;
 mod keep;
 mod link;
