@@ -7,9 +7,9 @@ use rand::Rng;
 use crate::{
     check::{Clock, Decision, Ticket},
     counts::{Known, Shard, Tally},
-    exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Shards},
+    exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Sentence, Shards},
     guard::{Guard, Guarding},
-    ids::{Key, RegionName, Session},
+    ids::{Key, NodeId, RegionName, Session},
     invariants::Invariant,
     store::{StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span},
@@ -17,6 +17,8 @@ use crate::{
 };
 
 mod decide;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
@@ -202,6 +204,11 @@ impl<G: Guarding> Engine<G> {
         self.exchange.with(|exchange| exchange.peers(now))
     }
 
+    /// Nodes that are quarantined, and how much longer.
+    pub fn quarantined(&self, now: Mono) -> Vec<(NodeId, Span)> {
+        self.exchange.with(|exchange| exchange.quarantined(now))
+    }
+
     /// Broken invariants, by invariant; empty as long as there is no bug.
     pub fn broken(&self) -> BTreeMap<Invariant, u64> {
         self.upkeep.with(|upkeep| upkeep.broken.clone())
@@ -258,7 +265,8 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Takes a frame from a connected peer. Errors are counted by reason; see [`FrameError`] for what
-    /// each has left undone. None of them is a reason to stop listening to the peer.
+    /// each has left undone. None of them is a reason for the driver to stop listening to the peer: when it
+    /// must, [`poll_sentence`](Self::poll_sentence) says so.
     pub fn handle_frame(&self, now: Mono, from: &Session, bytes: &[u8]) -> Result<(), FrameError> {
         let cluster = self.cluster_time(now);
         self.exchange.with(|exchange| {
@@ -266,6 +274,14 @@ impl<G: Guarding> Engine<G> {
             self.refresh(exchange);
             result
         })
+    }
+
+    /// A connected peer sent something that is not even a frame, as no working node does.
+    pub fn handle_unreadable(&self, now: Mono, from: &Session) {
+        self.exchange.with(|exchange| {
+            exchange.handle_claim(now, from, FrameError::Malformed);
+            self.refresh(exchange);
+        });
     }
 
     /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
@@ -311,6 +327,12 @@ impl<G: Guarding> Engine<G> {
     pub fn poll_frame(&self, now: Mono) -> Option<(Session, Vec<u8>)> {
         let cluster = self.cluster_time(now);
         self.exchange.with(|exchange| exchange.poll_frame(now, cluster, &self.shard_set()))
+    }
+
+    /// The next peer that claimed what cannot be too often: close its connection, and refuse its node for
+    /// that time. Call until `None` after frames were handled.
+    pub fn poll_sentence(&self) -> Option<Sentence> {
+        self.exchange.with(Exchange::poll_sentence)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_frame`](Self::poll_frame) again.

@@ -18,6 +18,7 @@ use crate::{
 use cut::Cutter;
 use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
+use quarantine::Quarantine;
 use sessions::{Sessions, TooManySessions};
 
 pub use peer::Traffic;
@@ -26,6 +27,7 @@ mod convert;
 mod cut;
 mod orphans;
 mod peer;
+mod quarantine;
 mod sessions;
 mod take;
 
@@ -98,6 +100,17 @@ pub struct PeerStatus {
     pub received: Traffic,
 }
 
+/// A peer that is not listened to for a while: close its connection, and let its node in again afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentence {
+    /// Whose connection it is.
+    pub session: Session,
+    /// What it claimed last.
+    pub reason: FrameError,
+    /// For how long.
+    pub time: Span,
+}
+
 /// What the exchange did not take, and what it told twice.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExchangeStats {
@@ -119,6 +132,9 @@ pub(crate) struct Exchange {
     random: Box<dyn Rng + Send>,
     stats: ExchangeStats,
     orphans: Orphans,
+    quarantine: Quarantine,
+    /// Sentences that the driver has not been told of; one at most for each peer that was connected.
+    sentenced: Vec<Sentence>,
 }
 
 impl Exchange {
@@ -131,6 +147,8 @@ impl Exchange {
             random,
             stats: ExchangeStats::default(),
             orphans: Orphans::default(),
+            quarantine: Quarantine::default(),
+            sentenced: Vec::new(),
         }
     }
 
@@ -196,6 +214,11 @@ impl Exchange {
         self.peers.values().filter(|peer| peer.connected).map(due).min()
     }
 
+    /// Nodes that are not listened to, and how much longer.
+    pub(crate) fn quarantined(&self, now: Mono) -> Vec<(NodeId, Span)> {
+        self.quarantine.all(now)
+    }
+
     // -- inputs
 
     /// A connection to `session` stands. A new session of a known node replaces the old one.
@@ -209,6 +232,9 @@ impl Exchange {
             return Err(FrameError::UnknownSender);
         }
         let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
+        if self.quarantine.left(now, &session.id).is_some() {
+            return Err(FrameError::Quarantined);
+        }
         let known = self.peers.get(&session.id).map(|peer| peer.session.boot);
         if known.is_some_and(|boot| boot > session.boot) {
             return Err(FrameError::UnknownSender);
@@ -271,11 +297,26 @@ impl Exchange {
         bytes: &[u8],
         shards: &S,
     ) -> Result<(), FrameError> {
-        let result = self.take_frame(now, cluster, from, bytes, shards);
+        let result = match self.quarantine.left(now, &from.id) {
+            Some(_) => Err(FrameError::Quarantined),
+            None => self.take_frame(now, cluster, from, bytes, shards),
+        };
         if let Err(error) = result {
             *self.stats.dropped.entry(error).or_default() += 1;
+            self.handle_claim(now, from, error);
         }
         result
+    }
+
+    /// Holds an impossible claim against a peer's node; too many, and it is quarantined.
+    pub(crate) fn handle_claim(&mut self, now: Mono, from: &Session, error: FrameError) {
+        if !error.is_impossible() {
+            return;
+        }
+        if let Some(time) = self.quarantine.handle_offence(now, &from.id) {
+            self.handle_disconnected(now, from);
+            self.sentenced.push(Sentence { session: from.clone(), reason: error, time });
+        }
     }
 
     fn take_frame<S: Shards>(
@@ -361,6 +402,11 @@ impl Exchange {
     }
 
     // -- outputs
+
+    /// The next peer whose connection is to be closed. Call until `None`.
+    pub(crate) fn poll_sentence(&mut self) -> Option<Sentence> {
+        self.sentenced.pop()
+    }
 
     /// The next frame that is due, and the session it is for. Call until `None`.
     pub(crate) fn poll_frame<S: Shards>(

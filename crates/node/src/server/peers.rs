@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tidegate_core::{PeerStatus, engine::Engine, time::Span};
+use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
 use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
 
@@ -129,11 +129,27 @@ impl Peers {
                     self.engine.handle_disconnected(now, &peer);
                     info!(%peer, "disconnected");
                 }
+                Event::Unreadable(peer) => self.engine.handle_unreadable(now, &peer),
                 Event::Frame { from, bytes } => {
                     if let Err(reason) = self.engine.handle_frame(now, &from, &bytes) {
                         debug!(%from, %reason, "frame not taken");
                     }
                 }
+            }
+        }
+        self.quarantine();
+    }
+
+    /// Closes the connections with those who claimed what cannot be too often.
+    fn quarantine(&self) {
+        while let Some(Sentence { session, reason, time }) = self.engine.poll_sentence() {
+            let seconds = time.as_secs_ceil();
+            warn!(
+                peer = %session, last = reason.name(), seconds,
+                "quarantined a peer: it claimed what cannot be, several times; find out who runs under its certificate, or run the same release on both"
+            );
+            if let Some((transport, _)) = &self.network.0 {
+                transport.quarantine(&session.id, crate::clock::duration(time));
             }
         }
     }

@@ -178,6 +178,12 @@ impl View {
                 .collect(),
             frames_dropped,
             peers_refused: transport.refused,
+            quarantined: self
+                .engine
+                .quarantined(now)
+                .into_iter()
+                .map(|(node, _)| (node.region.to_string(), node.node.to_string()))
+                .collect(),
             listeners: [("http", &self.doors.http), ("admin", &self.doors.admin)]
                 .map(|(listener, connections)| {
                     let stats = connections.stats();
@@ -217,6 +223,11 @@ impl Admin for View {
         } else if !synced {
             reasons.push("waiting for seeds to tell what they know of this region".to_owned());
         }
+        // For people: it does not make the node unready.
+        reasons.extend(self.engine.quarantined(self.clock.now()).iter().map(|(node, left)| {
+            let seconds = left.as_secs_ceil();
+            format!("{node} is quarantined for another {seconds} s: it claimed what cannot be")
+        }));
         if draining {
             reasons.push("the node is stopping".to_owned());
         }

@@ -19,6 +19,8 @@ pub struct NodeSample {
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
     pub peers_refused: Vec<(&'static str, u64)>,
+    /// Nodes that are not listened to for a while: (region, node).
+    pub quarantined: Vec<(String, String)>,
     /// The listeners for callers and operators.
     pub listeners: Vec<ListenerSample>,
     /// When this node's certificate expires, since 1970; `None` without a cluster.
@@ -136,10 +138,19 @@ impl Collector for NodeSample {
             of(|l| l.stalled),
         )?;
         out.gauges(
-            "tidegate_certificate_expiry_timestamp_seconds",
-            "When this node's certificate expires, in seconds since 1970",
-            self.certificate_expires.iter().map(|end| ([], end.as_secs())),
+            "tidegate_peer_quarantined",
+            "1 for each node that is not listened to for a while, since it claimed what cannot be",
+            self.quarantined.iter().map(|(region, node)| {
+                ([("region", region.as_str()), ("node", node.as_str())], 1_u64)
+            }),
         )?;
+        if let Some(end) = self.certificate_expires {
+            out.gauge(
+                "tidegate_certificate_expiry_timestamp_seconds",
+                "When this node's certificate expires, in seconds since 1970",
+                end.as_secs(),
+            )?;
+        }
         out.gauges(
             "tidegate_clock_offset_seconds",
             "How far the region's clock is ahead of this node's",

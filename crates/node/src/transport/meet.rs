@@ -177,6 +177,7 @@ fn check(inner: &Inner, proven: &NodeId, theirs: &Hello) -> Result<(), Failure> 
         let detail = format!("it says it is {id}, but its certificate is that of {proven}");
         return Err(Failure::refused(Refusal::IdentityMismatch, detail));
     }
+    inner.quarantine.check(id)?;
     let own = &inner.session;
     if *id != own.id {
         Ok(())

@@ -11,6 +11,7 @@ mod hello;
 mod keep;
 mod link;
 mod meet;
+mod quarantine;
 mod refusal;
 mod registry;
 mod stats;
@@ -49,6 +50,7 @@ use crate::{
 use credentials::{Built, Credentials};
 use keep::Kept;
 use link::{Channel, Link};
+use quarantine::Quarantine;
 use refusal::{CODE_GOODBYE, Failure, FailureLog};
 use registry::Registry;
 use stats::Counters;
@@ -115,6 +117,8 @@ pub enum Event {
         /// The frame.
         bytes: Bytes,
     },
+    /// It sent something that is not even a message, as no working node does.
+    Unreadable(Session),
     /// The connection has ended.
     Disconnected(Session),
 }
@@ -161,6 +165,7 @@ struct Inner {
     local: SocketAddr,
     endpoint: Endpoint,
     credentials: Credentials,
+    quarantine: Quarantine,
     faults: Option<Arc<Faults>>,
     registry: Registry,
     kept: Mutex<Kept>,
@@ -205,6 +210,7 @@ impl Transport {
             local,
             endpoint,
             credentials,
+            quarantine: Quarantine::default(),
             faults,
             kept: Mutex::default(),
             events,
@@ -243,6 +249,16 @@ impl Transport {
         self.inner.endpoint.set_server_config(Some(built.server.clone()));
         self.inner.credentials.replace(built);
         Ok(true)
+    }
+
+    /// Closes the connection with a node and refuses it for so long, under whatever session.
+    pub fn quarantine(&self, node: &NodeId, time: Duration) {
+        self.inner.quarantine.add(node, time);
+        if let Some(link) = self.inner.registry.of_node(node) {
+            let failure = Failure::refused(Refusal::Quarantined, "it claimed what cannot be");
+            link.close(Refusal::Quarantined.code(), &failure.to_string());
+            self.inner.fail(link.remote, &failure);
+        }
     }
 
     /// When this node's own certificate is valid.

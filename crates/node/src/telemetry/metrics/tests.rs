@@ -159,6 +159,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
         certificate_expires: Some(Duration::from_secs(1_900_000_000)),
+        quarantined: vec![("us".into(), "us-1".into())],
         keys: 9,
         memory_bytes: 1024,
     };
@@ -183,6 +184,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         assert_has(&lines, &format!("{series} {value}"));
     }
     assert_has(&lines, "tidegate_certificate_expiry_timestamp_seconds 1900000000");
+    assert_has(&lines, r#"tidegate_peer_quarantined{region="us",node="us-1"} 1"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));

@@ -21,7 +21,7 @@ fn replace(node: &Node, files: &Files) -> Result<bool, TransportError> {
     node.transport.replace_credentials(ca.as_bytes(), cert.as_bytes(), key.as_bytes())
 }
 
-async fn until(what: impl Fn() -> bool) {
+pub(super) async fn until(what: impl Fn() -> bool) {
     let holds = async {
         while !what() {
             tokio::task::yield_now().await;
