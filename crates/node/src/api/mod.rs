@@ -24,6 +24,9 @@ pub use admin::{
 pub use connections::{ConnectionStats, Connections};
 pub use front::Front;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzzing::{fuzz_batch, fuzz_check, fuzz_query};
+
 use problem::Problem;
 
 mod admin;
@@ -35,6 +38,8 @@ mod bounds;
 mod check;
 mod connections;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod headers;
 mod json;
 mod later;

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::exit::Failure;
 
-pub(crate) use tidegate_node::telemetry::LogFormat;
+pub(crate) use tidegate_node::{config::without_credentials, telemetry::LogFormat};
 
 /// What `serve` was asked.
 #[derive(Debug)]

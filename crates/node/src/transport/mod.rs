@@ -379,6 +379,12 @@ impl Inner {
     }
 }
 
+/// Reads a hello behind its length.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn unpacked_hello(bytes: &[u8]) -> Result<Hello, String> {
+    hello::unpacked(bytes).map_err(|failure| failure.to_string())
+}
+
 fn transport_config() -> TransportConfig {
     let mut config = TransportConfig::default();
     config
