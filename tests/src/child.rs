@@ -33,6 +33,21 @@ impl Process {
     ///
     /// If it cannot be started.
     pub fn start(name: &str, arguments: &[OsString], log: &Path, scratch: &Path) -> Self {
+        Self::start_logging(name, arguments, log, scratch, None)
+    }
+
+    /// The same, with this filter of its log (`RUST_LOG`) instead of that of the test.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    pub fn start_logging(
+        name: &str,
+        arguments: &[OsString],
+        log: &Path,
+        scratch: &Path,
+        filter: Option<&str>,
+    ) -> Self {
         let stderr =
             File::options().create(true).append(true).open(log).expect("a log can be made");
         // Even if this test is killed, the process ends with it.
@@ -41,6 +56,7 @@ impl Process {
             .arg(tidegate())
             .args(arguments)
             .env("TMPDIR", scratch)
+            .envs(filter.map(|filter| ("RUST_LOG", filter)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

@@ -155,20 +155,25 @@ secret_file = "secret"
 
     /// Starts a node with this configuration, and waits for nothing. Its faults are enabled.
     pub fn serve(&self, place: &Place, config: &str) -> Served {
-        self.start(place, config, &["--enable-faults"])
+        self.start(place, config, &["--enable-faults"], None)
     }
 
     /// Starts a node with this configuration, as one is started by those who want no faults.
     pub fn serve_plain(&self, place: &Place, config: &str) -> Served {
-        self.start(place, config, &[])
+        self.start(place, config, &[], None)
     }
 
-    fn start(&self, place: &Place, config: &str, more: &[&str]) -> Served {
+    /// Starts a node that logs all there is to log.
+    pub fn serve_traced(&self, place: &Place, config: &str) -> Served {
+        self.start(place, config, &["--enable-faults"], Some("trace"))
+    }
+
+    fn start(&self, place: &Place, config: &str, more: &[&str], filter: Option<&str>) -> Served {
         let file = self.write(&format!("{}-{}.toml", place.region, place.node), config);
         let mut arguments: Vec<OsString> = vec!["serve".into(), "--config".into(), file.into()];
         arguments.extend(more.iter().map(OsString::from));
         let log = self.home().join(format!("{}-{}.log", place.region, place.node));
-        let process = Process::start(&place.node, &arguments, &log, self.home());
+        let process = Process::start_logging(&place.node, &arguments, &log, self.home(), filter);
         let at = |port: u16| format!("127.0.0.1:{port}");
         let (http, admin, cluster) = (at(place.http), at(place.admin), at(place.cluster));
         Served { node: Node::new(&place.region, &place.node, &http, &admin, &cluster), process }

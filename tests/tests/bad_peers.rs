@@ -131,6 +131,40 @@ async fn a_peer_with_another_regions_name_is_refused() {
 }
 
 #[tokio::test]
+async fn a_peer_that_claims_the_impossible_is_quarantined_and_shown() {
+    let pair = Pair::start().await;
+    let place = pair.site.place("us", "us-1");
+    let stranger = Stranger::with_certificate(&pair.ca, &place.certificate);
+    let connection = stranger.connect(pair.port).await.unwrap();
+    let _hello = introduce(&connection, "us", "us-1").await;
+    // It is of `us`, and speaks for `ap`.
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/frame/another-region");
+    let frame = [&[1], &*std::fs::read(corpus).unwrap()].concat();
+    for _ in 0..5 {
+        let mut stream = connection.open_uni().await.unwrap();
+        stream.write_all(&frame).await.unwrap();
+        stream.finish().unwrap();
+    }
+    let why = closed(&connection).await;
+    assert!(why.contains("claimed what cannot be"), "{why}");
+    pair.refused("quarantined").await;
+    let series = r#"tidegate_peer_quarantined{region="us",node="us-1"}"#;
+    assert_eq!(pair.eu.node.metric(series).await, Ok(1.0));
+    let series = r#"tidegate_frames_dropped_total{reason="speaks_for_another"}"#;
+    assert_eq!(pair.eu.node.metric(series).await, Ok(5.0));
+    let (status, ready) = pair.eu.node.readyz().await.unwrap();
+    assert_eq!(status, 200, "the node itself is well");
+    assert!(ready["reasons"][0].as_str().unwrap().contains("us/us-1 is quarantined"), "{ready}");
+    let log = pair.eu.process.log();
+    assert_eq!(log.matches("quarantined a peer").count(), 1, "{log}");
+
+    // It is turned away until its time is over; its region is heard as before.
+    let why = stranger.turned_away(pair.port, &hello("us", "us-1")).await;
+    assert!(why.contains("it is let in in"), "{why}");
+    pair.goes_on().await;
+}
+
+#[tokio::test]
 async fn random_and_truncated_datagrams_break_nothing() {
     let pair = Pair::start().await;
     let mut random = StdRng::seed_from_u64(7);

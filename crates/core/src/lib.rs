@@ -48,5 +48,5 @@ mod slab;
 mod wire;
 
 pub use clock::ClockStatus;
-pub use exchange::{ExchangeStats, PeerStatus, RepairStats, Traffic};
+pub use exchange::{ExchangeStats, PeerStatus, RepairStats, Sentence, Traffic};
 pub use wire::{FRAME_BYTES_MAX, FrameError, Hello, HelloError};

@@ -7,6 +7,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration as Span,
 };
 
 use rcgen::{
@@ -15,7 +16,7 @@ use rcgen::{
 };
 use tidegate_core::ids::NodeId;
 use time::{Duration, OffsetDateTime};
-use x509_parser::{extensions::GeneralName, prelude::FromDer};
+use x509_parser::{extensions::GeneralName, prelude::FromDer, time::ASN1Time};
 
 /// The DNS name that every node's certificate carries.
 pub const SERVER_NAME: &str = "node.tidegate.internal";
@@ -37,6 +38,15 @@ const CA_DAYS: i64 = 3650;
 const NODE_DAYS: i64 = 365;
 /// How far validity reaches back, for nodes whose clock is behind.
 const LEEWAY_DAYS: i64 = 1;
+
+/// From when until when a certificate is valid, both since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// Its first second.
+    pub not_before: Span,
+    /// Its last second.
+    pub not_after: Span,
+}
 
 /// Why certificates could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +131,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "Tidegate cluster authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        set_validity(&mut params, CA_DAYS);
+        set_validity(&mut params, Duration::days(CA_DAYS));
         let cert_pem = params.self_signed(&key)?.pem();
         Ok(Self { issuer: Issuer::new(params, key), cert_pem })
     }
@@ -148,12 +158,22 @@ impl Authority {
 
     /// Signs a certificate that says: this is node `id`. Valid for a year.
     pub fn sign(&self, id: &NodeId) -> Result<NodeCert, CertsError> {
+        self.sign_for(id, Duration::days(NODE_DAYS))
+    }
+
+    /// As [`sign`](Self::sign), valid for so long.
+    pub(crate) fn sign_for(&self, id: &NodeId, lifetime: Duration) -> Result<NodeCert, CertsError> {
         let key = KeyPair::generate()?;
-        let cert = self.sign_key(id, &key)?;
+        let cert = self.sign_key(id, &key, lifetime)?;
         Ok(NodeCert { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 
-    fn sign_key(&self, id: &NodeId, key: &KeyPair) -> Result<Certificate, CertsError> {
+    fn sign_key(
+        &self,
+        id: &NodeId,
+        key: &KeyPair,
+        lifetime: Duration,
+    ) -> Result<Certificate, CertsError> {
         let mut params = CertificateParams::new([SERVER_NAME.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, id.to_string());
         params.subject_alt_names.push(SanType::URI(identity_uri(id).try_into()?));
@@ -161,7 +181,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, NODE_DAYS);
+        set_validity(&mut params, lifetime);
         Ok(params.signed_by(key, &self.issuer)?)
     }
 }
@@ -185,7 +205,9 @@ pub fn make_ca(dir: &Path) -> Result<(), CertsError> {
 /// `tidegate certs node`: writes `node.pem` and `node.key` for `id` to `out`, signed by the
 /// authority in `ca_dir`.
 ///
-/// Replaces an older certificate, since that is how one is renewed.
+/// Replaces an older certificate, since that is how one is renewed: each file in one step, the key
+/// first, so that a node which reads them meanwhile sees at worst a pair that does not fit, and looks
+/// again.
 pub fn make_node(ca_dir: &Path, id: &NodeId, out: &Path) -> Result<(), CertsError> {
     let made = Authority::read(ca_dir)?.sign(id)?;
     create_dir(out)?;
@@ -211,6 +233,19 @@ pub fn identity(der: &[u8]) -> Result<NodeId, IdentityError> {
     }
 }
 
+/// Reads from a certificate (DER) when it is valid.
+pub fn validity(der: &[u8]) -> Result<Validity, IdentityError> {
+    let (_, cert) = x509_parser::certificate::X509Certificate::from_der(der)
+        .map_err(|e| IdentityError::Malformed(e.to_string()))?;
+    let since_1970 =
+        |time: ASN1Time| Span::from_secs(u64::try_from(time.timestamp()).unwrap_or_default());
+    let validity = cert.validity();
+    Ok(Validity {
+        not_before: since_1970(validity.not_before),
+        not_after: since_1970(validity.not_after),
+    })
+}
+
 fn identity_uri(id: &NodeId) -> String {
     format!("{SCHEME}{id}")
 }
@@ -223,10 +258,10 @@ fn parse_uri(uri: &str) -> Result<NodeId, IdentityError> {
     NodeId::new(region, node).map_err(|e| bad(e.to_string()))
 }
 
-fn set_validity(params: &mut CertificateParams, days: i64) {
+fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
     let now = OffsetDateTime::from(crate::clock::wall());
     params.not_before = now - Duration::days(LEEWAY_DAYS);
-    params.not_after = now + Duration::days(days);
+    params.not_after = now + lifetime;
 }
 
 fn read_text(path: &Path) -> Result<String, CertsError> {
@@ -238,27 +273,33 @@ fn create_dir(path: &Path) -> Result<(), CertsError> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CertsError> {
-    fs::write(path, text).map_err(file_error("write", path))
+    // As far as the umask lets.
+    replace(path, text, 0o666)
 }
 
 /// Writes a file that only its owner can read, from its first byte on.
 fn write_secret(path: &Path, text: &str) -> Result<(), CertsError> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    replace(path, text, 0o600)
+}
 
-    // The mode applies only to files that are created, so an older one has to go first.
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(file_error("replace", path)(e));
-        }
-        _ => {}
-    }
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(file_error("write", path))
+/// Puts a file in the place of an older one in one step: who reads it sees one of the two, whole.
+fn replace(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
+    use std::{io::Write, os::unix::fs::PermissionsExt};
+
+    let directory = match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    };
+    let written = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(directory)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.as_file().sync_all()?;
+            Ok(file)
+        });
+    let persisted = written.and_then(|file| file.persist(path).map_err(|error| error.error));
+    persisted.map(drop).map_err(file_error("write", path))
 }
 
 fn file_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> CertsError {

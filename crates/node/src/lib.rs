@@ -14,6 +14,9 @@ pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod faults;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 pub mod limiter;
 pub mod membership;

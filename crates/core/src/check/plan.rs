@@ -101,7 +101,13 @@ impl Planned {
     pub(crate) fn label_at(&mut self, now: ClusterTime, known: impl FnOnce(Key, Label) -> Known) {
         self.label = self.limit().window.label_at(now);
         let known = known(self.key, self.label);
-        self.floor = known.own_region;
+        // What was told of the region weighs no more than the quantity: that refuses as surely as more
+        // would, so nobody is decided otherwise, and a lie does not outlive its window.
+        let told = match self.policy.shadow {
+            false => known.siblings.at_most(self.limit().quantity),
+            true => known.siblings,
+        };
+        self.floor = known.own_session.plus(told);
         self.others = match self.limit().scope {
             Scope::Global => known.others.net(),
             Scope::Region => 0,

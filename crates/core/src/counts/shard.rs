@@ -43,10 +43,19 @@ pub(crate) struct Full;
 /// What this node knows of a key in one label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Known {
-    /// This region's sum over its sessions, dead ones included: the floor of a command.
-    pub(crate) own_region: Counts,
+    /// This node's own, which it need not be told.
+    pub(crate) own_session: Counts,
+    /// The sum over this region's other sessions, dead ones included, as peers told it.
+    pub(crate) siblings: Counts,
     /// The sum of all other regions.
     pub(crate) others: Counts,
+}
+
+impl Known {
+    /// This region's sum over all its sessions.
+    pub(crate) fn own_region(&self) -> Counts {
+        self.own_session.plus(self.siblings)
+    }
 }
 
 /// What this node was asked for of one key, and gave.
@@ -224,8 +233,10 @@ impl Shard {
     pub(crate) fn known(&self, key: Key, label: Label) -> Known {
         let mut known = Known::default();
         for slot in self.slots_of(key, label) {
-            let sum = if slot.region == RegionIndex::OWN {
-                &mut known.own_region
+            let sum = if slot.session == SessionIndex::OWN {
+                &mut known.own_session
+            } else if slot.region == RegionIndex::OWN {
+                &mut known.siblings
             } else {
                 &mut known.others
             };

@@ -160,7 +160,7 @@ impl<G: Guarding> Engine<G> {
     /// Only what `open` admits while there is no room for its key is not counted.
     fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
         let live_nodes = self.views.with(|views| views.live_nodes);
-        let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
+        let known = |plan: &Planned| self.known(plan.key, plan.label).own_region();
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
         self.count(now, ticket, admitted, passes.iter().copied());
         let cluster = self.cluster_time(now);

@@ -9,9 +9,9 @@ use crate::{
     check::{Decision, Ticket},
     clock::{Clock, ClockStatus},
     counts::{Ages, Known, OverAdmitted, Shard, Tally},
-    exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Shards},
+    exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Sentence, Shards},
     guard::{Guard, Guarding},
-    ids::{Key, LimitId, RegionName, Session},
+    ids::{Key, LimitId, NodeId, RegionName, Session},
     invariants::Invariant,
     store::{StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime},
@@ -24,6 +24,8 @@ pub use heal::{HealStatus, HealTicket};
 mod clock_tests;
 mod decide;
 mod heal;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
@@ -274,6 +276,11 @@ impl<G: Guarding> Engine<G> {
         self.exchange.with(|exchange| exchange.peers(now))
     }
 
+    /// Nodes that are quarantined, and how much longer.
+    pub fn quarantined(&self, now: Mono) -> Vec<(NodeId, Span)> {
+        self.exchange.with(|exchange| exchange.quarantined(now))
+    }
+
     /// Broken invariants, by invariant; empty as long as there is no bug.
     pub fn broken(&self) -> BTreeMap<Invariant, u64> {
         self.upkeep.with(|upkeep| upkeep.broken.clone())
@@ -344,7 +351,8 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Takes a frame from a connected peer. Errors are counted by reason; see [`FrameError`] for what
-    /// each has left undone. None of them is a reason to stop listening to the peer.
+    /// each has left undone. None of them is a reason for the driver to stop listening to the peer: when it
+    /// must, [`poll_sentence`](Self::poll_sentence) says so.
     pub fn handle_frame(&self, now: Mono, from: &Session, bytes: &[u8]) -> Result<(), FrameError> {
         let cluster = self.cluster_time(now);
         self.exchange.with(|exchange| {
@@ -360,6 +368,14 @@ impl<G: Guarding> Engine<G> {
     /// its clock grows old.
     pub fn handle_store_clock(&self, asked: Mono, now: Mono, reading: StoreTime) {
         self.clock.with(|clock| clock.handle_store(asked, now, reading));
+    }
+
+    /// A connected peer sent something that is not even a frame, as no working node does.
+    pub fn handle_unreadable(&self, now: Mono, from: &Session) {
+        self.exchange.with(|exchange| {
+            exchange.handle_claim(now, from, FrameError::Malformed);
+            self.refresh(exchange);
+        });
     }
 
     /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
@@ -445,6 +461,12 @@ impl<G: Guarding> Engine<G> {
     pub fn poll_frame(&self, now: Mono) -> Option<(Session, Vec<u8>)> {
         let clock = self.clock.with(|clock| clock.reading(now));
         self.exchange.with(|exchange| exchange.poll_frame(now, clock, &self.shard_set()))
+    }
+
+    /// The next peer that claimed what cannot be too often: close its connection, and refuse its node for
+    /// that time. Call until `None` after frames were handled.
+    pub fn poll_sentence(&self) -> Option<Sentence> {
+        self.exchange.with(Exchange::poll_sentence)
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_frame`](Self::poll_frame) again.

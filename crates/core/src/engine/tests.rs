@@ -39,15 +39,15 @@ quantity = 50
 window = "1m"
 "#;
 
-const SECRET: Secret = Secret([3; 16]);
+pub(super) const SECRET: Secret = Secret([3; 16]);
 /// Half past some hour, so that no label ends within a test.
-const START: ClusterTime = ClusterTime(1_700_001_000_000_000);
+pub(super) const START: ClusterTime = ClusterTime(1_700_001_000_000_000);
 
-fn policies() -> PolicySet {
+pub(super) fn policies() -> PolicySet {
     PolicySet::parse(POLICIES).expect("the policies are right")
 }
 
-fn session(region: &str, node: &str, boot: u64) -> Session {
+pub(super) fn session(region: &str, node: &str, boot: u64) -> Session {
     Session { id: NodeId::new(region, node).expect("names"), boot: Boot(boot) }
 }
 
@@ -59,9 +59,9 @@ fn engine(session: Session) -> Engine<OneThread> {
 }
 
 /// Some engines, a store for each, and a clock.
-struct World {
-    now: Mono,
-    nodes: Vec<(Engine<OneThread>, Table)>,
+pub(super) struct World {
+    pub(super) now: Mono,
+    pub(super) nodes: Vec<(Engine<OneThread>, Table)>,
     policies: PolicySet,
 }
 
@@ -70,13 +70,13 @@ fn wall(now: Mono) -> StoreTime {
 }
 
 impl World {
-    fn new(sessions: Vec<Session>) -> Self {
+    pub(super) fn new(sessions: Vec<Session>) -> Self {
         let nodes =
             sessions.into_iter().map(|s| (engine(s), Table::new(1_000, StoreEpoch(1)))).collect();
         Self { now: Mono(0), nodes, policies: policies() }
     }
 
-    fn connect(&self, a: usize, b: usize) {
+    pub(super) fn connect(&self, a: usize, b: usize) {
         for (to, of) in [(a, b), (b, a)] {
             let (session, now) = (self.nodes[of].0.session().clone(), self.now);
             self.nodes[to].0.handle_connected(now, &session).expect("taken");
@@ -90,7 +90,7 @@ impl World {
     }
 
     /// A new run of a node, with an empty store; not connected yet.
-    fn restart(&mut self, at: usize) {
+    pub(super) fn restart(&mut self, at: usize) {
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
             self.disconnect(at, other);
         }
@@ -111,7 +111,7 @@ impl World {
         self.nodes[at].1 = self.another_table(at);
     }
 
-    fn ask_with(
+    pub(super) fn ask_with(
         &mut self,
         at: usize,
         key: &str,
@@ -135,17 +135,17 @@ impl World {
         }
     }
 
-    fn ask(&mut self, at: usize, key: &str, cost: u64) -> bool {
+    pub(super) fn ask(&mut self, at: usize, key: &str, cost: u64) -> bool {
         self.ask_with(at, key, cost, Purpose::Charge, true).allowed
     }
 
     /// Net use of the global limit as a node and its store see it.
-    fn used(&mut self, at: usize, key: &str) -> u64 {
+    pub(super) fn used(&mut self, at: usize, key: &str) -> u64 {
         self.ask_with(at, key, 1, Purpose::Usage, true).limits[0].used
     }
 
     /// Lets time pass; `arrives` says of each frame whether it does.
-    fn run(&mut self, ms: u64, mut arrives: impl FnMut(usize, usize) -> bool) {
+    pub(super) fn run(&mut self, ms: u64, mut arrives: impl FnMut(usize, usize) -> bool) {
         for _ in 0..ms / 10 {
             self.now += Span::millis(10);
             for from in 0..self.nodes.len() {
@@ -721,6 +721,7 @@ proptest! {
         world.settle();
         for at in 0..3 {
             prop_assert_eq!(world.used(at, "k"), admitted);
+            prop_assert_eq!(world.nodes[at].0.quarantined(world.now), []);
         }
     }
 }

@@ -20,6 +20,7 @@ use clocks::Clocks;
 use cut::Cutter;
 use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
+use quarantine::Quarantine;
 use relay::Relays;
 use repair::Turns;
 use sessions::{Sessions, TooManySessions};
@@ -34,6 +35,7 @@ mod convert;
 mod cut;
 mod orphans;
 mod peer;
+mod quarantine;
 mod relay;
 mod repair;
 mod sessions;
@@ -115,6 +117,17 @@ pub struct PeerStatus {
     pub received: Traffic,
 }
 
+/// A peer that is not listened to for a while: close its connection, and let its node in again afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentence {
+    /// Whose connection it is.
+    pub session: Session,
+    /// What it claimed last.
+    pub reason: FrameError,
+    /// For how long.
+    pub time: Span,
+}
+
 /// What the exchange did not take, and what it told twice.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExchangeStats {
@@ -141,6 +154,9 @@ pub(crate) struct Exchange {
     turns: Turns,
     relays: Relays,
     clocks: Clocks,
+    quarantine: Quarantine,
+    /// Sentences that the driver has not been told of; one at most for each peer that was connected.
+    sentenced: Vec<Sentence>,
 }
 
 impl Exchange {
@@ -162,6 +178,8 @@ impl Exchange {
             turns: Turns::default(),
             relays: Relays::new(relays),
             clocks: Clocks::default(),
+            quarantine: Quarantine::default(),
+            sentenced: Vec::new(),
         }
     }
 
@@ -239,6 +257,11 @@ impl Exchange {
         self.peers.values().filter(|peer| peer.connected).map(due).min()
     }
 
+    /// Nodes that are not listened to, and how much longer.
+    pub(crate) fn quarantined(&self, now: Mono) -> Vec<(NodeId, Span)> {
+        self.quarantine.all(now)
+    }
+
     // -- inputs
 
     /// A connection to `session` stands. Another session of a known node replaces the one before, also
@@ -253,6 +276,9 @@ impl Exchange {
             return Err(FrameError::UnknownSender);
         }
         let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
+        if self.quarantine.left(now, &session.id).is_some() {
+            return Err(FrameError::Quarantined);
+        }
         let known = self.peers.get(&session.id).map(|peer| peer.session.boot);
         if known.is_none() && self.peers.len() == PEERS_MAX && !self.forget_one_peer() {
             return Err(FrameError::Full);
@@ -313,11 +339,26 @@ impl Exchange {
         bytes: &[u8],
         shards: &S,
     ) -> Result<(), FrameError> {
-        let result = self.take_frame(now, cluster, from, bytes, shards);
+        let result = match self.quarantine.left(now, &from.id) {
+            Some(_) => Err(FrameError::Quarantined),
+            None => self.take_frame(now, cluster, from, bytes, shards),
+        };
         if let Err(error) = result {
             *self.stats.dropped.entry(error).or_default() += 1;
+            self.handle_claim(now, from, error);
         }
         result
+    }
+
+    /// Holds an impossible claim against a peer's node; too many, and it is quarantined.
+    pub(crate) fn handle_claim(&mut self, now: Mono, from: &Session, error: FrameError) {
+        if !error.is_impossible() {
+            return;
+        }
+        if let Some(time) = self.quarantine.handle_offence(now, &from.id) {
+            self.handle_disconnected(now, from);
+            self.sentenced.push(Sentence { session: from.clone(), reason: error, time });
+        }
     }
 
     fn take_frame<S: Shards>(
@@ -425,6 +466,11 @@ impl Exchange {
     /// What peers have told of their clocks since this was last asked; `None` if nothing.
     pub(crate) fn poll_clocks(&mut self, now: Mono) -> Option<ClockNews> {
         self.clocks.poll(now)
+    }
+
+    /// The next peer whose connection is to be closed. Call until `None`.
+    pub(crate) fn poll_sentence(&mut self) -> Option<Sentence> {
+        self.sentenced.pop()
     }
 
     /// The next frame that is due, and the session it is for. Call until `None`.

@@ -94,6 +94,9 @@ impl Exchange {
         if !slots.entries.iter().all(|entry| entry.tally().is_sound()) {
             return Err(FrameError::Unsound); // INV-3
         }
+        if !slots.global && from.id.region != self.sessions.own().id.region {
+            return Err(FrameError::SpeaksForAnother); // what a regional limit counts never leaves its region
+        }
         let session = match &slots.of {
             None => from.clone(),
             Some(speaker) => speaker.session().ok_or(FrameError::Malformed)?,
@@ -123,7 +126,7 @@ impl Exchange {
                 }
             }
         }
-        let (session, region) = self.sessions.intern(&session).map_err(FrameError::from)?;
+        let (session, region) = self.sessions.intern_told(&session).map_err(FrameError::from)?;
         let relayed = self.relays.is_on() && region != RegionIndex::OWN && of_sender;
         let pass_on = relayed || (region == RegionIndex::OWN && !live);
         Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))

@@ -36,6 +36,13 @@ impl Counts {
         self.used.saturating_sub(self.refunded)
     }
 
+    /// The same, with a net use of at most `net`.
+    pub const fn at_most(self, net: u64) -> Self {
+        let most = self.refunded.saturating_add(net);
+        let used = if self.used < most { self.used } else { most };
+        Self { used, refunded: self.refunded }
+    }
+
     /// Field by field the larger: the least pair that knows what both know.
     pub fn max(self, other: Self) -> Self {
         Self { used: self.used.max(other.used), refunded: self.refunded.max(other.refunded) }

@@ -199,8 +199,8 @@ pub enum FrameError {
     /// The sender is not connected, or this is not the session that is.
     #[error("the frame comes from a session that is not connected")]
     UnknownSender,
-    /// Slots of a session that the sender may not speak for.
-    #[error("the frame speaks for a session of another region")]
+    /// Slots of a session, or of a regional limit, that the sender may not speak for.
+    #[error("the frame speaks for a session or a regional limit of another region")]
     SpeaksForAnother,
     /// Numbers that no session can have, such as more refunded than used.
     #[error("the frame claims counts that contradict each other")]
@@ -215,9 +215,24 @@ pub enum FrameError {
     /// for as long as the label lives.
     #[error("no room for the frame's counts: raise the number of keys that a node may hold")]
     Full,
+    /// The sender has claimed what cannot be too often, and is not listened to for a while.
+    #[error("the sender is quarantined: it claimed what cannot be, several times")]
+    Quarantined,
 }
 
 impl FrameError {
+    /// Whether no working node of this version sends such a frame, however late, full or far it is.
+    pub(crate) const fn is_impossible(self) -> bool {
+        match self {
+            Self::TooLarge | Self::Malformed | Self::SpeaksForAnother | Self::Unsound => true,
+            Self::Version
+            | Self::UnknownSender
+            | Self::LabelAhead
+            | Self::Full
+            | Self::Quarantined => false,
+        }
+    }
+
     /// A short name, for metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -229,6 +244,7 @@ impl FrameError {
             Self::Unsound => "unsound",
             Self::LabelAhead => "label_ahead",
             Self::Full => "full",
+            Self::Quarantined => "quarantined",
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Reads a request's body, within a size.
+//! Reads a request's body, within a size and a time.
+
+use std::time::Duration;
 
 use axum::{
     body::{Body, HttpBody as _},
@@ -17,11 +19,25 @@ pub(crate) const BATCH_BYTES_MAX: usize = 1 << 20;
 /// while it writes often never sees the answer that says why.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
-/// The whole body, if it has at most `bytes_max`; 413 if it has more.
-///
-/// A client that sends slowly holds its own connection and no more than that; a timer for each body
-/// would cost every other client more than it saves.
-pub(crate) async fn read(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+/// How long a body may take to come. The timer is set only for one that has not come with its head.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The whole body, if it has at most `bytes_max`; 413 if it has more, 408 if it does not come in time.
+pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    read_within(BODY_TIMEOUT, body, bytes_max).await
+}
+
+async fn read_within(limit: Duration, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(limit, whole(body, bytes_max)).await {
+        Ok(read) => read,
+        Err(_) => {
+            let detail = format!("the body did not come to its end within {limit:?}");
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
+        }
+    }
+}
+
+async fn whole(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > DRAINED_BYTES_MAX as u64 {
         return Err(too_large(bytes_max));
     }
@@ -70,6 +86,16 @@ mod tests {
     async fn read_frames(frames: &'static [&'static str], bytes_max: usize) -> Option<Bytes> {
         let stream = futures_util::stream::iter(frames.iter().map(|f| Ok::<_, std::io::Error>(*f)));
         read(Body::from_stream(stream), bytes_max).await.ok()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_end_is_given_up() {
+        let begun = futures_util::stream::once(async { Ok::<_, std::io::Error>("a") });
+        let never = futures_util::StreamExt::chain(begun, futures_util::stream::pending());
+        let problem =
+            read_within(Duration::from_millis(1), Body::from_stream(never), 4).await.unwrap_err();
+        let response = axum::response::IntoResponse::into_response(problem);
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
     }
 
     #[tokio::test]

@@ -2,8 +2,7 @@
 
 use std::{
     convert::Infallible,
-    future::{self, Future},
-    io,
+    future::Future,
     net::{IpAddr, Ipv4Addr},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -14,9 +13,7 @@ use axum::{
     extract::Request,
     http::{HeaderName, HeaderValue},
     response::Response,
-    serve::{IncomingStream, Listener, ListenerExt as _},
 };
-use tokio::net::TcpListener;
 use tower::Service;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -96,39 +93,4 @@ fn new_id() -> HeaderValue {
     let digit = |index: usize| DIGITS[(bits >> (4 * index)) as usize & 0xf];
     let text: [u8; 32] = std::array::from_fn(digit);
     HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
-}
-
-/// Makes a [`Front`] for each connection.
-struct Connections(Front);
-
-impl<L> Service<IncomingStream<'_, L>> for Connections
-where
-    L: Listener<Addr = std::net::SocketAddr>,
-{
-    type Response = Front;
-    type Error = Infallible;
-    type Future = future::Ready<Result<Front, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, stream: IncomingStream<'_, L>) -> Self::Future {
-        future::ready(Ok(self.0.for_peer(stream.remote_addr().ip())))
-    }
-}
-
-/// Accepts connections until `shutdown` completes, then ends once all requests are answered.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    front: Front,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        // Without it, an answer may wait for the acknowledgement of the one before.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
-        }
-    });
-    axum::serve(listener, Connections(front)).with_graceful_shutdown(shutdown).await
 }

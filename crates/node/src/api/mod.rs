@@ -21,7 +21,11 @@ pub use admin::{
     Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
     RegionView, UnknownRegion, admin_service,
 };
+pub use connections::{ConnectionStats, Connections};
 pub use front::Front;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use fuzzing::{fuzz_batch, fuzz_check, fuzz_query};
 
 use problem::Problem;
 
@@ -32,7 +36,10 @@ mod batch;
 mod body;
 mod bounds;
 mod check;
+mod connections;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+mod fuzzing;
 mod headers;
 mod json;
 mod later;
@@ -130,18 +137,20 @@ pub fn service<L: Limiter>(api: Api<L>) -> Front {
 pub async fn serve<L: Limiter>(
     listener: TcpListener,
     api: Api<L>,
+    connections: Arc<Connections>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    front::serve(listener, service(api), shutdown).await
+    connections::serve(listener, service(api), connections, shutdown).await
 }
 
 /// Answers operators until `shutdown` completes and the requests under way are answered.
 pub async fn serve_admin(
     listener: TcpListener,
     admin: Arc<dyn Admin>,
+    connections: Arc<Connections>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    front::serve(listener, admin_service(admin), shutdown).await
+    connections::serve(listener, admin_service(admin), connections, shutdown).await
 }
 
 async fn not_found() -> Problem {

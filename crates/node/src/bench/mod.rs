@@ -15,11 +15,10 @@ use self::{connection::Target, load::Load, requests::Requests, schedule::Schedul
 use crate::cli::{
     arguments::Bench,
     exit::{Exit, Failure},
-    output, runtime,
+    files, output, runtime,
 };
 
 mod connection;
-mod files;
 mod load;
 mod pacer;
 mod report;

@@ -16,9 +16,12 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::exit::Failure;
+use super::{exit::Failure, files};
 
-pub(crate) use tidegate_node::telemetry::LogFormat;
+/// Connections of operators, beside those of callers.
+const OPERATORS: u32 = 256;
+
+pub(crate) use tidegate_node::{config::without_credentials, telemetry::LogFormat};
 
 /// What `serve` was asked.
 #[derive(Debug)]
@@ -55,6 +58,9 @@ pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
     let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
     let wan = asked.wan.as_deref().map(Wan::load).transpose().map_err(Failure::usage)?;
     let options = Options { enable_faults: asked.enable_faults, wan };
+    // Operators have some of their own.
+    let callers = u32::try_from(config.listen.connections_max).unwrap_or(u32::MAX);
+    files::allow(callers.saturating_add(OPERATORS));
     let runtime = Runtime::new().map_err(Failure::broken)?;
     runtime.block_on(async {
         let mut hangup = signal(SignalKind::hangup()).map_err(Failure::broken)?;

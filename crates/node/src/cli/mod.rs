@@ -12,6 +12,7 @@ use crate::{bench, dev};
 
 pub(crate) mod arguments;
 pub(crate) mod exit;
+pub(crate) mod files;
 pub(crate) mod join;
 pub(crate) mod output;
 

@@ -51,6 +51,8 @@ pub struct Listen {
     pub http: SocketAddr,
     /// Health, metrics, state; not for the public.
     pub admin: SocketAddr,
+    /// Connections for checks that may be open at a time: 1 to 1,000,000.
+    pub connections_max: usize,
 }
 
 /// The regional store.
@@ -109,10 +111,15 @@ impl RedisUrl {
 /// Without user and password.
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, rest) = self.0.split_once("://").unwrap_or(("redis", &self.0));
-        let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
-        write!(f, "{scheme}://{server}")
+        f.write_str(&without_credentials(&self.0))
     }
+}
+
+/// A URL as it may be shown: without user and password.
+pub fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
+    let server = rest.rsplit_once('@').map_or(rest, |(_, server)| server);
+    format!("{scheme}://{server}")
 }
 
 impl fmt::Debug for RedisUrl {

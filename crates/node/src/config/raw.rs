@@ -32,6 +32,7 @@ pub(super) struct Listen {
     pub(super) http: Option<Text>,
     pub(super) grpc: Option<Text>,
     pub(super) admin: Option<Text>,
+    pub(super) connections_max: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

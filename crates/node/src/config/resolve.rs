@@ -20,6 +20,8 @@ mod values;
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 const REGION: &str = "local";
+const CONNECTIONS: usize = 10_000;
+const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// Checks a configuration as a whole. Paths in it are relative to `directory`.
 pub(super) fn config(
@@ -126,6 +128,7 @@ impl Resolver<'_> {
         if let Some(text) = &raw.grpc {
             self.refuse::<()>("listen.grpc", text, "gRPC is not built yet: leave it out");
         }
+        let connections_max = self.connections_max(raw);
         let (http, admin) = (http?, admin?);
         // The defaults differ, so that one of the two was written if they collide.
         if let (true, Some(text)) = (collide(http, admin), raw.admin.as_ref().or(raw.http.as_ref()))
@@ -135,7 +138,18 @@ impl Resolver<'_> {
             );
             return self.refuse("listen.admin", text, message);
         }
-        Some(Listen { http, admin })
+        Some(Listen { http, admin, connections_max: connections_max? })
+    }
+
+    fn connections_max(&mut self, raw: &raw::Listen) -> Option<usize> {
+        let Some(written) = &raw.connections_max else { return Some(CONNECTIONS) };
+        let max = usize::try_from(*written.get_ref()).ok();
+        max.filter(|max| (1..=CONNECTIONS_MAX).contains(max)).or_else(|| {
+            let message = format_args!("{} is not 1 to {CONNECTIONS_MAX}", written.get_ref());
+            let field = "listen.connections_max";
+            self.problems.push(Problem::at(self.text, Some(written.span()), field, message));
+            None
+        })
     }
 
     fn identity(&mut self, raw: &raw::Identity) -> Option<Identity> {

@@ -66,7 +66,11 @@ fn the_example_says_what_it_shows() {
     let expected = Config {
         id: NodeId::new("eu", "eu-0").expect("names"),
         policies: Some(path("policies.example.toml")),
-        listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
+        listen: Listen {
+            http: address("127.0.0.1:8080"),
+            admin: address("127.0.0.1:9090"),
+            connections_max: 10_000,
+        },
         store: Store::Redis(Redis {
             url: RedisUrl("redis://127.0.0.1:6379/0".into()),
             timeout: Duration::from_millis(30),
@@ -129,7 +133,11 @@ fn without_a_file_a_node_is_alone_on_its_machine() {
     let expected = Config {
         id: NodeId::new("local", "local-0").expect("names"),
         policies: None,
-        listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
+        listen: Listen {
+            http: address("127.0.0.1:8080"),
+            admin: address("127.0.0.1:9090"),
+            connections_max: 10_000,
+        },
         store: Store::Memory(Memory { records_max: 4_000_000, snapshot: None }),
         cluster: None,
         identity: Identity::default(),
@@ -251,6 +259,19 @@ fn http_and_admin_need_an_address_each() {
         "http = \"127.0.0.1:9\"\nadmin = \"127.0.0.2:9\"",
     ] {
         assert!(parse(&format!("[listen]\n{listen}")).is_ok(), "{listen}");
+    }
+}
+
+#[test]
+fn the_number_of_connections_is_bounded_both_ways() {
+    let listen = |max: &str| parse(&format!("[listen]\nconnections_max = {max}"));
+    for max in [1, 1_000_000] {
+        assert_eq!(listen(&max.to_string()).map(|c| c.listen.connections_max), Ok(max));
+    }
+    for bad in ["0", "-1", "1000001"] {
+        let problem = problem(&format!("[listen]\nconnections_max = {bad}"));
+        let expected = format!("2: field \"listen.connections_max\": {bad} is not 1 to 1000000");
+        assert_eq!(problem, expected);
     }
 }
 

@@ -7,6 +7,7 @@ use tidegate_core::ids::NodeId;
 use crate::cli::{
     arguments::{Dev, Store},
     exit::Failure,
+    join::without_credentials,
 };
 
 /// More regions would run into the ports of the next hundred.
@@ -43,12 +44,12 @@ pub(super) enum RegionStore {
 }
 
 impl RegionStore {
-    /// How a ready line names it: `memory`, or the URL.
+    /// How a ready line names it: `memory`, or the URL without user and password.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Memory => "memory".into(),
             Self::OwnRedis(address) => format!("redis://{address}/0"),
-            Self::GivenRedis { url, .. } => url.clone(),
+            Self::GivenRedis { url, .. } => without_credentials(url),
         }
     }
 }
@@ -176,6 +177,15 @@ mod tests {
         assert_eq!(ports, [18110, 18111, 18112, 18113]);
         assert_eq!(laid[1].store.name(), "redis://127.0.0.1:18014/0");
         assert_eq!(laid[0].nodes[0].http.port(), 18000);
+    }
+
+    #[test]
+    fn the_password_of_a_given_store_is_not_shown() {
+        let asked = asked("--regions eu --store redis --redis-url redis://me:p@ss@redis.test:1/0");
+        let store = &regions(&asked).expect("fits")[0].store;
+        assert_eq!(store.name(), "redis://redis.test:1/0");
+        let RegionStore::GivenRedis { url, .. } = store else { panic!("{store:?}") };
+        assert_eq!(url, "redis://me:p@ss@redis.test:1/0", "the node is told it all");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Watches a file by looking at it: this sees a write, a rename into place, and the swapped symbolic links
+//! Watches files by looking at them: this sees a write, a rename into place, and the swapped symbolic links
 //! of a mounted Kubernetes ConfigMap alike, on every file system.
 
 use std::{os::unix::fs::MetadataExt, path::Path, time::Duration};
@@ -8,7 +8,7 @@ use tokio::{
     time::{self, Interval, MissedTickBehavior},
 };
 
-/// How often the file is looked at.
+/// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What tells one state of a file from another, behind all symbolic links.
@@ -18,6 +18,15 @@ struct Stamp {
     inode: u64,
     length: u64,
     modified: (i64, i64),
+}
+
+/// The state of all files; `None` if one is not there.
+async fn stamps(paths: &[&Path]) -> Option<Vec<Stamp>> {
+    let mut stamps = Vec::with_capacity(paths.len());
+    for path in paths {
+        stamps.push(stamp(path).await?);
+    }
+    Some(stamps)
 }
 
 async fn stamp(path: &Path) -> Option<Stamp> {
@@ -30,28 +39,29 @@ async fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// One file, watched.
+/// Files that belong together, watched.
 pub(super) struct FileWatch<'a> {
-    path: &'a Path,
+    paths: &'a [&'a Path],
     look: Interval,
     /// The state that was told last; at first none, so that a change during the start is not missed.
-    told: Option<Stamp>,
+    told: Option<Vec<Stamp>>,
 }
 
 impl<'a> FileWatch<'a> {
-    pub(super) fn new(path: &'a Path) -> Self {
+    pub(super) fn new(paths: &'a [&'a Path]) -> Self {
         let mut look = time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { path, look, told: None }
+        Self { paths, look, told: None }
     }
 
-    /// Waits until the file is another than when this was last told, and has been left alone since the
-    /// look before. A file that is not there at the moment is waited for.
+    /// Waits until a file is another than when this was last told, and all have been left alone since the
+    /// look before: so of files that are replaced one after the other a half-done state is seldom told.
+    /// A file that is not there at the moment is waited for.
     pub(super) async fn changed(&mut self) {
         let mut before = None;
         loop {
             self.look.tick().await;
-            let now = stamp(self.path).await;
+            let now = stamps(self.paths).await;
             if now.is_some() && now != self.told && now == before {
                 self.told = now;
                 return;

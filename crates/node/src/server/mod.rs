@@ -33,11 +33,12 @@ use crate::{
 
 use peers::Peers;
 use snapshots::Snapshots;
-use view::View;
+use view::{Doors, View};
 
 pub use policies::{PolicyFileError, read_policies};
 pub use wan::{Wan, WanError};
 
+mod certificates;
 mod clocks;
 mod file_watch;
 mod heal;
@@ -193,6 +194,7 @@ impl Server {
             network: peers.network(),
             faults,
             snapshots: Snapshots::new(&config),
+            doors: Doors::new(config.listen.connections_max),
             draining: watch::Sender::new(false),
             secret_agreed: watch::Sender::new(config.cluster.is_some()),
         });
@@ -210,8 +212,8 @@ impl Server {
     }
 
     /// Answers until `stop` completes, then drains: new connections are refused, requests under way are
-    /// answered, and peers are told what they have not heard. `reload` asks for the policy file to be
-    /// read again.
+    /// answered, and peers are told what they have not heard. `reload` asks for the policy file and the
+    /// certificates to be read again.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -233,9 +235,10 @@ impl Server {
             unix_now: Arc::new(clock::unix_time),
             reset: ResetStyle::default(),
         };
-        let http = tokio::spawn(api::serve(http, api, until(http_stopped)));
-        let admin =
-            tokio::spawn(api::serve_admin(admin, view.clone(), until(rest_stopped.clone())));
+        let Doors { http: callers, admin: operators } = view.doors.clone();
+        let http = tokio::spawn(api::serve(http, api, callers, until(http_stopped)));
+        let rest = until(rest_stopped.clone());
+        let admin = tokio::spawn(api::serve_admin(admin, view.clone(), operators, rest));
         let upkeep = async {
             tokio::join!(
                 readiness::upkeep(&limiter, &store, &view, &config, clock),
@@ -248,9 +251,12 @@ impl Server {
             );
         };
         let exchange = peers.run(until(rest_stopped));
-        let reload = policies::keep_reloading(reload, &config, &limiter, &view);
+        let asked = watch::Sender::new(());
+        let policies = policies::keep_reloading(asked.subscribe(), &config, &limiter, &view);
+        let certificates = certificates::keep_reloading(asked.subscribe(), &config, &view);
+        let reload = keep_asking(reload, &asked);
 
-        tokio::pin!(upkeep, exchange, reload, http, admin, stop);
+        tokio::pin!(upkeep, exchange, reload, policies, certificates, http, admin, stop);
         // All of these run for as long as the node does; if one ends, the node must.
         tokio::select! {
             () = &mut stop => {}
@@ -258,7 +264,9 @@ impl Server {
             ended = &mut admin => ended.map_err(io::Error::other)??,
             () = &mut exchange => return Err(ended("the exchange with peers")),
             () = &mut upkeep => return Err(ended("the upkeep of the store")),
-            () = &mut reload => return Err(ended("the watch of policies")),
+            () = &mut reload => return Err(ended("the wait for a signal to reload")),
+            () = &mut policies => return Err(ended("the watch of policies")),
+            () = &mut certificates => return Err(ended("the watch of certificates")),
         }
         info!("draining");
         view.draining.send_replace(true);
@@ -286,6 +294,13 @@ impl Server {
 fn foreign_seeds(cluster: &Cluster) -> Vec<&Seed> {
     let ours = [cluster.listen, cluster.advertise].map(Seed::Address);
     cluster.seeds.iter().filter(|seed| !ours.contains(seed)).collect()
+}
+
+/// Passes on what `reload` says; ends when that says that it will not ask again.
+async fn keep_asking(mut reload: impl AsyncFnMut() -> bool, asked: &watch::Sender<()>) {
+    while reload().await {
+        asked.send_replace(());
+    }
 }
 
 fn ended(what: &str) -> ServerError {

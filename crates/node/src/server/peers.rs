@@ -2,11 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tidegate_core::{PeerStatus, engine::Engine, time::Span};
+use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
 use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
 
 use crate::{
+    certs::Validity,
     clock::Clock,
     config::Config,
     guard::Mutexes,
@@ -50,6 +51,22 @@ impl Network {
 
     pub(super) fn stats(&self) -> TransportStats {
         self.0.as_ref().map(|(transport, _)| transport.stats()).unwrap_or_default()
+    }
+
+    /// Puts certificates in force, or says what is wrong with them; whether they are others.
+    pub(super) fn replace_credentials(
+        &self,
+        ca: &[u8],
+        cert: &[u8],
+        key: &[u8],
+    ) -> Result<bool, String> {
+        let Some((transport, _)) = &self.0 else { return Ok(false) };
+        transport.replace_credentials(ca, cert, key).map_err(|error| error.to_string())
+    }
+
+    /// When this node's certificate is valid, where it has one.
+    pub(super) fn validity(&self) -> Option<Validity> {
+        self.0.as_ref().map(|(transport, _)| transport.validity())
     }
 
     pub(super) fn set_policy_hash(&self, hash: &str) {
@@ -112,11 +129,27 @@ impl Peers {
                     self.engine.handle_disconnected(now, &peer);
                     info!(%peer, "disconnected");
                 }
+                Event::Unreadable(peer) => self.engine.handle_unreadable(now, &peer),
                 Event::Frame { from, bytes } => {
                     if let Err(reason) = self.engine.handle_frame(now, &from, &bytes) {
                         debug!(%from, %reason, "frame not taken");
                     }
                 }
+            }
+        }
+        self.quarantine();
+    }
+
+    /// Closes the connections with those who claimed what cannot be too often.
+    fn quarantine(&self) {
+        while let Some(Sentence { session, reason, time }) = self.engine.poll_sentence() {
+            let seconds = time.as_secs_ceil();
+            warn!(
+                peer = %session, last = reason.name(), seconds,
+                "quarantined a peer: it claimed what cannot be, several times; find out who runs under its certificate, or run the same release on both"
+            );
+            if let Some((transport, _)) = &self.network.0 {
+                transport.quarantine(&session.id, crate::clock::duration(time));
             }
         }
     }

@@ -3,11 +3,11 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
 };
 
 use tidegate_core::policy::{Mistake, PolicySet};
+use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::{file_watch::FileWatch, view::View};
@@ -47,37 +47,29 @@ pub fn read_policies(path: &Path) -> Result<PolicySet, PolicyFileError> {
         .map_err(|mistakes| PolicyFileError::Wrong { path: path.into(), mistakes })
 }
 
-/// Reads the policy file again whenever it has changed or `asked` says so; ends when that says that it
-/// will not ask again. A file with mistakes changes nothing.
+/// Reads the policy file again whenever it has changed or `asked` moves. A file with mistakes changes
+/// nothing. Never ends.
 pub(super) async fn keep_reloading(
-    mut asked: impl AsyncFnMut() -> bool,
+    mut asked: watch::Receiver<()>,
     config: &Config,
     limiter: &Limiter,
     view: &View,
 ) {
     let Some(path) = &config.policies else {
-        while asked().await {
+        while asked.changed().await.is_ok() {
             info!("asked to reload policies, but the configuration names no policy file");
         }
-        return;
+        return std::future::pending().await;
     };
-    let mut watch = FileWatch::new(path);
-    let reload = |asked| reload(path, asked, limiter, view);
+    let paths = [path.as_path()];
+    let mut watch = FileWatch::new(&paths);
     loop {
-        // A change of the file must not make the question be asked twice.
-        let mut question = pin!(asked());
-        loop {
-            tokio::select! {
-                again = &mut question => {
-                    if !again {
-                        return;
-                    }
-                    reload(true);
-                    break;
-                }
-                () = watch.changed() => reload(false),
-            }
-        }
+        let asked = tokio::select! {
+            // Without a sender nobody will ask any more, but the file may change all the same.
+            Ok(()) = asked.changed() => true,
+            () = watch.changed() => false,
+        };
+        reload(path, asked, limiter, view);
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::{peers::Network, snapshots::Snapshots};
 use crate::{
     api::{
-        Admin, ClusterView, ConnectionState, Fault, FaultControl, FaultView, NodeView, Readiness,
-        RegionView, UnknownRegion,
+        Admin, ClusterView, ConnectionState, Connections, Fault, FaultControl, FaultView, NodeView,
+        Readiness, RegionView, UnknownRegion,
     },
     clock::{self, Clock},
     faults::{Faults, FaultsRequest},
@@ -24,12 +24,29 @@ use crate::{
     membership::Member,
     store::{GuardState, Store, StoreError},
     telemetry::{
-        ClockSample, GuardSample, Metrics, NodeSample, OverSample, PeerSample, StoreSample, Traffic,
+        ClockSample, GuardSample, ListenerSample, Metrics, NodeSample, OverSample, PeerSample,
+        StoreSample, Traffic,
     },
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
 const SILENCE_MAX: Span = Span::secs(3);
+
+/// Connections of operators that may be open at a time.
+const OPERATORS_MAX: usize = 256;
+
+/// The connections of both listeners.
+#[derive(Clone)]
+pub(super) struct Doors {
+    pub(super) http: Arc<Connections>,
+    pub(super) admin: Arc<Connections>,
+}
+
+impl Doors {
+    pub(super) fn new(callers_max: usize) -> Self {
+        Self { http: Connections::new(callers_max), admin: Connections::new(OPERATORS_MAX) }
+    }
+}
 
 /// The parts that know something.
 pub(super) struct View {
@@ -42,6 +59,7 @@ pub(super) struct View {
     pub(super) network: Arc<Network>,
     pub(super) faults: Option<Arc<Faults>>,
     pub(super) snapshots: Option<Arc<Snapshots>>,
+    pub(super) doors: Doors,
     pub(super) draining: watch::Sender<bool>,
     pub(super) secret_agreed: watch::Sender<bool>,
 }
@@ -174,6 +192,24 @@ impl View {
             relabelled: stats.relabelled,
             frames_dropped,
             peers_refused: transport.refused,
+            quarantined: self
+                .engine
+                .quarantined(now)
+                .into_iter()
+                .map(|(node, _)| (node.region.to_string(), node.node.to_string()))
+                .collect(),
+            listeners: [("http", &self.doors.http), ("admin", &self.doors.admin)]
+                .map(|(listener, connections)| {
+                    let stats = connections.stats();
+                    ListenerSample {
+                        listener,
+                        open: stats.open,
+                        refused: stats.refused,
+                        stalled: stats.stalled,
+                    }
+                })
+                .to_vec(),
+            certificate_expires: self.network.validity().map(|validity| validity.not_after),
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             over: self.over(&stats),
             repair: stats.exchange.repair,
@@ -263,6 +299,11 @@ impl Admin for View {
         } else if !synced {
             reasons.push("waiting for seeds to tell what they know of this region".to_owned());
         }
+        // For people: it does not make the node unready.
+        reasons.extend(self.engine.quarantined(self.clock.now()).iter().map(|(node, left)| {
+            let seconds = left.as_secs_ceil();
+            format!("{node} is quarantined for another {seconds} s: it claimed what cannot be")
+        }));
         if draining {
             reasons.push("the node is stopping".to_owned());
         }

@@ -83,6 +83,12 @@ impl StoreError {
     }
 }
 
+/// Reads what Redis answered, as bytes of its protocol.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_reply(bytes: &[u8]) {
+    redis::fuzz_reply(bytes);
+}
+
 /// A regional store of either kind.
 pub enum Store {
     /// In this process.

@@ -257,6 +257,17 @@ impl StoreError {
     }
 }
 
+/// Whatever Redis answers is read or refused.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz_reply(bytes: &[u8]) {
+    let Ok(value) = redis::parse_redis_value(bytes) else { return };
+    for expected in 0..4 {
+        if let Ok(StoreReply::Done { operations, .. }) = read_reply(value.clone(), expected) {
+            assert_eq!(operations.len(), expected);
+        }
+    }
+}
+
 fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable(why);
     let numbers = Vec::<u64>::from_redis_value(value).map_err(|e| unreadable(e.to_string()))?;

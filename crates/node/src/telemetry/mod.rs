@@ -3,7 +3,8 @@
 pub use logs::{BadLogFilter, LogFormat, init_logs};
 pub use metrics::{Metrics, ReloadResult};
 pub use sample::{
-    ClockSample, GuardSample, NodeSample, OverSample, PeerSample, StoreSample, Traffic,
+    ClockSample, GuardSample, ListenerSample, NodeSample, OverSample, PeerSample, StoreSample,
+    Traffic,
 };
 
 mod logs;

@@ -27,6 +27,12 @@ pub struct NodeSample {
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
     pub peers_refused: Vec<(&'static str, u64)>,
+    /// Nodes that are not listened to for a while: (region, node).
+    pub quarantined: Vec<(String, String)>,
+    /// The listeners for callers and operators.
+    pub listeners: Vec<ListenerSample>,
+    /// When this node's certificate expires, since 1970; `None` without a cluster.
+    pub certificate_expires: Option<Duration>,
     /// Broken invariants, by name.
     pub broken_invariants: Vec<(&'static str, u64)>,
     /// By how much global limits were and may be exceeded.
@@ -88,6 +94,19 @@ pub struct PeerSample {
     pub received: Traffic,
     /// What went to it.
     pub sent: Traffic,
+}
+
+/// The connections of one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerSample {
+    /// `http` or `admin`.
+    pub listener: &'static str,
+    /// Open now.
+    pub open: u64,
+    /// Refused, because as many as may be were open.
+    pub refused: u64,
+    /// Closed, because a request's head did not come in time.
+    pub stalled: u64,
 }
 
 /// What went one way, since the start.
@@ -171,6 +190,34 @@ impl Collector for NodeSample {
             "Connections refused",
             self.peers_refused.iter().map(|(reason, n)| ([("reason", *reason)], *n)),
         )?;
+        let of = |count: fn(&ListenerSample) -> u64| {
+            self.listeners.iter().map(move |l| ([("listener", l.listener)], count(l)))
+        };
+        out.gauges("tidegate_http_connections", "Connections that are open", of(|l| l.open))?;
+        out.counters(
+            "tidegate_http_connections_refused",
+            "Connections refused because as many as may be were open",
+            of(|l| l.refused),
+        )?;
+        out.counters(
+            "tidegate_http_connections_stalled",
+            "Connections closed because a request's head did not come in time",
+            of(|l| l.stalled),
+        )?;
+        out.gauges(
+            "tidegate_peer_quarantined",
+            "1 for each node that is not listened to for a while, since it claimed what cannot be",
+            self.quarantined.iter().map(|(region, node)| {
+                ([("region", region.as_str()), ("node", node.as_str())], 1_u64)
+            }),
+        )?;
+        if let Some(end) = self.certificate_expires {
+            out.gauge(
+                "tidegate_certificate_expiry_timestamp_seconds",
+                "When this node's certificate expires, in seconds since 1970",
+                end.as_secs(),
+            )?;
+        }
         out.gauges(
             "tidegate_clock_offset_seconds",
             "How far the region's clock is ahead of this node's",

@@ -35,7 +35,7 @@ pub(super) fn packed(hello: &Hello) -> Vec<u8> {
 }
 
 /// Reads what follows the length.
-fn unpacked(bytes: &[u8]) -> Result<Hello, Failure> {
+pub(super) fn unpacked(bytes: &[u8]) -> Result<Hello, Failure> {
     let refused = |what: String| Failure::refused(Refusal::Version, format!("its hello {what}"));
     let (protocol, body) =
         bytes.split_first_chunk().ok_or_else(|| refused("is too short".into()))?;

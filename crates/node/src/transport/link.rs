@@ -10,12 +10,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, ReadToEndError, RecvStream, SendStream};
 use tidegate_core::ids::Session;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
-    Event, FRAME_BYTES_MAX, Inner, SendError, hello,
+    Event, FRAME_BYTES_MAX, Inner, SendError, credentials, hello,
     refusal::{CODE_PROTOCOL, CODE_SUPERSEDED},
     registry::Seat,
 };
@@ -26,6 +26,8 @@ pub(super) const QUEUE_MESSAGES_MAX: usize = 1024;
 const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A message that does not arrive whole in this time is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many messages given up in a row, none having arrived whole between them, end the connection.
+const GIVEN_UP_MAX: usize = 256;
 /// How long the answer to a confirmation may take.
 const ACCEPTED_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a connection is looked at for silence.
@@ -143,6 +145,7 @@ pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: 
     let outgoing = Outgoing { inner: inner.clone(), queue, current: None };
     helpers.spawn(write_queue(outgoing, link.clone()));
     helpers.spawn(watch_silence(inner.clone(), link.clone()));
+    helpers.spawn(credentials::watch(inner.clone(), link.clone()));
 
     if let Some(predecessor) = seat.predecessor {
         predecessor.link.close(CODE_SUPERSEDED, "another connection takes over");
@@ -260,9 +263,11 @@ async fn watch_silence(inner: Arc<Inner>, link: Arc<Link>) {
 }
 
 /// Delivers messages until the connection ends. Each stream has its own task, so that one that
-/// stalls holds up no other; the number of streams that a peer may open bounds them.
+/// stalls holds up no other; the number of streams that a peer may open bounds them. A slow way may have
+/// some given up; a peer of which nothing else comes only holds our memory.
 async fn receive(inner: &Arc<Inner>, link: &Arc<Link>) {
     let mut streams = JoinSet::new();
+    let mut given_up = 0;
     loop {
         tokio::select! {
             stream = link.connection.accept_uni() => match stream {
@@ -275,20 +280,46 @@ async fn receive(inner: &Arc<Inner>, link: &Arc<Link>) {
                 Ok(datagram) => deliver_datagram(inner, link, &datagram),
                 Err(_) => break,
             },
-            Some(_) = streams.join_next() => {}
+            Some(read) = streams.join_next() => match read {
+                Ok(Read::Whole) => given_up = 0,
+                Ok(Read::GivenUp) => given_up += 1,
+                Err(_) => {}
+            },
+        }
+        if given_up >= GIVEN_UP_MAX {
+            link.close(CODE_PROTOCOL, "too many messages that do not end");
+            break;
         }
     }
     // What has arrived whole is not delivered any more: after `Disconnected` nothing may follow.
     streams.shutdown().await;
 }
 
-async fn read_stream(inner: Arc<Inner>, link: Arc<Link>, mut stream: RecvStream) {
+/// What became of a stream.
+enum Read {
+    /// It came to its end: well, too long, or broken off by its sender.
+    Whole,
+    /// It took too long.
+    GivenUp,
+}
+
+async fn read_stream(inner: Arc<Inner>, link: Arc<Link>, mut stream: RecvStream) -> Read {
     let read = tokio::time::timeout(READ_TIMEOUT, stream.read_to_end(1 + FRAME_BYTES_MAX)).await;
-    let message = match read {
-        Ok(Ok(message)) => Bytes::from(message),
-        // Dropping the stream tells the peer to stop.
-        Ok(Err(_)) | Err(_) => return inner.counters.dropped_malformed.add(1),
-    };
+    // Dropping the stream tells the peer to stop.
+    match read {
+        Ok(Ok(message)) => deliver(&inner, &link, &Bytes::from(message)).await,
+        Ok(Err(ReadToEndError::TooLong)) => unreadable(&inner, &link).await,
+        // Broken off, with its connection mostly.
+        Ok(Err(ReadToEndError::Read(_))) => inner.counters.dropped_malformed.add(1),
+        Err(_) => {
+            inner.counters.dropped_malformed.add(1);
+            return Read::GivenUp;
+        }
+    }
+    Read::Whole
+}
+
+async fn deliver(inner: &Inner, link: &Link, message: &Bytes) {
     match message.first().copied().and_then(Channel::from_byte) {
         Some(Channel::Frame) => {
             let bytes = message.slice(1..);
@@ -296,9 +327,15 @@ async fn read_stream(inner: Arc<Inner>, link: Arc<Link>, mut stream: RecvStream)
             inner.counters.bytes_received.add(bytes.len() as u64);
             inner.tell(Event::Frame { from: link.session.clone(), bytes }).await;
         }
-        Some(Channel::Membership) => inner.deliver_membership(&link, message.slice(1..)),
-        None => inner.counters.dropped_malformed.add(1),
+        Some(Channel::Membership) => inner.deliver_membership(link, message.slice(1..)),
+        None => unreadable(inner, link).await,
     }
+}
+
+/// A message that no node of ours sends.
+async fn unreadable(inner: &Inner, link: &Link) {
+    inner.counters.dropped_malformed.add(1);
+    inner.tell(Event::Unreadable(link.session.clone())).await;
 }
 
 fn deliver_datagram(inner: &Inner, link: &Link, datagram: &Bytes) {

@@ -3,15 +3,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::{Connection, Incoming, RecvStream, SendStream};
-use rustls::pki_types::CertificateDer;
 use tidegate_core::{
     Hello,
     ids::{NodeId, Session},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Inner, hello,
+    Inner, credentials,
+    gate::{Admission, Gate},
+    hello,
     link::{self, Ends, Link},
     refusal::{CODE_GOODBYE, CODE_SUPERSEDED, Failure, Refusal},
 };
@@ -19,17 +19,13 @@ use crate::certs;
 
 /// How long a peer may take from the first datagram to the end of the hello.
 const MEET_TIMEOUT: Duration = Duration::from_secs(3);
-/// How many peers may be introducing themselves at a time.
-pub(super) const MEETINGS_MAX: usize = 256;
-/// From how many on a peer must first prove that its address is its own.
-const MEETINGS_UNPROVEN_MAX: usize = 64;
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn accept(inner: Arc<Inner>) {
     let gate = Gate::new();
     while let Some(incoming) = inner.endpoint.accept().await {
         let peer = incoming.remote_address();
-        match gate.admit(incoming.remote_address_validated()) {
+        match gate.admit(peer.ip(), incoming.remote_address_validated()) {
             Admission::Answer(place) => {
                 let inner = inner.clone();
                 tokio::spawn(async move {
@@ -42,39 +38,11 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             // Fails only if the peer has proved its address already, which the gate excludes.
             Admission::Prove => drop(incoming.retry()),
             Admission::Ignore => {
-                let detail = format!("{MEETINGS_MAX} peers are introducing themselves already");
+                let detail = "too many peers are introducing themselves already";
                 inner.fail(peer, &Failure::refused(Refusal::Limit, detail));
                 incoming.ignore();
             }
         }
-    }
-}
-
-/// Bounds how many peers introduce themselves at a time.
-struct Gate {
-    places: Arc<Semaphore>,
-}
-
-enum Admission {
-    /// Answer it; the place is free again when this is dropped.
-    Answer(OwnedSemaphorePermit),
-    /// Let it prove first that its address is its own, which costs us no memory.
-    Prove,
-    /// Not even that; it will ask again.
-    Ignore,
-}
-
-impl Gate {
-    fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(MEETINGS_MAX)) }
-    }
-
-    fn admit(&self, proven: bool) -> Admission {
-        let busy = MEETINGS_MAX - self.places.available_permits();
-        if !proven && (MEETINGS_UNPROVEN_MAX..MEETINGS_MAX).contains(&busy) {
-            return Admission::Prove;
-        }
-        self.places.clone().try_acquire_owned().map_or(Admission::Ignore, Admission::Answer)
     }
 }
 
@@ -105,7 +73,7 @@ pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<(), 
     let steps = async {
         let connection = inner
             .endpoint
-            .connect(address, certs::SERVER_NAME)
+            .connect_with(inner.credentials.client(), address, certs::SERVER_NAME)
             .map_err(|e| Failure::Unreachable(e.to_string()))?
             .await?;
         let connection = &*started.insert(connection);
@@ -187,10 +155,8 @@ fn proven_identity(
     connection: &Connection,
     dialled: &[SocketAddr],
 ) -> Result<NodeId, Failure> {
-    let chain = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let Some(certificate) = chain.as_ref().and_then(|chain| chain.first()) else {
+    let chain = credentials::shown(connection);
+    let Some(certificate) = chain.first() else {
         return Err(Failure::refused(Refusal::NoCertificate, "it showed no certificate"));
     };
     let proven = certs::identity(certificate)
@@ -211,6 +177,7 @@ fn check(inner: &Inner, proven: &NodeId, theirs: &Hello) -> Result<(), Failure> 
         let detail = format!("it says it is {id}, but its certificate is that of {proven}");
         return Err(Failure::refused(Refusal::IdentityMismatch, detail));
     }
+    inner.quarantine.check(id)?;
     let own = &inner.session;
     if *id != own.id {
         Ok(())
@@ -219,29 +186,5 @@ fn check(inner: &Inner, proven: &NodeId, theirs: &Hello) -> Result<(), Failure> 
     } else {
         let detail = format!("it says it is {id}, which is our own name");
         Err(Failure::refused(Refusal::DuplicateName, detail))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_gate_asks_for_proof_when_it_is_busy_and_closes_when_it_is_full() {
-        let gate = Gate::new();
-        let mut places = Vec::new();
-        for n in 0..MEETINGS_MAX {
-            if n >= MEETINGS_UNPROVEN_MAX {
-                assert!(matches!(gate.admit(false), Admission::Prove));
-            }
-            let Admission::Answer(place) = gate.admit(n >= MEETINGS_UNPROVEN_MAX) else {
-                panic!("no place for the {n}th")
-            };
-            places.push(place);
-        }
-        assert!(matches!(gate.admit(true), Admission::Ignore));
-        assert!(matches!(gate.admit(false), Admission::Ignore));
-        places.pop();
-        assert!(matches!(gate.admit(true), Admission::Answer(_)));
     }
 }

@@ -5,10 +5,13 @@
 //! connection between them, whoever dialled (`registry`). Messages go as one stream each, out of
 //! a bounded queue per peer; sending never waits, and what does not fit is dropped and counted.
 
+mod credentials;
+mod gate;
 mod hello;
 mod keep;
 mod link;
 mod meet;
+mod quarantine;
 mod refusal;
 mod registry;
 mod stats;
@@ -26,8 +29,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quinn::{
-    AsyncUdpSocket, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, Runtime, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    AsyncUdpSocket, Endpoint, EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig,
+    VarInt,
 };
 use tidegate_core::{
     Hello,
@@ -39,10 +42,15 @@ pub use refusal::Refusal;
 pub use stats::TransportStats;
 pub use tls::TransportError;
 
-use crate::faults::{Faults, FaultySocket};
+use crate::{
+    certs::Validity,
+    faults::{Faults, FaultySocket},
+};
 
+use credentials::{Built, Credentials};
 use keep::Kept;
 use link::{Channel, Link};
+use quarantine::Quarantine;
 use refusal::{CODE_GOODBYE, Failure, FailureLog};
 use registry::Registry;
 use stats::Counters;
@@ -109,6 +117,8 @@ pub enum Event {
         /// The frame.
         bytes: Bytes,
     },
+    /// It sent something that is not even a message, as no working node does.
+    Unreadable(Session),
     /// The connection has ended.
     Disconnected(Session),
 }
@@ -154,6 +164,8 @@ struct Inner {
     advertise: SocketAddr,
     local: SocketAddr,
     endpoint: Endpoint,
+    credentials: Credentials,
+    quarantine: Quarantine,
     faults: Option<Arc<Faults>>,
     registry: Registry,
     kept: Mutex<Kept>,
@@ -172,16 +184,8 @@ impl Transport {
     pub fn start(config: Config) -> Result<(Self, mpsc::Receiver<Event>), TransportError> {
         let Config { identity, boot, socket, advertise, ca_pem, cert_pem, key_pem, faults } =
             config;
-        let tls = tls::build(&identity, &ca_pem, &cert_pem, &key_pem)?;
-        let transport = Arc::new(transport_config());
-        let mut server = ServerConfig::with_crypto(Arc::new(tls.server));
-        server.transport_config(transport.clone()).migration(false).max_incoming(
-            // Beyond what is being answered, a few may wait to be looked at.
-            2 * meet::MEETINGS_MAX,
-        );
-        let mut client = ClientConfig::new(Arc::new(tls.client));
-        client.transport_config(transport);
-
+        let built = Built::new(&identity, &ca_pem, &cert_pem, &key_pem)?;
+        let (credentials, server) = Credentials::new(built);
         let local = socket.local_addr()?;
         socket.set_nonblocking(true)?;
         let runtime = Arc::new(TokioRuntime);
@@ -191,13 +195,12 @@ impl Transport {
                 Arc::new(FaultySocket::new(wrapped, faults.clone()));
             wrapped = faulty;
         }
-        let mut endpoint = Endpoint::new_with_abstract_socket(
+        let endpoint = Endpoint::new_with_abstract_socket(
             EndpointConfig::default(),
             Some(server),
             wrapped,
             runtime,
         )?;
-        endpoint.set_default_client_config(client);
 
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let inner = Arc::new(Inner {
@@ -206,6 +209,8 @@ impl Transport {
             advertise,
             local,
             endpoint,
+            credentials,
+            quarantine: Quarantine::default(),
             faults,
             kept: Mutex::default(),
             events,
@@ -225,6 +230,40 @@ impl Transport {
     /// The address of the socket.
     pub fn local_address(&self) -> SocketAddr {
         self.inner.local
+    }
+
+    /// Puts other certificates (PEM, as in [`Config`]) in force: for handshakes from now on, and to judge
+    /// the peers that are connected, of whom those that are not believed any more are closed. An error
+    /// says what is wrong with them, and changes nothing. Says whether they are others than those that
+    /// were in force.
+    pub fn replace_credentials(
+        &self,
+        ca_pem: &[u8],
+        cert_pem: &[u8],
+        key_pem: &[u8],
+    ) -> Result<bool, TransportError> {
+        let built = Built::new(&self.inner.session.id, ca_pem, cert_pem, key_pem)?;
+        if self.inner.credentials.are_in_force(&built) {
+            return Ok(false);
+        }
+        self.inner.endpoint.set_server_config(Some(built.server.clone()));
+        self.inner.credentials.replace(built);
+        Ok(true)
+    }
+
+    /// Closes the connection with a node and refuses it for so long, under whatever session.
+    pub fn quarantine(&self, node: &NodeId, time: Duration) {
+        self.inner.quarantine.add(node, time);
+        if let Some(link) = self.inner.registry.of_node(node) {
+            let failure = Failure::refused(Refusal::Quarantined, "it claimed what cannot be");
+            link.close(Refusal::Quarantined.code(), &failure.to_string());
+            self.inner.fail(link.remote, &failure);
+        }
+    }
+
+    /// When this node's own certificate is valid.
+    pub fn validity(&self) -> Validity {
+        self.inner.credentials.validity()
     }
 
     /// Sends a frame to a session; never waits.
@@ -338,6 +377,12 @@ impl Inner {
             self.counters.dropped_membership.add(1);
         }
     }
+}
+
+/// Reads a hello behind its length.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn unpacked_hello(bytes: &[u8]) -> Result<Hello, String> {
+    hello::unpacked(bytes).map_err(|failure| failure.to_string())
 }
 
 fn transport_config() -> TransportConfig {

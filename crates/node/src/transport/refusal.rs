@@ -43,11 +43,13 @@ pub enum Refusal {
     Timeout,
     /// There are too many peers or too many handshakes.
     Limit,
+    /// It has claimed what cannot be too often, and must wait.
+    Quarantined,
 }
 
 impl Refusal {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoCertificate,
         Self::ForeignCertificate,
         Self::IdentityMismatch,
@@ -56,6 +58,7 @@ impl Refusal {
         Self::Own,
         Self::Timeout,
         Self::Limit,
+        Self::Quarantined,
     ];
 
     /// Its name in metrics.
@@ -69,6 +72,7 @@ impl Refusal {
             Self::Own => "self",
             Self::Timeout => "timeout",
             Self::Limit => "limit",
+            Self::Quarantined => "quarantined",
         }
     }
 
@@ -91,6 +95,9 @@ impl Refusal {
             Self::Own => "a node's own address among its `cluster.seeds` does no harm",
             Self::Timeout => "the way to it loses or delays too much, or it is not a tidegate node",
             Self::Limit => "it will try again by itself",
+            Self::Quarantined => {
+                "it is let in again when its time is over; the log of the node that refuses says what it claimed: find out who runs under its certificate, or run the same release on both"
+            }
         }
     }
 
@@ -223,7 +230,11 @@ impl FailureLog {
         }
     }
 
-    fn is_due(&self, peer: SocketAddr, reason: Option<Refusal>) -> bool {
+    fn is_due(&self, mut peer: SocketAddr, reason: Option<Refusal>) -> bool {
+        // Who floods us comes from ever other ports.
+        if matches!(reason, Some(Refusal::Timeout | Refusal::Limit)) {
+            peer.set_port(0);
+        }
         let (mut last, now) = (self.last.lock(), Instant::now());
         if last.len() >= LOGGED_MAX {
             last.retain(|_, at| now.duration_since(*at) < LOG_EVERY);
@@ -262,6 +273,10 @@ mod tests {
         assert!(log.is_due(peer(1), Some(Refusal::Version)));
         assert!(!log.is_due(peer(1), Some(Refusal::Version)));
         assert!(log.is_due(peer(1), Some(Refusal::Limit)));
+        assert!(
+            !log.is_due(peer(2), Some(Refusal::Limit)),
+            "a flood is one line, whatever its ports"
+        );
         let said = (2..10_000).filter(|port| log.is_due(peer(*port), None)).count();
         assert_eq!(said, LOGGED_MAX - 2);
     }

@@ -227,6 +227,11 @@ impl Registry {
         (peer.stands && peer.link.session == *session).then(|| peer.link.clone())
     }
 
+    /// The connection with a node, whether it stands or is about to.
+    pub(super) fn of_node(&self, node: &NodeId) -> Option<Arc<Link>> {
+        self.peers.lock().by_id.get(node).map(|peer| peer.link.clone())
+    }
+
     /// The connection that an address leads to.
     pub(super) fn of_address(&self, address: SocketAddr) -> Option<Arc<Link>> {
         let peers = self.peers.lock();

@@ -1,17 +1,20 @@
 //! Mutual TLS: who may talk to us, and how we prove who we are.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     RootCertStore,
     client::Resumption,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
-    server::{NoServerSessionStorage, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tidegate_core::ids::NodeId;
 
-use crate::certs;
+use crate::{
+    certs::{self, Validity},
+    clock,
+};
 
 /// The application protocol that both sides must speak.
 const ALPN: &[u8] = b"tidegate/1";
@@ -54,10 +57,29 @@ pub enum TransportError {
     Tls(String),
 }
 
-/// Both halves of an endpoint's TLS.
+/// Both halves of an endpoint's TLS, and how to judge a peer again.
 pub(super) struct Tls {
     pub(super) server: QuicServerConfig,
     pub(super) client: QuicClientConfig,
+    pub(super) trust: Trust,
+}
+
+/// Whom a node believes, and how long it is believed itself.
+pub(super) struct Trust {
+    verifier: Arc<dyn ClientCertVerifier>,
+    /// When this node's own certificate is valid.
+    pub(super) own: Validity,
+}
+
+impl Trust {
+    /// Whether who shows these certificates, its own first, is to be believed at `now` (since 1970); if
+    /// not, why.
+    pub(super) fn judge(&self, chain: &[CertificateDer<'_>], now: Duration) -> Result<(), String> {
+        let (certificate, intermediates) = chain.split_first().ok_or("it showed no certificate")?;
+        let now = UnixTime::since_unix_epoch(now);
+        let judged = self.verifier.verify_client_cert(certificate, intermediates, now);
+        judged.map(drop).map_err(|error| error.to_string())
+    }
 }
 
 /// Checks the files against each other and against `configured`, and builds both halves.
@@ -86,9 +108,9 @@ pub(super) fn build(
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
         .build()
         .map_err(|e| TransportError::Ca(e.to_string()))?;
-    verifier
-        .verify_client_cert(&chain[0], &chain[1..], UnixTime::now())
-        .map_err(|e| TransportError::NotSigned(e.to_string()))?;
+    let own = certs::validity(&chain[0]).map_err(|e| TransportError::Cert(e.to_string()))?;
+    let trust = Trust { verifier: verifier.clone(), own };
+    trust.judge(&chain, clock::unix_time()).map_err(TransportError::NotSigned)?;
 
     let mut server = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -110,7 +132,11 @@ pub(super) fn build(
     client.resumption = Resumption::disabled();
     server.alpn_protocols = vec![ALPN.to_vec()];
     client.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Tls { server: server.try_into().map_err(tls)?, client: client.try_into().map_err(tls)? })
+    Ok(Tls {
+        server: server.try_into().map_err(tls)?,
+        client: client.try_into().map_err(tls)?,
+        trust,
+    })
 }
 
 /// The certificates in a PEM text; at least one.

@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::api::Connections;
 
 struct Server {
     address: std::net::SocketAddr,
@@ -17,13 +18,17 @@ struct Server {
 }
 
 async fn start() -> Server {
+    start_within(Connections::new(100)).await
+}
+
+async fn start_within(connections: Arc<Connections>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let limiter = Arc::new(Fake::deciding(admitted()));
     let (stop, stopped) = oneshot::channel::<()>();
     let api = api(limiter.clone(), ResetStyle::default());
     let stopped = async move { stopped.await.unwrap() };
-    let served = tokio::spawn(crate::api::serve(listener, api, stopped));
+    let served = tokio::spawn(crate::api::serve(listener, api, connections, stopped));
     Server { address, limiter, stop, served }
 }
 
@@ -73,6 +78,96 @@ async fn serving_ends_when_told_although_a_connection_is_open() {
     server.stop.send(()).unwrap();
     server.served.await.unwrap().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+}
+
+/// Looked at so often that what takes long takes a moment.
+const QUICK: Duration = Duration::from_millis(20);
+
+#[tokio::test]
+async fn a_head_that_never_ends_loses_its_place() {
+    let connections = Connections::looked_at_every(QUICK, 1);
+    let server = start_within(connections.clone()).await;
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    slow.write_all(b"GET /check HTTP/1.1\r\nHost: t\r\nX-Slow: ").await.unwrap();
+    let mut reply = Vec::new();
+    assert_eq!(slow.read_to_end(&mut reply).await.unwrap(), 0, "closed without an answer");
+    assert_eq!(connections.stats().stalled, 1);
+    // The place is free for who asks.
+    let reply = exchange(&server, "GET /check HTTP/1.1", b"").await;
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+}
+
+/// One answer on a connection that stays open.
+async fn one_answer(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    loop {
+        let mut some = [0; 4_096];
+        let n = stream.read(&mut some).await.unwrap();
+        assert_ne!(n, 0, "cut off after {answer:?}");
+        answer.push_str(std::str::from_utf8(&some[..n]).unwrap());
+        if let Some((head, body)) = answer.split_once("\r\n\r\n") {
+            let head = head.to_ascii_lowercase();
+            let length = head.split_once("content-length: ").unwrap().1;
+            let length: usize = length.split("\r\n").next().unwrap().parse().unwrap();
+            if body.len() == length {
+                return answer;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_trickles_after_an_answer_loses_its_place_too() {
+    for trickle in [false, true] {
+        let connections = Connections::looked_at_every(QUICK, 1);
+        let server = start_within(connections.clone()).await;
+        let mut idle = TcpStream::connect(server.address).await.unwrap();
+        for _ in 0..3 {
+            idle.write_all(b"GET /check HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+            let answer = one_answer(&mut idle).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "a connection is kept: {answer}");
+        }
+        if trickle {
+            idle.write_all(b"G").await.unwrap();
+        }
+        let mut rest = Vec::new();
+        idle.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(connections.stats().stalled, u64::from(trickle));
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_bound_a_connection_is_refused_and_told_so() {
+    let connections = Connections::new(2);
+    let server = start_within(connections.clone()).await;
+    let mut held = Vec::new();
+    for n in 1..=2 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(b"GET /check HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 15]).await.unwrap();
+        assert_eq!(connections.stats().open, n);
+        held.push(stream);
+    }
+    let mut further = TcpStream::connect(server.address).await.unwrap();
+    let mut reply = String::new();
+    further.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{reply}");
+    assert!(reply.contains("application/problem+json") && reply.contains("too many"), "{reply}");
+    assert_eq!(connections.stats().refused, 1);
+
+    // Who is in is served, and who leaves makes room.
+    held[0]
+        .write_all(b"GET /check HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut reply = String::new();
+    held[0].read_to_string(&mut reply).await.unwrap();
+    assert!(reply.contains("HTTP/1.1 200 OK"), "{reply}");
+    while connections.stats().open == 2 {
+        tokio::task::yield_now().await;
+    }
+    let reply = exchange(&server, "GET /check HTTP/1.1", b"").await;
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
 }
 
 #[tokio::test]

@@ -43,17 +43,18 @@ pub struct Metrics {
     unmatched: Counter,
     store_errors: Family<KindLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
+    certificate_reloads: Family<ReloadLabels, Counter>,
     policy_info: Family<HashLabels, Gauge>,
     /// The counters of each limit in force, so that a check looks up a number, not labels.
     limits: ArcSwap<HashMap<LimitId, LimitCounters>>,
 }
 
-/// What became of an attempt to load the policies anew.
+/// What became of an attempt to load the policies or the certificates anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReloadResult {
     /// The new ones are in force.
     Loaded,
-    /// They have mistakes; the old ones stay in force.
+    /// They are wrong; the old ones stay in force.
     Rejected,
 }
 
@@ -130,6 +131,7 @@ impl Metrics {
             unmatched: Counter::default(),
             store_errors: Family::default(),
             reloads: Family::default(),
+            certificate_reloads: Family::default(),
             policy_info: Family::default(),
             limits: ArcSwap::default(),
             registry: Registry::default(),
@@ -169,6 +171,11 @@ impl Metrics {
             "tidegate_policy_reload",
             "Attempts to load the policies anew",
             metrics.reloads.clone(),
+        );
+        registry.register(
+            "tidegate_certificate_reload",
+            "Attempts to load the certificates anew",
+            metrics.certificate_reloads.clone(),
         );
         registry.register(
             "tidegate_policy_info",
@@ -211,6 +218,11 @@ impl Metrics {
     /// Counts an attempt to load the policies anew.
     pub fn policies_reloaded(&self, result: ReloadResult) {
         self.reloads.get_or_create(&ReloadLabels { result }).inc();
+    }
+
+    /// Counts an attempt to load the certificates anew.
+    pub fn certificates_reloaded(&self, result: ReloadResult) {
+        self.certificate_reloads.get_or_create(&ReloadLabels { result }).inc();
     }
 
     /// Says which policies are in force, from the start and after each reload. Series of limits that

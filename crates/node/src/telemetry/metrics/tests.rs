@@ -7,7 +7,9 @@ use tidegate_core::{
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, GuardSample, OverSample, PeerSample, StoreSample, Traffic};
+use crate::telemetry::{
+    ClockSample, GuardSample, ListenerSample, OverSample, PeerSample, StoreSample, Traffic,
+};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -154,6 +156,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         sent: Traffic::default(),
     };
     let sample = NodeSample {
+        listeners: vec![ListenerSample { listener: "http", open: 3, refused: 2, stalled: 1 }],
         peers: vec![peer, silent],
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
         clock_error: Some(0.75),
@@ -178,6 +181,8 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             may_evict: true,
             snapshots: [5, 6],
         },
+        certificate_expires: Some(Duration::from_secs(1_900_000_000)),
+        quarantined: vec![("us".into(), "us-1".into())],
         keys: 9,
         memory_bytes: 1024,
         guard: Some(GuardSample { state: 2, opened: vec![("slow", 4)], calls: 5, calls_limit: 6 }),
@@ -219,6 +224,12 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_store_may_evict 1");
     assert_has(&lines, r#"tidegate_store_snapshots_total{result="written"} 5"#);
     assert_has(&lines, r#"tidegate_store_snapshots_total{result="failed"} 6"#);
+    for (name, value) in [("", 3), ("_refused_total", 2), ("_stalled_total", 1)] {
+        let series = format!(r#"tidegate_http_connections{name}{{listener="http"}}"#);
+        assert_has(&lines, &format!("{series} {value}"));
+    }
+    assert_has(&lines, "tidegate_certificate_expiry_timestamp_seconds 1900000000");
+    assert_has(&lines, r#"tidegate_peer_quarantined{region="us",node="us-1"} 1"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));
@@ -228,7 +239,11 @@ fn what_others_count_is_asked_for_at_each_scrape() {
 fn the_text_is_what_parsers_expect() {
     let metrics = Metrics::new();
     metrics.policies_in_force(&policies(&[("api", false)]));
-    let sample = NodeSample { frames_dropped: vec![("late", 1)], ..NodeSample::default() };
+    let sample = NodeSample {
+        listeners: vec![ListenerSample { listener: "http", open: 3, refused: 2, stalled: 1 }],
+        frames_dropped: vec![("late", 1)],
+        ..NodeSample::default()
+    };
     let mut families = HashSet::new();
     let (mut helped, mut declared) = (None, "");
     let text = metrics.render(sample);

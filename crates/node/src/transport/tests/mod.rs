@@ -1,8 +1,10 @@
 //! Transports on loopback sockets, with real certificates.
 
 mod faults;
+mod floods;
 mod peers;
 mod refusals;
+mod rotation;
 
 use std::{
     collections::BTreeMap,
@@ -81,11 +83,14 @@ impl Node {
         event.expect("an event in time").expect("a transport that still runs")
     }
 
-    /// The next frame's bytes; anything else but frames is a failure.
+    /// The next frame's bytes; the beginning or end of a connection before it is a failure.
     async fn next_frame(&mut self) -> Bytes {
-        match self.next().await {
-            Event::Frame { bytes, .. } => bytes,
-            other => panic!("{other:?} instead of a frame"),
+        loop {
+            match self.next().await {
+                Event::Frame { bytes, .. } => return bytes,
+                Event::Unreadable(_) => {}
+                other => panic!("{other:?} instead of a frame"),
+            }
         }
     }
 

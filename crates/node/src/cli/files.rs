@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OTHER_FILES: u64 = 64;
 
 /// Raises the limit of open files for so many connections; fewer, if that is forbidden.
-pub(super) fn allow(connections: u32) -> u32 {
+pub(crate) fn allow(connections: u32) -> u32 {
     let needed = u64::from(connections) + OTHER_FILES;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let Some(current) = current.filter(|current| *current < needed) else { return connections };

@@ -1,0 +1,98 @@
+//! Peers that take more than their share, or are not listened to.
+
+use std::net::IpAddr;
+
+use futures_util::FutureExt as _;
+use tokio::task::JoinSet;
+
+use super::{refusals::Raw, rotation::until, *};
+use crate::transport::{FRAME_BYTES_MAX, STREAMS_MAX};
+
+#[tokio::test]
+async fn a_thousand_handshakes_that_do_not_go_on_keep_nobody_out() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    // From another address than the honest one, with a good certificate, and then silent.
+    let elsewhere: IpAddr = [127, 0, 0, 2].into();
+    let flood = Raw::with_certificate_from(&authority, "ap", elsewhere);
+    let mut attempts = JoinSet::new();
+    for _ in 0..1_000 {
+        let connecting = flood.connecting(&eu);
+        attempts.spawn(async move {
+            if let Ok(connection) = connecting.await {
+                let _ = connection.closed().await;
+            }
+        });
+    }
+    until(|| eu.refused("limit") > 0).await;
+    let mut us = Node::start(config(&authority, "us", 1));
+    us.keep(&[&eu]);
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    assert!(attempts.len() - attempts.join_next().now_or_never().map_or(0, |_| 1) > 900);
+}
+
+#[tokio::test]
+async fn streams_that_do_not_end_are_bounded_and_end_their_connection() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    let raw = Raw::with_certificate(&authority, "ap");
+    let (connection, _hello) = raw.introduced(&eu, "ap").await;
+    assert!(matches!(eu.next().await, Event::Connected(_)));
+
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let mut stream = connection.open_uni().await.unwrap();
+        stream.write_all(b"\x01").await.unwrap();
+        streams.push(stream);
+    }
+    assert!(connection.open_uni().now_or_never().is_none(), "no more than that");
+    us.send(&eu, "undisturbed").await;
+    assert_eq!(eu.next_frame().await, "undisturbed");
+    let end = tokio::time::timeout(PATIENCE, connection.closed()).await.expect("closed in time");
+    assert!(end.to_string().contains("do not end"), "{end}");
+    assert!(matches!(eu.next().await, Event::Disconnected(peer) if peer.id == id("ap")));
+    us.send(&eu, "still here").await;
+    assert_eq!(eu.next_frame().await, "still here");
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_long_is_told_as_unreadable() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let (connection, _hello) = Raw::with_certificate(&authority, "us").introduced(&eu, "us").await;
+    let Event::Connected(us) = eu.next().await else { panic!("not connected") };
+    for (bytes, readable) in [
+        (vec![1; 1 + FRAME_BYTES_MAX], true),
+        (vec![1; 2 + FRAME_BYTES_MAX], false),
+        (vec![], false),
+        (vec![9], false),
+    ] {
+        let mut stream = connection.open_uni().await.unwrap();
+        // It may be stopped before all is said.
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.finish();
+        match eu.next().await {
+            Event::Frame { .. } => assert!(readable, "{} bytes", bytes.len()),
+            other => assert_eq!((other, readable), (Event::Unreadable(us.clone()), false)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_quarantined_node_is_closed_and_refused_until_its_time_is_over() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    eu.transport.quarantine(&id("us"), Duration::from_secs(3));
+    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+    assert_eq!(us.next().await, Event::Disconnected(eu.session()));
+    // Once as it was closed, and then at each attempt, whoever dials.
+    until(|| eu.refused("quarantined") >= 2).await;
+    assert!(eu.events.try_recv().is_err());
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+}
