@@ -35,6 +35,6 @@ use world::World;
 
 /// Runs a scenario with a seed.
 pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, TooMuch> {
-    let finished = World::new(scenario, seed)?.run();
-    Ok(Report::new(scenario, seed, &finished))
+    let mut finished = World::new(scenario, seed)?.run();
+    Ok(Report::new(scenario, seed, &mut finished))
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{ids::Key, slab::Slab, time::StoreTime};
 
 /// A table of records. When it is full it takes no new key, and it never forgets a live one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Table {
     slab: Slab<(Key, Record)>,
     index: HashTable<u32>,

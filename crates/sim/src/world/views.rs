@@ -6,7 +6,7 @@ use tidegate_core::{
 };
 
 use super::{Event, World};
-use crate::{checker::Seen, queue::Instant};
+use crate::{checker::Seen, node::Node, queue::Instant};
 
 /// Keys whose views are compared; with more, the first stand for all.
 const WATCHED_MAX: usize = 64;
@@ -34,13 +34,24 @@ impl World<'_> {
                 self.view(now, self.next_view, schedule.cluster_time(now));
             }
         }
-        self.panel.see(now, &Seen::Sampled);
+        let unfit = self.unfit(now);
+        self.panel.see(now, &Seen::Sampled { unfit });
         // Once they agree it is enough to see now and then that they still do.
         let impatient = self.quiet && self.panel.converged_after().is_none();
         let pause = if impatient { QUIET_SAMPLE } else { self.scenario.gossip };
         if self.quiet || now + pause < schedule.load_end {
             self.queue.push(now + pause, Event::Sample);
         }
+    }
+
+    /// How much is not as it should be: nodes that are down, still or not ready, and links that are down.
+    fn unfit(&mut self, now: Instant) -> usize {
+        let peers = self.nodes.len() - 1;
+        let fit = |node: &mut Node| {
+            node.life.as_mut().is_some_and(|l| l.paused_until <= now && l.is_ready(now, peers))
+        };
+        self.nodes.iter_mut().filter_map(|node| (!fit(node)).then_some(())).count()
+            + self.network.down()
     }
 
     /// Views what every node knows of a key in the window of a true time.
