@@ -12,6 +12,7 @@
 
 pub mod central;
 pub mod checker;
+pub mod explore;
 pub mod frames;
 pub mod ledger;
 pub mod network;
@@ -23,6 +24,7 @@ pub mod scenario;
 pub mod slots;
 pub mod store;
 pub mod subjects;
+pub mod swarm;
 pub mod topology;
 pub mod trace;
 pub mod workload;

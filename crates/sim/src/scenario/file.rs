@@ -9,7 +9,7 @@ pub(super) use super::file_faults::{Clock, Cut, LinkFault, Pause, Restart, Store
 
 /// A span of time as people write it, such as `"50ms"`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Length(pub(super) Span);
+pub(crate) struct Length(pub(crate) Span);
 
 impl Length {
     pub(super) const ZERO: Self = Self(Span::ZERO);

@@ -12,12 +12,17 @@ use tidegate_core::{
 
 pub use faults::{ClockFault, Faults, Pause, Restart, StoreFate, StoreFault, StoreLoss, drifted};
 
+pub use source::Source;
+
 use crate::{queue::Instant, topology::Topology};
+
+pub(crate) use file::Length;
 
 mod build;
 mod faults;
 mod file;
 mod file_faults;
+mod source;
 
 /// Virtual time before the load begins: links come up, clocks are compared, nodes get ready.
 pub const LEAD_IN: Span = Span::secs(2);
