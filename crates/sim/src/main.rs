@@ -137,10 +137,9 @@ fn explore_seeds(arguments: &Explore) -> Result<u8, String> {
     let source = Source::load(&arguments.scenario).map_err(|error| error.to_string())?;
     // Whatever is wrong with one seed's scenario is a mistake, not a violation.
     source.scenario(arguments.seeds.start).map_err(|error| error.to_string())?;
-    let jobs = arguments.jobs.map_or_else(
-        || thread::available_parallelism().map_or(1, usize::from),
-        usize::from,
-    );
+    let jobs = arguments
+        .jobs
+        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
     let path = arguments.scenario.display().to_string();
     let replay = |seed: u64| format!("tidegate-sim run {} --seed {seed}", quoted(&path));
     let total = arguments.seeds.end - arguments.seeds.start;

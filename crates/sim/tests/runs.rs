@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tidegate_sim::{report::Report, run, scenario::Scenario};
+use tidegate_sim::{
+    report::Report,
+    run,
+    scenario::{Scenario, Source},
+};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/scenarios")
@@ -153,9 +157,12 @@ fn every_shipped_scenario_is_good() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder()).expect("scenarios are shipped") {
         let path = entry.expect("a readable folder").path();
-        let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        assert!(!scenario.name.is_empty());
-        names.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+        if path.is_file() {
+            let source = Source::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            let scenario = source.scenario(1).unwrap_or_else(|error| panic!("{error}"));
+            assert!(!scenario.name.is_empty());
+            names.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+        }
     }
     names.sort();
     let expected = [
@@ -163,6 +170,7 @@ fn every_shipped_scenario_is_good() {
         "naive-10x.toml",
         "restart.toml",
         "store-faults.toml",
+        "swarm.toml",
         "three-regions.toml",
     ];
     assert_eq!(names, expected);

@@ -5,6 +5,10 @@ use std::fmt::Write;
 use super::{FAULT_MIN, Kind, Swarm, world::World};
 use crate::rng::Stream;
 
+/// How far a node's wall clock is off, in milliseconds. A node that never asks its store keeps to it, and
+/// takes no counts of windows that begin later than its next one.
+const NODE_CLOCK_MAX: u64 = 400;
+
 /// All faults of these kinds, as tables of a scenario file.
 pub(super) fn draw(swarm: &Swarm, seed: u64, world: &World, kinds: &[Kind]) -> String {
     let mut text = String::new();
@@ -127,7 +131,9 @@ impl Pen<'_> {
                     let name = format!("pause of {node}");
                     if self.is_free(&name, at, end) {
                         let lasts = end - at;
-                        self.line(format_args!("[[pause]]\nnode = {node:?}\nat = \"{at}ms\"\nlasts = \"{lasts}ms\""));
+                        self.line(format_args!(
+                            "[[pause]]\nnode = {node:?}\nat = \"{at}ms\"\nlasts = \"{lasts}ms\""
+                        ));
                     }
                 }
                 Kind::Crash => self.crash("kept", ""),
@@ -174,7 +180,9 @@ impl Pen<'_> {
                 Kind::StoreRollback => {
                     let (region, at) = (self.region(), self.pick(self.safety));
                     let back = 1 + self.pick(2_000);
-                    self.line(format_args!("[[store_loss]]\nregion = {region:?}\nat = \"{at}ms\"\nback = \"{back}ms\""));
+                    self.line(format_args!(
+                        "[[store_loss]]\nregion = {region:?}\nat = \"{at}ms\"\nback = \"{back}ms\""
+                    ));
                 }
                 // Part of the world.
                 Kind::StoreFull => {}
@@ -183,14 +191,18 @@ impl Pen<'_> {
                     let by = 1 + self.pick(150);
                     let side = ["ahead", "behind"][self.pick(2) as usize];
                     let drift = self.pick(400) as i64 - 200;
-                    self.line(format_args!("[[clock]]\nstore = {region:?}\n{side} = \"{by}ms\"\ndrift_ppm = {drift}"));
+                    self.line(format_args!(
+                        "[[clock]]\nstore = {region:?}\n{side} = \"{by}ms\"\ndrift_ppm = {drift}"
+                    ));
                 }
                 Kind::NodeClock => {
                     let node = self.node();
-                    let by = 1 + self.pick(2_000);
+                    let by = 1 + self.pick(NODE_CLOCK_MAX);
                     let side = ["ahead", "behind"][self.pick(2) as usize];
                     let drift = self.pick(1_000) as i64 - 500;
-                    self.line(format_args!("[[clock]]\nnode = {node:?}\n{side} = \"{by}ms\"\ndrift_ppm = {drift}"));
+                    self.line(format_args!(
+                        "[[clock]]\nnode = {node:?}\n{side} = \"{by}ms\"\ndrift_ppm = {drift}"
+                    ));
                 }
                 Kind::ClockStep => {
                     // There and, mostly, back again.
@@ -199,7 +211,9 @@ impl Pen<'_> {
                     let sides = [["ahead", "behind"], ["behind", "ahead"]][self.pick(2) as usize];
                     let steps = if self.pick(4) == 0 { 1 } else { 2 };
                     for (side, at) in sides.into_iter().zip([at, end]).take(steps) {
-                        self.line(format_args!("[[clock]]\nstore = {region:?}\nat = \"{at}ms\"\n{side} = \"{by}s\""));
+                        self.line(format_args!(
+                            "[[clock]]\nstore = {region:?}\nat = \"{at}ms\"\n{side} = \"{by}s\""
+                        ));
                     }
                 }
             }
@@ -214,7 +228,9 @@ impl Pen<'_> {
 
     fn store_fault(&mut self, what: std::fmt::Arguments<'_>) {
         let (region, (start, end)) = (self.region(), self.time(5_000));
-        self.line(format_args!("[[store_fault]]\nregion = {region:?}\nstart = \"{start}ms\"\nend = \"{end}ms\"\n{what}"));
+        self.line(format_args!(
+            "[[store_fault]]\nregion = {region:?}\nstart = \"{start}ms\"\nend = \"{end}ms\"\n{what}"
+        ));
     }
 
     fn crash(&mut self, store: &str, more: &str) {

@@ -136,7 +136,8 @@ mod tests {
     fn every_kind_is_found_by_its_name_and_read_from_files() {
         for kind in Kind::ALL {
             assert_eq!(Kind::named(kind.name()), Some(kind));
-            let table: toml::Table = toml::from_str(&format!("k = {:?}", kind.name())).expect("text");
+            let table: toml::Table =
+                toml::from_str(&format!("k = {:?}", kind.name())).expect("text");
             assert_eq!(table["k"].clone().try_into::<Kind>().expect("a kind"), kind);
         }
         assert_eq!(Kind::named("flood"), None);

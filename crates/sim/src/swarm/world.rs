@@ -41,13 +41,14 @@ impl World {
 
         let by_caller = pick(2) == 1;
         let callers = if by_caller { [1, 3, 20][pick(3) as usize] } else { 1 };
-        let mut limits = vec![Limit {
-            name: "all",
-            scope: "global",
-            seconds: [20, 60, 300][pick(3) as usize],
-        }];
+        let mut limits =
+            vec![Limit { name: "all", scope: "global", seconds: [20, 60, 300][pick(3) as usize] }];
         if pick(2) == 1 {
-            limits.push(Limit { name: "here", scope: "region", seconds: [20, 60][pick(2) as usize] });
+            limits.push(Limit {
+                name: "here",
+                scope: "region",
+                seconds: [20, 60][pick(2) as usize],
+            });
         }
         if pick(2) == 1 {
             limits.push(Limit { name: "burst", scope: "global", seconds: 1 + pick(10) });
@@ -63,8 +64,7 @@ impl World {
             write!(policies, "[[policy]]\nname = \"{name}\"\nkey = {key}\non_store_failure = \"{failure}\"\nshadow = {shadow}\n")
                 .expect("text takes all");
             for (quantity, Limit { name, scope, seconds }) in limits {
-                let consistency =
-                    if *scope == "global" { "consistency = \"plain\"\n" } else { "" };
+                let consistency = if *scope == "global" { "consistency = \"plain\"\n" } else { "" };
                 write!(policies, "[[policy.limit]]\nname = \"{name}\"\nquantity = {quantity}\nwindow = \"{seconds}s\"\nalgorithm = \"fixed-window\"\nscope = \"{scope}\"\n{consistency}")
                     .expect("text takes all");
             }
