@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use tidegate_core::time::{ClusterTime, Label, Span};
 
-use super::{Seen, Step};
+use super::{Charge, Seen, Step};
 use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
 
 /// Open windows per key: by the time that so many newer ones are open, all that could be told was told.
@@ -187,7 +187,7 @@ pub struct Book {
     pub lives: Vec<LifeFacts>,
     /// Whether it lasts, by life.
     pub alive: Vec<bool>,
-    /// The operations of the step that was seen last.
+    /// The operations of the step that was seen last, or what was answered last without the store.
     pub weighed: Vec<Weighed>,
     /// Open windows by key, oldest first.
     open: Vec<Vec<WindowBook>>,
@@ -307,7 +307,11 @@ impl Book {
                 }
             }
             Seen::Stepped { life, planned, steps } => self.step(life, planned, steps, &mut closed),
-            Seen::Answered { life, store, allowed: true, charges } => {
+            Seen::Answered { life, planned, store, allowed: true, charges } => {
+                self.weighed.clear();
+                if store.is_none() {
+                    charges.iter().for_each(|charge| self.weigh_answer(life, planned, charge));
+                }
                 self.mark += 1;
                 let mark = self.mark;
                 for charge in charges {
@@ -335,6 +339,20 @@ impl Book {
             _ => {}
         }
         closed
+    }
+
+    /// What a node that admits something without its store must reckon with: what it knows now of its own
+    /// region, and what it knew of the others when it planned.
+    fn weigh_answer(&mut self, life: usize, planned: u64, charge: &Charge) {
+        let Some(window) = self.window(charge.key, charge.label) else { return };
+        let region = self.lives[life].region;
+        let known = |mark: u64| window.known_at(&self.lives, self.regions, life, mark);
+        let (record, told) = (known(self.mark)[region], known(planned));
+        let regional = self.keys[charge.key].region.is_some();
+        let others = if regional { 0 } else { told.iter().sum::<u64>() - told[region] };
+        let Charge { key, label, cost } = *charge;
+        let step = Step { key, label, cost, holds: record + cost };
+        self.weighed.push(Weighed { step, others, record });
     }
 
     fn step(&mut self, life: usize, planned: u64, steps: &[Step], closed: &mut Vec<WindowBook>) {

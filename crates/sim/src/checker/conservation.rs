@@ -164,7 +164,8 @@ mod tests {
     fn an_answer_against_the_store_is_found() {
         let mut bench = bench();
         let charges = [Charge { key: 0, label: LABEL, cost: 1 }];
-        bench.see(Seen::Answered { life: 0, store: Some(false), allowed: true, charges: &charges });
+        let store = Some(false);
+        bench.see(Seen::Answered { life: 0, planned: 0, store, allowed: true, charges: &charges });
         bench.tell(0, 1, 1);
         assert_eq!(bench.finish(), 1);
     }

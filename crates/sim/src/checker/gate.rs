@@ -8,8 +8,13 @@
 //! - what was charged left room: record + cost + what the asking node had been told of the other regions
 //!   is at most the quantity.
 //!
+//! What is admitted without the store is held to the same, by the policy: `degrade` by what the node knows
+//! of its region, `closed` not at all.
+//!
 //! Unlike the bound over a whole window this has no slack at all: what a store has lost is allowed for
 //! exactly as far as the asking node could not know better.
+
+use tidegate_core::policy::OnStoreFailure;
 
 use super::{Book, Checker, Seen, Violations};
 use crate::queue::Instant;
@@ -26,9 +31,24 @@ impl Checker for Gate {
     }
 
     fn see(&mut self, book: &Book, at: Instant, seen: &Seen<'_>) {
-        let Seen::Stepped { life, .. } = *seen else { return };
+        let (life, stepped) = match *seen {
+            Seen::Stepped { life, .. } => (life, true),
+            Seen::Answered { life, store: None, allowed: true, .. } => (life, false),
+            _ => return,
+        };
         for weighed in &book.weighed {
             let (step, facts) = (weighed.step, &book.keys[weighed.step.key]);
+            match facts.on_store_failure {
+                _ if stepped => {}
+                OnStoreFailure::Open => continue,
+                OnStoreFailure::Closed => {
+                    let of = facts.show(step.label);
+                    self.violations.note(at, format_args!("{of}: admitted without the store"));
+                    continue;
+                }
+                OnStoreFailure::Degrade if facts.enforced => {}
+                OnStoreFailure::Degrade => continue,
+            }
             let least = weighed.record + step.cost;
             if step.holds < least {
                 let of = facts.show(step.label);
@@ -124,6 +144,21 @@ mod tests {
         step(&mut bench, 0, 1, 7);
         step(&mut bench, 0, 4, 11);
         assert_eq!(bench.finish(), 1, "11 are beyond the limit of 10");
+    }
+
+    #[test]
+    fn an_answer_without_the_store_is_held_to_its_policy() {
+        let admitted = |on_store_failure, cost| {
+            let mut bench = bench();
+            bench.book.keys[0].on_store_failure = on_store_failure;
+            bench.admit(0, 6);
+            bench.admit_without_store(0, cost);
+            bench.finish()
+        };
+        assert_eq!(admitted(OnStoreFailure::Degrade, 4), 0);
+        assert_eq!(admitted(OnStoreFailure::Degrade, 5), 1);
+        assert_eq!(admitted(OnStoreFailure::Closed, 1), 1);
+        assert_eq!(admitted(OnStoreFailure::Open, 50), 0);
     }
 
     #[test]

@@ -154,7 +154,8 @@ mod tests {
     }
 
     fn answer(bench: &mut Bench<Liveness>, after: u64, store: Option<bool>) {
-        bench.see_at(ms(after), Seen::Answered { life: 0, store, allowed: false, charges: &[] });
+        let seen = Seen::Answered { life: 0, planned: 0, store, allowed: false, charges: &[] };
+        bench.see_at(ms(after), seen);
     }
 
     #[test]

@@ -137,6 +137,8 @@ pub enum Seen<'a> {
     Answered {
         /// Who answered.
         life: usize,
+        /// The [`Book::mark`] at the time it planned.
+        planned: u64,
         /// What the store had said, if it was asked and answered in time.
         store: Option<bool>,
         /// Whether it may pass.

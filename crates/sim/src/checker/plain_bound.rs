@@ -113,16 +113,16 @@ mod tests {
         let planned = bench.book.mark();
         bench.tell(0, 1, 6);
         bench.step(1, planned, 6);
-        bench.see(Seen::Answered { life: 1, store: Some(true), allowed: true, charges: &charges });
+        let store = Some(true);
+        bench.see(Seen::Answered { life: 1, planned, store, allowed: true, charges: &charges });
         assert_eq!(bench.finish(), 0);
     }
 
     #[test]
     fn what_no_store_agreed_to_is_set_apart() {
-        let charges = [Charge { key: 0, label: LABEL, cost: 5 }];
         let mut bench = bench();
         bench.admit(0, 10);
-        bench.see(Seen::Answered { life: 0, store: None, allowed: true, charges: &charges });
+        bench.admit_without_store(0, 5);
         assert_eq!(bench.finish(), 0);
     }
 

@@ -3,6 +3,7 @@
 use tidegate_core::{
     counts::Tally,
     ids::{Caller, Key, LimitId},
+    policy::OnStoreFailure,
     store::Counts,
     time::{ClusterTime, Label, Span, Window},
 };
@@ -26,6 +27,7 @@ pub(super) fn book() -> Book {
         window,
         region: None,
         enforced: true,
+        on_store_failure: OnStoreFailure::Degrade,
     };
     let schedule = Schedule {
         window,
@@ -77,8 +79,17 @@ impl<C: Checker> Bench<C> {
     /// A node admits with its store's consent.
     pub(super) fn admit(&mut self, life: usize, cost: u64) {
         let charges = [Charge { key: 0, label: LABEL, cost }];
-        self.step(life, self.book.mark(), cost);
-        self.see(Seen::Answered { life, store: Some(true), allowed: true, charges: &charges });
+        let planned = self.book.mark();
+        self.step(life, planned, cost);
+        let store = Some(true);
+        self.see(Seen::Answered { life, planned, store, allowed: true, charges: &charges });
+    }
+
+    /// A node admits by itself.
+    pub(super) fn admit_without_store(&mut self, life: usize, cost: u64) {
+        let charges = [Charge { key: 0, label: LABEL, cost }];
+        let planned = self.book.mark();
+        self.see(Seen::Answered { life, planned, store: None, allowed: true, charges: &charges });
     }
 
     /// A store charges, as one does that knows nothing but its charges.

@@ -83,6 +83,8 @@ struct Request {
     node: usize,
     life: usize,
     region: usize,
+    /// Where the book stood when it was planned.
+    planned: u64,
 }
 
 /// A question to a store that is under way.
@@ -92,8 +94,6 @@ struct Call {
     /// Taken by the first answer, or by the deadline.
     ticket: Option<Ticket>,
     reply: Option<Outcome>,
-    /// Where the book stood when it was planned.
-    planned: u64,
     asked: u8,
     /// Events that still name it.
     events: u8,

@@ -69,7 +69,8 @@ impl World<'_> {
         let Some(life) = asked.life.as_mut().filter(|here| here.number == life) else {
             return self.leave_unanswered(now, region);
         };
-        let request = Request { subject, node, life: life.number, region };
+        let planned = self.panel.book().mark();
+        let request = Request { subject, node, life: life.number, region, planned };
         let ready = life.is_ready(now, peers);
         match life.plan(&self.scenario.policies, &self.subjects.all[subject], now) {
             Plan::Unmatched => self.counts[region].admitted += 1,
@@ -91,14 +92,14 @@ impl World<'_> {
         ticket: Ticket,
         asked: u8,
     ) {
+        let request = Request { planned: self.panel.book().mark(), ..request };
         let fate = self.stores[request.region].fate(now);
-        let planned = self.panel.book().mark();
         if fate.refused == Some(Span::ZERO) {
             self.complete(now, request, ticket, Outcome::Cancelled, asked);
             return;
         }
         if fate.answers == [Some(Span::ZERO), None] && fate.step == Some(Span::ZERO) {
-            let outcome = self.apply(now, request, &command, planned);
+            let outcome = self.apply(now, request, &command);
             self.complete(now, request, ticket, outcome, asked);
             return;
         }
@@ -115,7 +116,7 @@ impl World<'_> {
         let events = due.iter().flatten().count() as u8;
         let ticket = Some(ticket);
         let reply = fate.refused.map(|_| Outcome::Cancelled);
-        let call = Call { request, command, ticket, reply, planned, asked, events };
+        let call = Call { request, command, ticket, reply, asked, events };
         let call = self.calls.insert(call);
         for (after, kind) in due.into_iter().flatten() {
             let event = match kind {
@@ -133,7 +134,6 @@ impl World<'_> {
         now: Instant,
         request: Request,
         command: &StoreCommand,
-        planned: u64,
     ) -> Outcome {
         let time = self.store_time(request.region, now);
         let Ok(reply) = self.stores[request.region].apply(command, time) else {
@@ -150,7 +150,8 @@ impl World<'_> {
                 holds: reply.counts.net(),
             });
             let steps: Vec<Step> = steps.collect();
-            self.panel.see(now, &Seen::Stepped { life: request.life, planned, steps: &steps });
+            let Request { life, planned, .. } = request;
+            self.panel.see(now, &Seen::Stepped { life, planned, steps: &steps });
         }
         Outcome::Reply(reply)
     }
@@ -166,10 +167,10 @@ impl World<'_> {
     }
 
     pub(super) fn step(&mut self, now: Instant, call: usize) {
-        if let Some(Call { request, command, planned, .. }) = self.calls.get_mut(call) {
-            let (request, planned) = (*request, *planned);
+        if let Some(Call { request, command, .. }) = self.calls.get_mut(call) {
+            let request = *request;
             let command = std::mem::take(command);
-            let outcome = self.apply(now, request, &command, planned);
+            let outcome = self.apply(now, request, &command);
             if let Some(call) = self.calls.get_mut(call) {
                 call.reply = Some(outcome);
             }
@@ -235,7 +236,7 @@ impl World<'_> {
         store: Option<bool>,
         decision: &Decision,
     ) {
-        let Request { subject, life, region, node } = request;
+        let Request { subject, life, region, node, planned } = request;
         let met = &self.subjects.all[subject].met;
         let charged = met
             .iter()
@@ -256,7 +257,8 @@ impl World<'_> {
         count.admitted += u64::from(decision.allowed);
         count.refused += u64::from(!decision.allowed);
         count.without_store += u64::from(store.is_none());
-        let seen = Seen::Answered { life, store, allowed: decision.allowed, charges: &charges };
+        let allowed = decision.allowed;
+        let seen = Seen::Answered { life, planned, store, allowed, charges: &charges };
         self.panel.see(now, &seen);
         self.schedule_wake(now, node);
     }
