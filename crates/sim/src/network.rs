@@ -117,11 +117,6 @@ impl Network {
         self.links[at].ends.map(|node| (node, self.region_of[node]))
     }
 
-    /// How many links are not up.
-    pub fn down(&self) -> usize {
-        self.links.iter().filter(|link| !link.up).count()
-    }
-
     /// Breaks a link: what is under way is gone.
     pub fn break_link(&mut self, at: usize) {
         let link = &mut self.links[at];
@@ -229,7 +224,6 @@ mod tests {
         }
         assert_eq!(network.of_node(3).len(), 5);
         assert_eq!(network.ends(network.between(0, 4)), [(0, 0), (4, 2)]);
-        assert_eq!(network.down(), 15);
     }
 
     #[test]

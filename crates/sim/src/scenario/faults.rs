@@ -15,15 +15,15 @@ pub enum StoreFate {
     Lost,
 }
 
-/// A node dies and comes back as another session.
+/// A node dies, and comes back as another session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restart {
     /// Which node, by its place in [`Topology::nodes`].
     pub node: usize,
     /// When it dies.
     pub at: Instant,
-    /// How long until it runs again.
-    pub down: Span,
+    /// How long until it runs again; `None`: never.
+    pub down: Option<Span>,
     /// What becomes of its region's store.
     pub store: StoreFate,
     /// By how much its wall clock is behind the truth when it comes back.
@@ -127,7 +127,19 @@ pub struct Faults {
     pub clocks: Vec<ClockFault>,
 }
 
+impl Restart {
+    /// When the node runs again; when it dies, if it never does.
+    pub fn over(&self) -> Instant {
+        self.at + self.down.unwrap_or_default()
+    }
+}
+
 impl Faults {
+    /// Whether a node is dead and will not come back.
+    pub fn is_gone(&self, node: usize, now: Instant) -> bool {
+        self.restarts.iter().any(|r| r.node == node && r.down.is_none() && r.at <= now)
+    }
+
     /// What a region's store clock shows beyond the truth at an instant, in µs.
     pub fn store_clock_error(&self, region: usize, now: Instant) -> i64 {
         let of = |fault: &ClockFault| match *fault {
@@ -160,7 +172,7 @@ impl Faults {
     /// Every fault's beginning and end. A wrong clock that stays wrong ends with its last step, for
     /// nodes get used to it; one that steps is news to them.
     fn spans(&self) -> impl Iterator<Item = (Instant, Instant)> {
-        let restarts = self.restarts.iter().map(|r| (r.at, r.at + r.down));
+        let restarts = self.restarts.iter().map(|r| (r.at, r.over()));
         let pauses = self.pauses.iter().map(|p| (p.at, p.at + p.lasts));
         let stores = self.store_faults.iter().map(|f| (f.start, f.end));
         let losses = self.store_losses.iter().map(|l| (l.at, l.at));
@@ -180,7 +192,7 @@ impl Faults {
 
     /// Times in which counts may not travel as they should, those of links included.
     pub fn delays(&self, topology: &Topology) -> Vec<(Instant, Instant)> {
-        let restarts = self.restarts.iter().map(|r| (r.at, r.at + r.down));
+        let restarts = self.restarts.iter().map(|r| (r.at, r.over()));
         let pauses = self.pauses.iter().map(|p| (p.at, p.at + p.lasts));
         let cuts = topology.cuts.iter().map(|cut| (cut.start, cut.end));
         let links = topology.link_faults.iter().filter(|fault| fault.delays());

@@ -45,7 +45,7 @@ pub(super) struct LinkFault {
 pub(super) struct Restart {
     pub(super) node: String,
     pub(super) at: Length,
-    pub(super) down: Length,
+    pub(super) down: Option<Length>,
     pub(super) store: StoreFate,
     pub(super) clock_back: Option<Length>,
 }

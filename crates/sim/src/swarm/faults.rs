@@ -149,6 +149,17 @@ impl Pen<'_> {
                         self.restart(&format!("{region}-{k}"), at, end, store, "");
                     }
                 }
+                Kind::NodeGone => {
+                    // The first node of a region stays, so that somebody answers there.
+                    let (region, at) = (self.region(), self.pick(self.safety));
+                    let k = self.pick(self.world.nodes);
+                    let node = format!("{region}-{k}");
+                    if k > 0 && self.is_free(&node, at, u64::MAX) {
+                        self.line(format_args!(
+                            "[[restart]]\nnode = {node:?}\nat = \"{at}ms\"\nstore = \"kept\""
+                        ));
+                    }
+                }
                 Kind::StoreLate => {
                     let (share, by) = (self.share(), 10 + self.pick(300));
                     self.store_fault(format_args!("late = {share}\nlate_by = \"{by}ms\""));

@@ -30,6 +30,8 @@ pub enum Kind {
     CrashWithStore,
     /// All nodes of a region die at once.
     RegionCrash,
+    /// A node dies and never comes back; its siblings and its store live on.
+    NodeGone,
     /// Answers of a store come after the deadline.
     StoreLate,
     /// Answers come twice.
@@ -60,7 +62,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which they are drawn.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Cut,
         Self::OneWayCut,
         Self::Flap,
@@ -73,6 +75,7 @@ impl Kind {
         Self::Crash,
         Self::CrashWithStore,
         Self::RegionCrash,
+        Self::NodeGone,
         Self::StoreLate,
         Self::StoreTwice,
         Self::StoreNever,
@@ -106,6 +109,7 @@ impl Kind {
             Self::Crash => "crash",
             Self::CrashWithStore => "crash-with-store",
             Self::RegionCrash => "region-crash",
+            Self::NodeGone => "node-gone",
             Self::StoreLate => "store-late",
             Self::StoreTwice => "store-twice",
             Self::StoreNever => "store-never",

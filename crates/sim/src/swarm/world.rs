@@ -40,7 +40,7 @@ impl World {
             (0..count as usize).map(|n| REGIONS[(first + n) % REGIONS.len()]).collect();
 
         let by_caller = pick(2) == 1;
-        let callers = if by_caller { [1, 3, 20][pick(3) as usize] } else { 1 };
+        let callers = if by_caller { [1, 3, 20, 300][pick(4) as usize] } else { 1 };
         let mut limits =
             vec![Limit { name: "all", scope: "global", seconds: [20, 60, 300][pick(3) as usize] }];
         if pick(2) == 1 {

@@ -42,9 +42,8 @@ impl World<'_> {
                 drift_ppm += drift;
             }
         }
-        let comes_back = |restart: &&Restart| {
-            restart.node == node && restart.at + restart.down == now && now > Instant(0)
-        };
+        let comes_back =
+            |restart: &&Restart| restart.node == node && restart.over() == now && now > Instant(0);
         let back = faults.restarts.iter().find(comes_back).map_or(Span::ZERO, |r| r.clock_back);
         let truth = self.scenario.schedule.cluster_time(now);
         let wall = ClusterTime(truth.0.saturating_add_signed(offset)) - back;
@@ -102,7 +101,9 @@ impl World<'_> {
             self.stores[region].lose_memory(None);
             self.panel.see(now, &Seen::StoreLost { region, kept: None });
         }
-        self.queue.push(now + restart.down, Event::Start { node });
+        if let Some(down) = restart.down {
+            self.queue.push(now + down, Event::Start { node });
+        }
     }
 
     /// At the end of a life: tells what its engine found broken.

@@ -6,7 +6,7 @@ use tidegate_core::{
 };
 
 use super::{Event, World};
-use crate::{checker::Seen, node::Node, queue::Instant};
+use crate::{checker::Seen, queue::Instant};
 
 /// Keys whose views are compared; with more, the first stand for all.
 const WATCHED_MAX: usize = 64;
@@ -45,13 +45,24 @@ impl World<'_> {
     }
 
     /// How much is not as it should be: nodes that are down, still or not ready, and links that are down.
+    /// Nodes that never come back are missed by nobody.
     fn unfit(&mut self, now: Instant) -> usize {
         let peers = self.nodes.len() - 1;
-        let fit = |node: &mut Node| {
-            node.life.as_mut().is_some_and(|l| l.paused_until <= now && l.is_ready(now, peers))
-        };
-        self.nodes.iter_mut().filter_map(|node| (!fit(node)).then_some(())).count()
-            + self.network.down()
+        let faults = &self.scenario.faults;
+        let mut unfit = 0;
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let fit = node
+                .life
+                .as_mut()
+                .is_some_and(|life| life.paused_until <= now && life.is_ready(now, peers));
+            unfit += usize::from(!fit && !faults.is_gone(at, now));
+        }
+        for at in 0..self.network.len() {
+            let link = self.network.link(at);
+            let missed = !link.up && !link.ends.iter().any(|end| faults.is_gone(*end, now));
+            unfit += usize::from(missed);
+        }
+        unfit
     }
 
     /// Views what every node knows of a key in the window of a true time.

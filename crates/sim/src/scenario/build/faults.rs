@@ -230,17 +230,26 @@ impl Builder<'_> {
         for (n, restart) in files.iter().enumerate() {
             let place = format!("restart {}", n + 1);
             let at = self.moment(&format!("{place}, at"), restart.at);
-            let back = file::Length(restart.at.0 + restart.down.0);
-            self.moment(&format!("{place}, at + down"), back);
+            let down = restart.down.map(|length| length.0);
+            if let Some(down) = down {
+                self.moment(&format!("{place}, at + down"), file::Length(restart.at.0 + down));
+            }
             let Some(node) = self.node(&place, &restart.node) else { continue };
             let clock_back = restart.clock_back.unwrap_or(file::Length::ZERO).0;
             if clock_back > OFFSET_MAX {
                 self.notes.add(&format!("{place}, clock_back"), "more than a day");
             }
-            let restart =
-                Restart { node, at, down: restart.down.0, store: restart.store, clock_back };
+            if down.is_none() && clock_back > Span::ZERO {
+                self.notes.add(
+                    &format!("{place}, clock_back"),
+                    "the node never comes back: it has no `down`",
+                );
+            }
+            let restart = Restart { node, at, down, store: restart.store, clock_back };
+            let end =
+                |restart: &Restart| restart.down.map_or(Instant(u64::MAX), |d| restart.at + d);
             let overlaps = |other: &Restart| {
-                other.node == node && at <= other.at + other.down && other.at <= at + restart.down
+                other.node == node && at <= end(other) && other.at <= end(&restart)
             };
             if restarts.iter().any(overlaps) {
                 self.notes.add(&place, "the node is still down from another restart");
