@@ -44,5 +44,5 @@ mod exchange;
 mod slab;
 mod wire;
 
-pub use exchange::{ExchangeStats, PeerStatus, Traffic};
+pub use exchange::{ExchangeStats, PeerStatus, RepairStats, Traffic};
 pub use wire::{FRAME_BYTES_MAX, FrameError, Hello, HelloError};

@@ -13,8 +13,8 @@ use tidegate_core::{
 
 /// The version of the format that is understood.
 const VERSION: u8 = 1;
-/// The kind of a section of slots.
-const KIND_SLOTS: u8 = 1;
+/// The kinds of sections of slots: told of oneself, and by hearsay.
+const KINDS_OF_SLOTS: [u8; 2] = [1, 4];
 
 /// One session's slot, as a frame tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub fn slots_of(bytes: &[u8]) -> Option<Vec<ToldSlot>> {
         let kind = frame.byte()?;
         let length = usize::try_from(frame.number()?).ok()?;
         let mut section = Reader(frame.take(length)?);
-        if kind == KIND_SLOTS {
+        if KINDS_OF_SLOTS.contains(&kind) {
             section.slots(&mut told)?;
         }
     }
@@ -88,9 +88,9 @@ impl<'a> Reader<'a> {
         str::from_utf8(self.take(length)?).ok()
     }
 
-    /// Number, open, acknowledged, sent; then perhaps an echo of two numbers.
+    /// Number, open, acknowledged, unmerged, sent; then perhaps an echo of two numbers.
     fn header(&mut self) -> Option<()> {
-        for _ in 0..4 {
+        for _ in 0..5 {
             self.number()?;
         }
         if self.flag()? {
@@ -130,9 +130,9 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    /// Version 1; header 7, 1, 5, 300 and no echo; an unknown section; slots of an earlier session.
+    /// Version 1; header 7, 1, 5, 0, 300 and no echo; an unknown section; slots of an earlier session.
     fn frame() -> Vec<u8> {
-        let mut bytes = vec![1, 7, 1, 5, 251, 44, 1, 0, 99, 2, 0xff, 0xff];
+        let mut bytes = vec![1, 7, 1, 5, 0, 251, 44, 1, 0, 99, 2, 0xff, 0xff];
         let mut slots = vec![1, 2, b'e', b'u', 4, b'e', b'u', b'-', b'0', 9];
         slots.extend([252, 1, 0, 0, 128, 252, 64, 66, 15, 0, 1, 3]);
         slots.push(2);
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_frame_cut_short_is_none() {
         let whole = frame();
-        let ends_of_sections = [7 + 1, 7 + 1 + 4];
+        let ends_of_sections = [8 + 1, 8 + 1 + 4];
         for length in 0..whole.len() {
             let read = slots_of(&whole[..length]);
             assert_eq!(read.is_some(), ends_of_sections.contains(&length), "{length}");

@@ -60,6 +60,10 @@ pub struct LimitVerdict {
     pub staleness: Option<Span>,
     /// By region, this one first; only where use was asked for.
     pub regions: Vec<RegionUse>,
+    /// By how much all regions together may exceed the limit at most in this window, because what others
+    /// admit now is not known here yet; only of a global limit where use was asked for, and `None` while
+    /// peers are expected and none was ever met.
+    pub worst_over_admission: Option<u64>,
 }
 
 impl LimitVerdict {

@@ -133,6 +133,7 @@ impl Planned {
             retry_after: (!allowed && may_pass_later).then_some(reset_after),
             staleness: None,
             regions: Vec::new(),
+            worst_over_admission: None,
         }
     }
 }

@@ -4,9 +4,15 @@
 //! is written by its session alone and only grows, so that merging is a maximum (INV-2) and a cell of one
 //! window can never leak into another.
 
-pub(crate) use shard::{Cursor, Entry, Known, Shape, Shard, WalkFilter};
+pub use closing::OverAdmitted;
+pub(crate) use digest::{Compared, Tick, place_of};
+pub(crate) use exposure::Ages;
+pub(crate) use shard::{Asked, Cursor, Entry, Known, Shape, Shard, WalkFilter};
 pub use tally::Tally;
 
+mod closing;
+mod digest;
+mod exposure;
 mod log;
 mod shard;
 mod tally;

@@ -5,6 +5,8 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use hashbrown::HashTable;
 
 use super::{
+    closing::{Closing, Group, Weighed},
+    digest::Tick,
     log::{Item, Log},
     tally::Tally,
 };
@@ -13,7 +15,7 @@ use crate::{
     policy::Scope,
     slab::Slab,
     store::Counts,
-    time::{ClusterTime, Label, Span, Window},
+    time::{ClusterTime, Label, Window},
 };
 
 /// Distinct limit shapes that one shard can hold at a time.
@@ -43,6 +45,19 @@ pub(crate) struct Known {
     pub(crate) others: Counts,
 }
 
+/// What this node was asked for of one key, and gave.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) caller: Caller,
+    pub(crate) shape: Shape,
+    pub(crate) label: Label,
+    /// What the limit allows.
+    pub(crate) quantity: u64,
+    pub(crate) add: Tally,
+    /// Whether peers should hear of it now; what grew untold goes with the next change.
+    pub(crate) tell: bool,
+}
+
 /// One session's tally, on its way to or from a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -51,6 +66,12 @@ pub(crate) struct Entry {
     pub(crate) label: Label,
     pub(crate) session: SessionIndex,
     pub(crate) tally: Tally,
+}
+
+impl Entry {
+    pub(crate) const fn key(&self) -> Key {
+        Key { caller: self.caller, limit: self.shape.limit }
+    }
 }
 
 /// How far a peer has been told: first the walk over all cells, then the log.
@@ -85,20 +106,23 @@ impl WalkFilter<'_> {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
-    tally: Tally,
+pub(super) struct Slot {
+    pub(super) tally: Tally,
     /// Low half of the sequence number of its item in the log; 0 if it has none.
     mark: u32,
-    session: SessionIndex,
-    region: RegionIndex,
+    pub(super) session: SessionIndex,
+    pub(super) region: RegionIndex,
 }
 
 #[derive(Debug)]
-struct Cell {
-    caller: Caller,
-    label: Label,
+pub(super) struct Cell {
+    pub(super) caller: Caller,
+    pub(super) label: Label,
     /// Exact size: a cell gains a slot once per session, and there are few.
-    slots: Box<[Slot]>,
+    pub(super) slots: Box<[Slot]>,
+    /// When anything in it was admitted or given back last.
+    pub(super) touched: Tick,
+    pub(super) weighed: Weighed,
     shape: u16,
 }
 
@@ -112,14 +136,15 @@ struct ShapeInUse {
 /// One shard of the counts.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    cells: Slab<Cell>,
+    pub(super) cells: Slab<Cell>,
     index: HashTable<u32>,
     shapes: Vec<Option<ShapeInUse>>,
     by_limit: BTreeMap<LimitId, u16>,
     /// Cells by the end of their label: what is collected together.
-    by_end: BTreeMap<(ClusterTime, u16), Vec<u32>>,
+    pub(super) by_end: BTreeMap<(ClusterTime, u16), Group>,
+    pub(super) closing: Closing,
     log: Log,
-    cells_max: usize,
+    pub(super) cells_max: usize,
     slots: usize,
 }
 
@@ -137,6 +162,7 @@ impl Shard {
             shapes: Vec::new(),
             by_limit: BTreeMap::new(),
             by_end: BTreeMap::new(),
+            closing: Closing::default(),
             log: Log::default(),
             cells_max,
             slots: 0,
@@ -149,13 +175,17 @@ impl Shard {
         self.cells.len()
     }
 
+    /// Places that cells have had: those to look at from 0 on.
+    pub(crate) fn places(&self) -> u32 {
+        self.cells.places()
+    }
+
     pub(crate) fn memory_bytes(&self) -> usize {
-        let by_end: usize = self.by_end.values().map(|v| v.capacity() * size_of::<u32>()).sum();
         self.cells.memory_bytes()
             + self.index.allocation_size()
             + self.slots * size_of::<Slot>()
             + self.log.memory_bytes()
-            + by_end
+            + self.closing_bytes()
     }
 
     pub(crate) const fn log_head(&self) -> u64 {
@@ -172,7 +202,7 @@ impl Shard {
         fits && (self.cells.len() < self.cells_max || self.find(key, label).is_some())
     }
 
-    fn find(&self, key: Key, label: Label) -> Option<u32> {
+    pub(super) fn find(&self, key: Key, label: Label) -> Option<u32> {
         let shape = *self.by_limit.get(&key.limit)?;
         let same = |at: &u32| {
             self.cells.get(*at).is_some_and(|cell| {
@@ -216,22 +246,20 @@ impl Shard {
 
     /// Adds to this session's own slot. Takes a cell even beyond the bound: the caller has asked
     /// [`has_room`](Self::has_room) before, and what the store has charged must be counted (INV-1).
-    ///
-    /// `tell` says whether peers should hear of it now; what grew untold goes with the next change.
-    pub(crate) fn add_own(
-        &mut self,
-        caller: Caller,
-        shape: Shape,
-        label: Label,
-        add: Tally,
-        tell: bool,
-    ) {
+    pub(crate) fn add_own(&mut self, asked: &Asked, tick: Tick) {
+        let Asked { caller, shape, label, quantity, add, tell } = *asked;
         let Ok(at) = self.cell_for(caller, shape, label, usize::MAX) else {
             return;
         };
+        self.weigh_by(at, quantity);
+        let over = self.over_in(at);
         let slot = self.slot_mut(at, SessionIndex::OWN, RegionIndex::OWN);
         slot.tally = slot.tally.plus(add);
         debug_assert!(slot.tally.is_sound(), "INV-3");
+        self.grew(at, over);
+        if add.counts != Counts::default() {
+            self.changed(at, tick);
+        }
         if tell {
             self.touch(at, SessionIndex::OWN);
         }
@@ -244,18 +272,30 @@ impl Shard {
         entry: &Entry,
         region: RegionIndex,
         tell: bool,
+        tick: Tick,
     ) -> Result<bool, Full> {
         // The last sixteenth is kept for this node's own admissions.
         let bound = self.cells_max - self.cells_max / 16;
         let at = self.cell_for(entry.caller, entry.shape, entry.label, bound)?;
+        let over = self.over_in(at);
         let slot = self.slot_mut(at, entry.session, region);
         let before = slot.tally;
         slot.tally = before.merge(entry.tally);
         let grew = slot.tally != before;
+        if slot.tally.counts != before.counts {
+            self.changed(at, tick);
+            self.grew(at, over);
+        }
         if grew && tell {
             self.touch(at, entry.session);
         }
         Ok(grew)
+    }
+
+    fn changed(&mut self, at: u32, tick: Tick) {
+        if let Some(cell) = self.cells.get_mut(at) {
+            cell.touched = tick;
+        }
     }
 
     fn cell_for(
@@ -275,14 +315,22 @@ impl Shard {
         if let Some(in_use) = &mut self.shapes[usize::from(shape_index)] {
             in_use.cells += 1;
         }
-        let cell = Cell { caller, label, slots: Box::default(), shape: shape_index };
+        let touched = Tick::default();
+        let cell = Cell {
+            caller,
+            label,
+            slots: Box::default(),
+            touched,
+            weighed: Weighed::default(),
+            shape: shape_index,
+        };
         let at = self.cells.insert(cell);
         let cells = &self.cells;
         let rehash = |at: &u32| {
             cells.get(*at).map_or(0, |cell| hash_of(cell.caller, cell.shape, cell.label))
         };
         self.index.insert_unique(hash_of(caller, shape_index, label), at, rehash);
-        self.by_end.entry((shape.window.end(label), shape_index)).or_default().push(at);
+        self.by_end.entry((shape.window.end(label), shape_index)).or_default().places.push(at);
         Ok(at)
     }
 
@@ -365,9 +413,12 @@ impl Shard {
         out: &mut Vec<Entry>,
     ) -> Cursor {
         let full = out.len() + budget;
+        // Looking at a cell or an item costs less than sending it, but not nothing.
+        let looks_max = budget.saturating_mul(8);
         if let Some(from) = cursor.walk {
             let mut place = from;
-            while place < self.cells.places() && out.len() < full {
+            let end = self.cells.places().min(from.saturating_add(looks_max as u32));
+            while place < end && out.len() < full {
                 if let Some(cell) = self.cells.get(place) {
                     let told = cell.slots.iter().filter(|slot| filter.tells(slot));
                     out.extend(
@@ -382,8 +433,6 @@ impl Shard {
                 return cursor;
             }
         }
-        // Looking at an item costs less than sending it, but not nothing.
-        let looks_max = budget.saturating_mul(8);
         for item in self.log.after(cursor.log).take(looks_max) {
             if out.len() >= full {
                 return cursor;
@@ -396,11 +445,39 @@ impl Shard {
         cursor
     }
 
-    fn entry(&self, cell: &Cell, slot: &Slot) -> Option<Entry> {
-        let in_use = self.shapes[usize::from(cell.shape)].as_ref()?;
+    /// The shape that a cell is of.
+    pub(super) fn shape_of(&self, cell: &Cell) -> Option<Shape> {
+        self.in_use(cell.shape)
+    }
+
+    /// The shape with this index.
+    pub(super) fn in_use(&self, index: u16) -> Option<Shape> {
+        self.shapes.get(usize::from(index))?.as_ref().map(|in_use| in_use.shape)
+    }
+
+    /// Looks at the cells from place `from` on, at `budget` places, until `look` returns false. Returns
+    /// where to go on, `None` when all places were looked at.
+    pub(super) fn each_cell(
+        &self,
+        from: u32,
+        budget: u32,
+        mut look: impl FnMut(&Cell) -> bool,
+    ) -> Option<u32> {
+        let end = self.cells.places().min(from.saturating_add(budget));
+        for at in from..end {
+            if let Some(cell) = self.cells.get(at)
+                && !look(cell)
+            {
+                return Some(at + 1);
+            }
+        }
+        (end < self.cells.places()).then_some(end)
+    }
+
+    pub(super) fn entry(&self, cell: &Cell, slot: &Slot) -> Option<Entry> {
         Some(Entry {
             caller: cell.caller,
-            shape: in_use.shape,
+            shape: self.shape_of(cell)?,
             label: cell.label,
             session: slot.session,
             tally: slot.tally,
@@ -420,31 +497,8 @@ impl Shard {
         }
     }
 
-    /// Collects cells whose label ended more than one window and `grace` before `now` (INV-5), at most
-    /// `budget`. Returns how many.
-    pub(crate) fn sweep(&mut self, now: ClusterTime, grace: Span, budget: usize) -> usize {
-        let mut collected = 0;
-        while collected < budget {
-            let due = self.by_end.keys().copied().find(|(end, shape)| {
-                let window = self.shapes[usize::from(*shape)].as_ref().map(|s| s.shape.window);
-                *end + window.map_or(Span::ZERO, Window::length) + grace <= now
-            });
-            let Some(due) = due else { break };
-            let Some(places) = self.by_end.get_mut(&due) else { break };
-            let take = places.len().min(budget - collected);
-            let gone: Vec<u32> = places.drain(places.len() - take..).collect();
-            if places.is_empty() {
-                self.by_end.remove(&due);
-            }
-            collected += take;
-            for at in gone {
-                self.remove(at);
-            }
-        }
-        collected
-    }
-
-    fn remove(&mut self, at: u32) {
+    /// Forgets a cell.
+    pub(super) fn remove(&mut self, at: u32) {
         let Some(cell) = self.cells.remove(at) else { return };
         let hash = hash_of(cell.caller, cell.shape, cell.label);
         if let Ok(entry) = self.index.find_entry(hash, |place| *place == at) {

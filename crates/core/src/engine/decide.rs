@@ -8,7 +8,7 @@ use crate::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
         plan::{self, Planned},
     },
-    counts::Tally,
+    counts::{Asked, Tally, Tick},
     exchange::RegionView,
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret},
@@ -100,7 +100,7 @@ impl<G: Guarding> Engine<G> {
                         Reason::StoreUnavailable,
                     ));
                 }
-                self.count(&ticket, admitted, operations.iter().map(|op| op.passes));
+                self.count(now, &ticket, admitted, operations.iter().map(|op| op.passes));
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -137,7 +137,7 @@ impl<G: Guarding> Engine<G> {
         let live_nodes = self.views.with(|views| views.live_nodes);
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region;
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
-        self.count(ticket, admitted, passes.iter().copied());
+        self.count(now, ticket, admitted, passes.iter().copied());
         let cluster = self.cluster_time(now);
         let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {
             let mut verdict = plan.verdict(*passes, known(plan), cluster);
@@ -153,7 +153,13 @@ impl<G: Guarding> Engine<G> {
 
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
     /// plan has found no room, lest a flood of new keys grows the tables without bound.
-    fn count(&self, ticket: &Ticket, admitted: bool, passes: impl Iterator<Item = bool>) {
+    fn count(
+        &self,
+        now: Mono,
+        ticket: &Ticket,
+        admitted: bool,
+        passes: impl Iterator<Item = bool>,
+    ) {
         if ticket.purpose != Purpose::Charge {
             return;
         }
@@ -161,7 +167,17 @@ impl<G: Guarding> Engine<G> {
             let used = if admitted && passes { plan.cost } else { 0 };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
             self.with_shard(plan.key, |shard| {
-                shard.add_own(plan.key.caller, plan.shape(), plan.label, add, used > 0);
+                shard.add_own(
+                    &Asked {
+                        caller: plan.key.caller,
+                        shape: plan.shape(),
+                        label: plan.label,
+                        quantity: plan.limit().quantity,
+                        add,
+                        tell: used > 0,
+                    },
+                    Tick::of(now),
+                );
             });
         }
     }
@@ -185,6 +201,11 @@ impl<G: Guarding> Engine<G> {
                 }
                 if ticket.purpose == Purpose::Usage {
                     verdict.regions = self.regions_used(now, plan, verdict, &views.regions);
+                    verdict.worst_over_admission = (global(verdict) && views.complete).then(|| {
+                        let (ages, cluster) = (views.ages(now), self.cluster_time(now));
+                        let limit = (verdict.limit().window, verdict.limit().quantity);
+                        self.with_shard(plan.key, |s| s.exposure(plan.key, limit, cluster, &ages))
+                    });
                 }
             }
         });

@@ -1,15 +1,16 @@
 //! The engine: everything that decides and replicates, as one state machine without IO.
 
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use core::mem;
 
 use rand::Rng;
 
 use crate::{
     check::{Clock, Decision, Ticket},
-    counts::{Known, Shard, Tally},
+    counts::{Ages, Known, OverAdmitted, Shard, Tally},
     exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Shards},
     guard::{Guard, Guarding},
-    ids::{Key, RegionName, Session},
+    ids::{Key, LimitId, RegionName, Session},
     invariants::Invariant,
     store::{StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span},
@@ -24,6 +25,11 @@ mod tests;
 const UPKEEP: Span = Span::millis(100);
 /// Cells and log items that one round of upkeep takes per shard.
 const UPKEEP_BUDGET: usize = 4_096;
+
+/// Places of cells that one round of upkeep looks at for the limits' exposure, over all shards.
+const SURVEY_BUDGET: u32 = 8_192;
+/// So long after all peers are in touch again, what they had to tell has come.
+const HOLD_AFTER: Span = Span::secs(10);
 
 /// What an engine is given once.
 #[derive(Debug, Clone)]
@@ -103,6 +109,11 @@ pub struct Stats {
     pub broken: BTreeMap<Invariant, u64>,
     /// Checks that the store asked to label again.
     pub relabelled: u64,
+    /// By how much global limits were exceeded in labels that have ended.
+    pub over_admitted: BTreeMap<LimitId, OverAdmitted>,
+    /// By how much the limit of any one caller may be exceeded at most in its window, as the last round
+    /// over all callers found: every 100 ms for up to 8,192 cells, proportionally less often for more.
+    pub over_admission_possible: BTreeMap<LimitId, u64>,
 }
 
 /// Decides and replicates for one node.
@@ -138,8 +149,28 @@ struct Views {
     live_nodes: u64,
 }
 
+impl Views {
+    /// How old what is known of each other region is.
+    fn ages(&self, now: Mono) -> Ages {
+        self.regions.iter().map(|view| (view.region, view.staleness(now))).collect()
+    }
+}
+
+/// The slow round over all cells that looks for the limits' worst exposure.
+#[derive(Default)]
+struct Survey {
+    /// The shard and the place in it to go on with.
+    next: (usize, u32),
+    /// What this round found so far, and what the last whole one did.
+    so_far: BTreeMap<LimitId, u64>,
+    worst: BTreeMap<LimitId, u64>,
+}
+
 struct Upkeep {
     next: Mono,
+    /// Until when cells of ended labels are held: somebody's part of them is missing.
+    hold_until: Option<Mono>,
+    survey: Survey,
     broken: BTreeMap<Invariant, u64>,
     relabelled: u64,
 }
@@ -180,7 +211,13 @@ impl<G: Guarding> Engine<G> {
                 live_nodes: 1,
                 complete: !settings.expects_peers,
             }),
-            upkeep: Guard::new(Upkeep { next: now, broken: BTreeMap::new(), relabelled: 0 }),
+            upkeep: Guard::new(Upkeep {
+                next: now,
+                hold_until: None,
+                survey: Survey::default(),
+                broken: BTreeMap::new(),
+                relabelled: 0,
+            }),
             settings,
         }
     }
@@ -210,15 +247,26 @@ impl<G: Guarding> Engine<G> {
     /// Numbers about the engine.
     pub fn stats(&self) -> Stats {
         let (mut cells, mut memory_bytes) = (0, 0);
+        let mut over_admitted: BTreeMap<LimitId, OverAdmitted> = BTreeMap::new();
         for shard in &self.shards {
             shard.with(|shard| {
                 cells += shard.len();
                 memory_bytes += shard.memory_bytes();
+                for (limit, over) in shard.over_admitted() {
+                    over_admitted.entry(*limit).or_default().add(*over);
+                }
             });
         }
         let exchange = self.exchange.with(|exchange| exchange.stats().clone());
-        let (broken, relabelled) = self.upkeep.with(|u| (u.broken.clone(), u.relabelled));
-        Stats { cells, memory_bytes, exchange, broken, relabelled }
+        self.upkeep.with(|upkeep| Stats {
+            cells,
+            memory_bytes,
+            exchange,
+            broken: upkeep.broken.clone(),
+            relabelled: upkeep.relabelled,
+            over_admitted,
+            over_admission_possible: upkeep.survey.worst.clone(),
+        })
     }
 
     /// What every session known here has of `key` in `label`, region by region: for checkers and tests.
@@ -270,27 +318,55 @@ impl<G: Guarding> Engine<G> {
 
     /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
     pub fn handle_timeout(&self, now: Mono) {
-        self.exchange.with(|exchange| exchange.handle_timeout(now));
-        let due = self.upkeep.with(|upkeep| {
+        let missing = self.exchange.with(|exchange| {
+            exchange.handle_timeout(now);
+            exchange.misses_a_peer(now)
+        });
+        let hold = self.upkeep.with(|upkeep| {
+            if missing {
+                upkeep.hold_until = Some(now + HOLD_AFTER);
+            }
             let due = upkeep.next <= now;
             if due {
                 upkeep.next = now + UPKEEP;
             }
-            due
+            due.then(|| upkeep.hold_until.is_some_and(|until| now < until))
         });
-        if !due {
-            return;
-        }
+        let Some(hold) = hold else { return };
         let cluster = self.cluster_time(now);
         let grace = Span::secs(2).max(self.settings.gossip.times(10));
         for shard in &self.shards {
-            shard.with(|shard| shard.sweep(cluster, grace, UPKEEP_BUDGET));
+            shard.with(|shard| shard.sweep(cluster, grace, hold, UPKEEP_BUDGET));
         }
+        self.survey(now, cluster);
         let set = self.shard_set();
         self.exchange.with(|exchange| {
             exchange.tell_orphans(now, &set, UPKEEP_BUDGET);
+            exchange.compare(now, cluster, &set);
             exchange.trim(&set, UPKEEP_BUDGET);
         });
+    }
+
+    /// Goes on with the round over all cells, a bounded part of it.
+    fn survey(&self, now: Mono, cluster: ClusterTime) {
+        let ages = self.views.with(|views| views.ages(now));
+        let mut survey = self.upkeep.with(|upkeep| mem::take(&mut upkeep.survey));
+        let mut budget = SURVEY_BUDGET;
+        while budget > 0 {
+            let (shard, from) = survey.next;
+            let next = self.shards[shard].with(|shard| {
+                let on = shard.expose(cluster, &ages, (from, budget), &mut survey.so_far);
+                budget = budget.saturating_sub(on.unwrap_or(shard.places()).saturating_sub(from));
+                on
+            });
+            survey.next = next.map_or((shard + 1, 0), |from| (shard, from));
+            if survey.next.0 == self.shards.len() {
+                survey.next = (0, 0);
+                survey.worst = mem::take(&mut survey.so_far);
+                break;
+            }
+        }
+        self.upkeep.with(|upkeep| upkeep.survey = survey);
     }
 
     fn shard_set(&self) -> ShardSet<'_, G> {

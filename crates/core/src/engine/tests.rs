@@ -15,6 +15,9 @@ use crate::{
     time::StoreTime,
 };
 
+mod audit;
+mod repair;
+
 const POLICIES: &str = r#"
 [[policy]]
 name = "api"
@@ -288,12 +291,12 @@ fn two_nodes_of_one_region_heal_their_shared_store_to_the_exact_sum() {
     let ask = |world: &mut World, at: usize, cost: u64| {
         if at == 1 {
             let (left, right) = world.nodes.split_at_mut(1);
-            core::mem::swap(&mut left[0].1, &mut right[0].1);
+            mem::swap(&mut left[0].1, &mut right[0].1);
         }
         let allowed = world.ask(at, "k", cost);
         if at == 1 {
             let (left, right) = world.nodes.split_at_mut(1);
-            core::mem::swap(&mut left[0].1, &mut right[0].1);
+            mem::swap(&mut left[0].1, &mut right[0].1);
         }
         allowed
     };
@@ -369,7 +372,8 @@ fn a_frame_may_not_speak_for_another_region_or_contradict_itself() {
         let entry = SlotEntry { caller: [1; 16], used: 5, refunded, refused: 0 };
         let slots =
             Slots { of, limit: 9, window: 1_000_000, global: true, label, entries: vec![entry] };
-        let header = Header { number: 1_000, open: 1, acknowledged: 0, sent: 0, echo: None };
+        let header =
+            Header { number: 1_000, open: 1, acknowledged: 0, unmerged: 0, sent: 0, echo: None };
         Frame { header, sections: vec![Section::Slots(slots)] }.encode()
     };
     let now_label = (START.0 + world.now.0) / 1_000_000;
@@ -459,7 +463,7 @@ fn a_walk_that_is_told_again_after_its_acknowledgement_was_lost_is_taken() {
 
 #[test]
 fn no_number_of_a_frame_is_too_large() {
-    use crate::wire::{Frame, Header, Section};
+    use crate::wire::{Frame, Header, Section, WalkEnd};
     let world = three_regions();
     let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
     for (number, open) in [
@@ -470,11 +474,12 @@ fn no_number_of_a_frame_is_too_large() {
         (1, u64::MAX),
         (u64::MAX - 1, 1),
     ] {
-        let header = Header { number, open, acknowledged: u64::MAX, sent: 0, echo: None };
+        let header =
+            Header { number, open, acknowledged: u64::MAX, unmerged: 0, sent: 0, echo: None };
         let _ = eu.handle_frame(
             world.now,
             &us,
-            &Frame { header, sections: vec![Section::WalkEnd] }.encode(),
+            &Frame { header, sections: vec![Section::WalkEnd(WalkEnd { retold: 0 })] }.encode(),
         );
     }
     while eu.poll_frame(world.now).is_some() {}
@@ -553,7 +558,8 @@ fn a_peers_counts_that_no_store_could_hold_are_refused() {
             label,
             entries: vec![entry],
         };
-        let header = Header { number: 1_000, open: 1, acknowledged: 0, sent: 0, echo: None };
+        let header =
+            Header { number: 1_000, open: 1, acknowledged: 0, unmerged: 0, sent: 0, echo: None };
         let bytes = Frame { header, sections: vec![Section::Slots(slots)] }.encode();
         assert_eq!(eu.handle_frame(world.now, &us, &bytes), Err(FrameError::Unsound));
     }
@@ -605,7 +611,8 @@ fn a_limit_whose_number_another_shape_holds_is_not_charged_uncounted() {
         label: START.0 / 2_000_000,
         entries: vec![entry],
     };
-    let header = Header { number: 1_000, open: 1, acknowledged: 0, sent: 0, echo: None };
+    let header =
+        Header { number: 1_000, open: 1, acknowledged: 0, unmerged: 0, sent: 0, echo: None };
     let bytes = Frame { header, sections: vec![Section::Slots(slots)] }.encode();
     assert_eq!(eu.handle_frame(world.now, &us, &bytes), Ok(()));
     let subject = [Subject { attributes, cost: 1 }];

@@ -9,7 +9,8 @@ use crate::{
     policy::Scope,
     time::{ClusterTime, Mono},
     wire::{
-        ClockReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, stamp_of,
+        ClockReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, WalkEnd,
+        stamp_of,
     },
 };
 
@@ -44,19 +45,21 @@ impl<S: Shards> Cutter<'_, S> {
         position.walk_ended |= ends_walk;
         peer.sent.changes += entries.len() as u64;
 
-        let mut batches = self.pack(entries);
+        let mut batches = pack(self.sessions, entries, Section::Slots);
         if ends_walk {
+            let end = Section::WalkEnd(WalkEnd { retold: peer.outgoing.retold() });
             match batches.back_mut() {
-                Some(sections) => sections.push(Section::WalkEnd),
-                None => batches.push_back(Vec::from([Section::WalkEnd])),
+                Some(sections) => sections.push(end),
+                None => batches.push_back(Vec::from([end])),
             }
         }
         let numbered = batches.len();
         let idle = peer.last_sent.is_none_or(|at| now.since(at) >= IDLE);
-        if batches.is_empty() && (peer.incoming.owes || idle) {
+        if batches.is_empty() && peer.comparison.outbox.is_empty() && (peer.incoming.owes || idle) {
             batches.push_back(Vec::new());
         }
-        if let Some(sections) = batches.front_mut()
+        let first = peer.comparison.outbox.front_mut().or(batches.front_mut());
+        if let Some(sections) = first
             && peer.last_clock.is_none_or(|at| now.since(at) >= IDLE)
             && peer.distance.round_trip().is_some()
         {
@@ -68,22 +71,31 @@ impl<S: Shards> Cutter<'_, S> {
         if numbered == 0 && peer.outgoing.position != before {
             peer.outgoing.skip_told();
         }
+        // What was gathered earlier goes first, so that no slot seems to fall.
+        while let Some(sections) = peer.comparison.outbox.pop_front() {
+            Self::frame(peer, now, (0, 0), sections);
+        }
         for (i, sections) in batches.into_iter().enumerate() {
             let last = i + 1 == numbered;
             let behind = last.then(|| peer.outgoing.position.clone());
-            let (number, open) =
-                if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
-            let header = Header {
-                number,
-                open,
-                acknowledged: peer.incoming.contiguous(),
-                sent: stamp_of(now),
-                echo: peer.incoming.echo(now),
-            };
-            peer.ready.push_back(Frame { header, sections }.encode());
-            peer.incoming.owes = false;
+            let number = if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
+            Self::frame(peer, now, number, sections);
         }
         !told_all && peer.outgoing.has_window()
+    }
+
+    /// Makes a frame ready, with what the peer is to be told about the state of the two.
+    fn frame(peer: &mut Peer, now: Mono, (number, open): (u64, u64), sections: Vec<Section>) {
+        let header = Header {
+            number,
+            open,
+            acknowledged: peer.incoming.contiguous(),
+            unmerged: peer.incoming.unmerged(),
+            sent: stamp_of(now),
+            echo: peer.incoming.echo(now),
+        };
+        peer.ready.push_back(Frame { header, sections }.encode());
+        peer.incoming.owes = false;
     }
 
     fn collect(&self, peer: &mut Peer, entries: &mut Vec<Entry>) {
@@ -100,38 +112,42 @@ impl<S: Shards> Cutter<'_, S> {
                 .with(index, |shard| shard.collect(*cursor, filter, wanted, budget, entries));
         }
     }
+}
 
-    /// Groups entries into sections and sections into frames that stay below the limit.
-    fn pack(&self, mut entries: Vec<Entry>) -> VecDeque<Vec<Section>> {
-        entries.sort_unstable_by_key(|e| (e.session, e.shape.limit, e.label, e.caller));
-        let mut frames: VecDeque<Vec<Section>> = VecDeque::new();
-        let mut room = 0;
-        for group in entries.chunk_by(|a, b| {
-            (a.session, a.shape.limit, a.label) == (b.session, b.shape.limit, b.label)
-        }) {
-            let needs = SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX;
-            if frames.is_empty() || needs > room {
-                frames.push_back(Vec::new());
-                room = FRAME_BYTES_MAX - HEAD_BYTES_MAX;
-            }
-            room = room.saturating_sub(needs);
-            if let Some(sections) = frames.back_mut() {
-                sections.push(Section::Slots(self.section(group)));
-            }
+/// Groups entries into sections of a kind, and sections into frames that stay below the limit.
+pub(super) fn pack(
+    sessions: &Sessions,
+    mut entries: Vec<Entry>,
+    kind: impl Fn(Slots) -> Section,
+) -> VecDeque<Vec<Section>> {
+    entries.sort_unstable_by_key(|e| (e.session, e.shape.limit, e.label, e.caller));
+    let mut frames: VecDeque<Vec<Section>> = VecDeque::new();
+    let mut room = 0;
+    for group in entries
+        .chunk_by(|a, b| (a.session, a.shape.limit, a.label) == (b.session, b.shape.limit, b.label))
+    {
+        let needs = SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX;
+        if frames.is_empty() || needs > room {
+            frames.push_back(Vec::new());
+            room = FRAME_BYTES_MAX - HEAD_BYTES_MAX;
         }
-        frames
+        room = room.saturating_sub(needs);
+        if let Some(sections) = frames.back_mut() {
+            sections.push(kind(section(sessions, group)));
+        }
     }
+    frames
+}
 
-    fn section(&self, group: &[Entry]) -> Slots {
-        let first = &group[0];
-        let others = first.session != SessionIndex::OWN;
-        Slots {
-            of: others.then(|| Speaker::of(self.sessions.session(first.session))),
-            limit: first.shape.limit.0,
-            window: first.shape.window.length().0,
-            global: first.shape.scope == Scope::Global,
-            label: first.label.0,
-            entries: group.iter().map(SlotEntry::of).collect(),
-        }
+fn section(sessions: &Sessions, group: &[Entry]) -> Slots {
+    let first = &group[0];
+    let others = first.session != SessionIndex::OWN;
+    Slots {
+        of: others.then(|| Speaker::of(sessions.session(first.session))),
+        limit: first.shape.limit.0,
+        window: first.shape.window.length().0,
+        global: first.shape.scope == Scope::Global,
+        label: first.label.0,
+        entries: group.iter().map(SlotEntry::of).collect(),
     }
 }

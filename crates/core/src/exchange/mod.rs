@@ -9,7 +9,7 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use rand::Rng;
 
 use crate::{
-    counts::{Cursor, Shard},
+    counts::{Cursor, Shard, place_of},
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
     time::{ClusterTime, Mono, Span},
     wire::{Frame, FrameError},
@@ -18,14 +18,17 @@ use crate::{
 use cut::Cutter;
 use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
+use repair::Turns;
 use sessions::{Sessions, TooManySessions};
 
 pub use peer::Traffic;
+pub use repair::RepairStats;
 
 mod convert;
 mod cut;
 mod orphans;
 mod peer;
+mod repair;
 mod sessions;
 mod take;
 
@@ -33,6 +36,8 @@ mod take;
 const IDLE: Span = Span::secs(1);
 /// A sibling that has not been connected for so long is taken for dead: what is known of it is passed on.
 const ORPHANED_AFTER: Span = Span::secs(3);
+/// So long after a peer was heard last, nobody waits for its part of the counts any more.
+const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
 const PEERS_MAX: usize = 4_096;
 
@@ -44,7 +49,12 @@ pub(crate) trait Shards {
 
 /// Which shard holds a caller's counts, of `count`, a power of two.
 pub(crate) fn shard_of(caller: Caller, count: usize) -> usize {
-    (caller.0[0] >> 32) as usize & (count - 1)
+    shard_of_place(place_of(caller), count)
+}
+
+/// Which shard holds the callers of a place, or of a range that is named by at least as many bits.
+pub(crate) fn shard_of_place(place: u32, count: usize) -> usize {
+    place as usize & (count - 1)
 }
 
 /// How fresh this node's knowledge of another region is: what the request path needs of the exchange.
@@ -107,6 +117,8 @@ pub struct ExchangeStats {
     pub closed: u64,
     /// Times that unacknowledged changes were told again.
     pub resends: u64,
+    /// What the comparison of counts found.
+    pub repair: RepairStats,
 }
 
 /// All peers of one node.
@@ -119,6 +131,7 @@ pub(crate) struct Exchange {
     random: Box<dyn Rng + Send>,
     stats: ExchangeStats,
     orphans: Orphans,
+    turns: Turns,
 }
 
 impl Exchange {
@@ -131,6 +144,7 @@ impl Exchange {
             random,
             stats: ExchangeStats::default(),
             orphans: Orphans::default(),
+            turns: Turns::default(),
         }
     }
 
@@ -179,6 +193,13 @@ impl Exchange {
             }
         }
         views
+    }
+
+    /// Whether a peer that was heard within the last hour cannot be talked to now.
+    pub(crate) fn misses_a_peer(&self, now: Mono) -> bool {
+        let recent =
+            |peer: &Peer| peer.incoming.newest_at().is_some_and(|at| now.since(at) < MISSED_MAX);
+        self.peers.values().any(|peer| recent(peer) && !peer.is_in_touch(now))
     }
 
     /// Nodes of this region that are connected, this one included.
@@ -231,6 +252,7 @@ impl Exchange {
             peer.connected = true;
             peer.silent_since = None;
             peer.outgoing.resume();
+            peer.comparison.hurry(now);
             peer.ready.clear();
             peer.last_sent = None;
             peer.next_at = now;
@@ -295,9 +317,9 @@ impl Exchange {
         if !header.is_sound() {
             return Err(FrameError::Unsound);
         }
-        let (told, readings, ends_walk) = self.checked(from, frame.sections)?;
+        let (told, remarks) = self.checked(from, frame.sections)?;
 
-        let merged = self.merge(cluster, told, shards);
+        let merged = self.merge(now, cluster, told, shards);
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };
@@ -308,21 +330,25 @@ impl Exchange {
         peer.received.bytes += bytes.len() as u64;
         peer.received.changes += merged.changes;
         self.stats.closed += merged.closed;
+        self.stats.repair.repaired += merged.repaired;
         peer.incoming.handle_arrival(now, header.sent);
-        peer.outgoing.handle_acknowledged(header.acknowledged);
+        peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
         if let Some(trip) = header.echo.and_then(|echo| echo.round_trip(now)) {
             peer.distance.handle_echo(trip);
         }
-        if let Some(reading) = readings.last() {
+        if let Some(reading) = remarks.readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
         }
         if header.number > 0 {
-            match merged.refused {
-                None => peer.incoming.handle_merged(header.number, header.open, ends_walk),
-                Some(_) => peer.incoming.handle_unmerged(header.number, header.open),
+            if merged.ahead {
+                peer.incoming.handle_unmerged(header.number, header.open);
+            } else {
+                let end = remarks.walk_end.map(|end| end.retold);
+                peer.incoming.handle_merged(header.number, header.open, end);
             }
         }
-        merged.refused.map_or(Ok(()), Err)
+        self.answer(now, cluster, from, (remarks.digests, remarks.asks), shards);
+        merged.refused()
     }
 
     /// Tells again what has waited too long for an acknowledgement.

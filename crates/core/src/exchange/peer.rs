@@ -9,6 +9,7 @@ use alloc::{
     vec::Vec,
 };
 
+use super::repair::Comparison;
 use crate::{
     counts::Cursor,
     ids::{RegionIndex, Session, SessionIndex},
@@ -24,6 +25,8 @@ const OUT_OF_ORDER_MAX: usize = 256;
 const PROMPT_RESENDS: u32 = 3;
 /// A living peer is not silent for so long: it sends an empty frame every second.
 const SILENCE: Span = Span::millis(1_500);
+/// Who has not acknowledged anything for so long does not hear this node.
+const UNANSWERED_MAX: Span = Span::secs(2);
 /// A frame that comes so long after another was sent after it.
 const OVERTAKEN_MAX: Span = Span::secs(60);
 /// The longest wait before unacknowledged changes are told again.
@@ -56,6 +59,15 @@ pub(super) struct Outgoing {
     last_number: u64,
     /// Consecutive resends without progress.
     resends: u32,
+    /// The newest number that the peer said it could not merge whole.
+    unmerged: u64,
+    /// Since when something is owed that the peer could not merge: told again from where the
+    /// acknowledgement stood.
+    owed_since: Option<Mono>,
+    /// How often in a row the peer could not merge what it was told again.
+    refusals: u32,
+    /// All up to this number was merged whole, or told again behind it.
+    retold: u64,
 }
 
 impl Outgoing {
@@ -67,6 +79,10 @@ impl Outgoing {
             in_flight: VecDeque::new(),
             last_number,
             resends: 0,
+            unmerged: 0,
+            owed_since: None,
+            refusals: 0,
+            retold: 0,
         }
     }
 
@@ -95,26 +111,45 @@ impl Outgoing {
     pub(super) fn skip_told(&mut self) {
         match self.in_flight.back_mut() {
             Some(frame) if frame.behind.is_some() => frame.behind = Some(self.position.clone()),
-            Some(_) => {}
-            None => self.acknowledged = self.position.clone(),
+            None if self.owed_since.is_none() => self.acknowledged = self.position.clone(),
+            _ => {}
         }
     }
 
-    /// Takes the peer's word that everything up to `number` is merged.
-    pub(super) fn handle_acknowledged(&mut self, number: u64) {
+    /// Takes the peer's word that everything up to `number` has come, and that it could not merge
+    /// `unmerged` and perhaps some before it. What is owed does not hold up what is new: frames go on, and
+    /// after a while all behind the last good acknowledgement is told again.
+    pub(super) fn handle_acknowledged(&mut self, now: Mono, number: u64, unmerged: u64) {
+        let first = self.in_flight.front().map(|frame| frame.number);
+        if unmerged > self.unmerged {
+            self.unmerged = unmerged;
+            // What was given up in the meantime is being told again already.
+            if first.is_some_and(|first| first <= unmerged) && self.owed_since.is_none() {
+                self.owed_since = Some(now);
+            }
+        }
         while self.in_flight.front().is_some_and(|frame| frame.number <= number) {
             self.resends = 0;
-            if let Some(behind) = self.in_flight.pop_front().and_then(|frame| frame.behind) {
+            let behind = self.in_flight.pop_front().and_then(|frame| frame.behind);
+            if let Some(behind) = behind.filter(|_| self.owed_since.is_none()) {
                 self.acknowledged = behind;
+                self.refusals = 0;
             }
         }
     }
 
     /// When unacknowledged changes are due to be told again.
     pub(super) fn resend_at(&self, patience: Span) -> Option<Mono> {
-        // A few losses in a row are bad luck; more are a cut, into which little should be sent.
-        let wait = patience.times(1 << self.resends.saturating_sub(PROMPT_RESENDS).min(5));
-        self.in_flight.front().map(|frame| frame.sent + wait.min(RESEND_AFTER_MAX))
+        // A few losses in a row are bad luck; more are a cut, into which little should be sent. And what
+        // could not be merged twice will not be able to be soon.
+        let wait = |times: u32| patience.times(1 << times.min(5)).min(RESEND_AFTER_MAX);
+        let lost = self.in_flight.front();
+        let lost = lost.map(|f| f.sent + wait(self.resends.saturating_sub(PROMPT_RESENDS)));
+        let owed = self.owed_since.map(|since| since + wait(self.refusals));
+        match (lost, owed) {
+            (Some(lost), Some(owed)) => Some(lost.min(owed)),
+            (lost, owed) => lost.or(owed),
+        }
     }
 
     /// Gives up what is under way: the cursor goes back to what is acknowledged.
@@ -122,6 +157,23 @@ impl Outgoing {
         self.in_flight.clear();
         self.position = self.acknowledged.clone();
         self.resends += 1;
+        self.refusals += u32::from(self.owed_since.take().is_some());
+        self.retold = self.last_number;
+    }
+
+    /// Up to which number everything was merged whole, or told again behind it.
+    pub(super) const fn retold(&self) -> u64 {
+        self.retold
+    }
+
+    /// How long the oldest unacknowledged change has waited since it was told (again).
+    pub(super) fn waits(&self, now: Mono) -> Span {
+        self.in_flight.front().map_or(Span::ZERO, |frame| now.since(frame.sent))
+    }
+
+    /// Whether all that there is has been told and has come.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty() && self.owed_since.is_none()
     }
 
     /// The peer is heard again after a silence: what it has not acknowledged waits no longer than usual.
@@ -139,9 +191,11 @@ impl Outgoing {
 /// What the peer tells this node.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
-    /// Everything up to this number is merged.
+    /// Everything up to this number has come.
     contiguous: u64,
     beyond: BTreeSet<u64>,
+    /// The newest number that was not merged whole.
+    unmerged: u64,
     /// The number of the frame that ended the peer's walk.
     walk_end: Option<u64>,
     /// Whether an acknowledgement is owed.
@@ -153,6 +207,11 @@ pub(super) struct Incoming {
 impl Incoming {
     pub(super) const fn contiguous(&self) -> u64 {
         self.contiguous
+    }
+
+    /// The newest number that was not merged whole; 0: none.
+    pub(super) const fn unmerged(&self) -> u64 {
+        self.unmerged
     }
 
     /// Takes note that a frame came, whatever is in it.
@@ -167,25 +226,35 @@ impl Incoming {
         }
     }
 
-    /// Takes note that the frame `number`, the last of `open` open ones, was merged.
-    pub(super) fn handle_merged(&mut self, number: u64, open: u64, ends_walk: bool) {
-        self.owes = true;
-        self.close(number.saturating_sub(open));
-        // A frame that was given up may still come: what its end stood for is told again.
-        if ends_walk && number > self.contiguous {
+    /// Takes note that the frame `number`, the last of `open` open ones, was merged. `walk_end`: it ended
+    /// the walk, of which everything not merged was told again up to that number.
+    pub(super) fn handle_merged(&mut self, number: u64, open: u64, walk_end: Option<u64>) {
+        self.handle_come(number, open);
+        // A frame that was given up may still come: what its end stood for is told again. So is the end
+        // of a walk of which something could not be merged.
+        let retold = walk_end.is_some_and(|retold| retold >= self.unmerged);
+        if retold && number > self.contiguous {
             self.walk_end = Some(self.walk_end.map_or(number, |end| end.min(number)));
         }
-        if self.beyond.len() < OUT_OF_ORDER_MAX && number > self.contiguous {
-            self.beyond.insert(number);
-        }
-        self.advance();
+        self.advance(number);
     }
 
-    /// Takes note that the frame `number` came but was not merged whole: it stays open.
+    /// Takes note that the frame `number` came but was not merged whole: the sender is told so, and tells
+    /// it again.
     pub(super) fn handle_unmerged(&mut self, number: u64, open: u64) {
+        self.handle_come(number, open);
+        if number > self.contiguous {
+            self.unmerged = self.unmerged.max(number);
+            if !self.walk_is_complete() {
+                self.walk_end = None;
+            }
+        }
+        self.advance(number);
+    }
+
+    fn handle_come(&mut self, number: u64, open: u64) {
         self.owes = true;
         self.close(number.saturating_sub(open));
-        self.advance();
     }
 
     /// Numbers up to this one are no longer open: they were acknowledged, or given up and told again
@@ -197,7 +266,10 @@ impl Incoming {
         self.contiguous = self.contiguous.max(through);
     }
 
-    fn advance(&mut self) {
+    fn advance(&mut self, number: u64) {
+        if self.beyond.len() < OUT_OF_ORDER_MAX && number > self.contiguous {
+            self.beyond.insert(number);
+        }
         let next = |number: u64| number.saturating_add(1);
         while self.beyond.remove(&next(self.contiguous)) {
             self.contiguous = next(self.contiguous);
@@ -289,6 +361,7 @@ pub(super) struct Peer {
     pub(super) outgoing: Outgoing,
     pub(super) incoming: Incoming,
     pub(super) distance: Distance,
+    pub(super) comparison: Comparison,
     /// When the next frame may go.
     pub(super) next_at: Mono,
     /// When the last one went; `None` before the first of a connection.
@@ -317,6 +390,7 @@ impl Peer {
             outgoing,
             incoming: Incoming::default(),
             distance: Distance::default(),
+            comparison: Comparison::default(),
             next_at: Mono::default(),
             last_sent: None,
             last_clock: None,
@@ -334,6 +408,11 @@ impl Peer {
     /// Whether the peer has not been heard for longer than a living one is silent.
     pub(super) fn is_silent(&self, now: Mono) -> bool {
         self.incoming.newest_at().is_some_and(|at| now.since(at) > SILENCE)
+    }
+
+    /// Whether what either says reaches the other soon.
+    pub(super) fn is_in_touch(&self, now: Mono) -> bool {
+        self.connected && !self.is_silent(now) && self.outgoing.waits(now) < UNANSWERED_MAX
     }
 
     /// How long to wait for an acknowledgement: a round trip, and a period on either side.
@@ -359,7 +438,7 @@ mod tests {
             out.position = position(n * 10);
             assert_eq!(out.number(Mono(n), Some(position(n * 10))), (n, n));
         }
-        out.handle_acknowledged(2);
+        out.handle_acknowledged(Mono(9), 2, 0);
         assert_eq!(out.acknowledged()[0].log, 20);
         out.rewind();
         assert_eq!(out.position, position(20));
@@ -378,52 +457,82 @@ mod tests {
         }
         assert_eq!(waits, [100, 100, 100, 100, 200, 400, 800, 1600, 3200, 3200]);
         let (number, _) = out.number(Mono(0), Some(position(1)));
-        out.handle_acknowledged(number);
+        out.handle_acknowledged(Mono(9), number, 0);
         out.number(Mono(0), Some(position(2)));
         assert_eq!(out.resend_at(patience), Some(Mono(100_000)));
     }
 
     #[test]
-    fn only_what_is_whole_is_acknowledged() {
+    fn what_could_not_be_merged_is_owed_without_holding_up_what_is_new() {
+        let mut out = Outgoing::new(position(0), 0);
+        let patience = Span::millis(100);
+        for n in 1..=3 {
+            out.position = position(n * 10);
+            out.number(Mono(0), Some(position(n * 10)));
+        }
+        out.handle_acknowledged(Mono(5), 1, 0);
+        out.handle_acknowledged(Mono(7), 3, 2);
+        assert!(out.has_window() && !out.is_quiet());
+        assert_eq!(out.acknowledged()[0].log, 10, "2 is owed, and so all that came behind 1");
+        assert_eq!(out.resend_at(patience), Some(Mono(100_007)));
+        out.rewind();
+        assert_eq!((out.position.clone(), out.retold()), (position(10), 3));
+        out.number(Mono(200_000), Some(position(30)));
+        // The old word comes once more; then the same part is refused again, and waits longer.
+        out.handle_acknowledged(Mono(200_001), 3, 2);
+        assert_eq!(out.resend_at(patience), Some(Mono(300_000)));
+        out.handle_acknowledged(Mono(200_002), 4, 4);
+        assert_eq!(out.resend_at(patience), Some(Mono(400_002)));
+        out.rewind();
+        out.number(Mono(400_002), Some(position(30)));
+        out.handle_acknowledged(Mono(400_003), 5, 4);
+        assert!(out.is_quiet());
+        assert_eq!(out.acknowledged()[0].log, 30);
+    }
+
+    #[test]
+    fn what_was_not_merged_whole_is_told_to_the_sender() {
         let mut incoming = Incoming::default();
-        incoming.handle_merged(1, 1, false);
-        incoming.handle_merged(3, 3, true);
+        incoming.handle_merged(1, 1, None);
+        incoming.handle_merged(3, 3, Some(0));
         assert_eq!(incoming.contiguous(), 1);
         assert!(!incoming.walk_is_complete());
         incoming.handle_unmerged(2, 2);
-        assert_eq!(incoming.contiguous(), 1, "2 came but was not merged");
-        // The sender gives 2 and 3 up and tells them again as 4.
-        incoming.handle_merged(4, 1, true);
-        assert_eq!(incoming.contiguous(), 4);
+        assert_eq!((incoming.contiguous(), incoming.unmerged()), (3, 2), "2 came, not whole");
+        assert!(!incoming.walk_is_complete(), "what was in 2 is still to come");
+        // The sender had not heard of it when it sent an end once more, and then it had.
+        incoming.handle_merged(4, 1, Some(0));
+        assert!(!incoming.walk_is_complete());
+        incoming.handle_merged(5, 1, Some(3));
         assert!(incoming.walk_is_complete());
     }
 
     #[test]
     fn a_walk_is_complete_only_with_all_that_came_before_its_end() {
         let mut incoming = Incoming::default();
-        incoming.handle_merged(2, 2, true);
+        incoming.handle_merged(2, 2, Some(0));
         assert!(!incoming.walk_is_complete());
-        incoming.handle_merged(1, 1, false);
+        incoming.handle_merged(1, 1, None);
         assert!(incoming.walk_is_complete());
     }
 
     #[test]
     fn an_end_of_the_walk_that_was_given_up_does_not_complete_it() {
         let mut incoming = Incoming::default();
-        incoming.handle_merged(3, 3, true); // 1 and 2 are lost
-        incoming.handle_merged(4, 1, false); // all told again, beginning with 4
+        incoming.handle_merged(3, 3, Some(0)); // 1 and 2 are lost
+        incoming.handle_merged(4, 1, None); // all told again, beginning with 4
         assert!(!incoming.walk_is_complete());
-        incoming.handle_merged(5, 2, true);
+        incoming.handle_merged(5, 2, Some(0));
         assert!(incoming.walk_is_complete());
     }
 
     #[test]
     fn an_end_of_the_walk_that_comes_after_it_was_given_up_does_not_complete_it() {
         let mut incoming = Incoming::default();
-        incoming.handle_merged(4, 1, false); // 1 to 3 were given up and are told again, from 4 on
-        incoming.handle_merged(3, 3, true); // 3 was not lost, but overtaken
+        incoming.handle_merged(4, 1, None); // 1 to 3 were given up and are told again, from 4 on
+        incoming.handle_merged(3, 3, Some(0)); // 3 was not lost, but overtaken
         assert!(!incoming.walk_is_complete(), "what 1 and 2 told is still on its way");
-        incoming.handle_merged(5, 2, true);
+        incoming.handle_merged(5, 2, Some(0));
         assert!(incoming.walk_is_complete());
     }
 

@@ -2,6 +2,10 @@
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 
+use core::hash::Hasher;
+
+use siphasher::sip::SipHasher24;
+
 use crate::ids::{RegionIndex, RegionName, Session, SessionIndex};
 
 /// Sessions that one node can know during its own: every restart of every node is one.
@@ -17,6 +21,8 @@ pub(super) struct TooManySessions;
 #[derive(Debug)]
 pub(super) struct Sessions {
     by_index: Vec<(Session, RegionIndex)>,
+    /// By index: a number that is the same for the session on every node.
+    fingerprints: Vec<u64>,
     indices: BTreeMap<Session, SessionIndex>,
     regions: Vec<RegionName>,
 }
@@ -25,7 +31,8 @@ impl Sessions {
     pub(super) fn new(own: Session) -> Self {
         let regions = vec![own.id.region.clone()];
         let indices = BTreeMap::from([(own.clone(), SessionIndex::OWN)]);
-        Self { by_index: vec![(own, RegionIndex::OWN)], indices, regions }
+        let fingerprints = vec![fingerprint(&own)];
+        Self { by_index: vec![(own, RegionIndex::OWN)], fingerprints, indices, regions }
     }
 
     pub(super) fn own(&self) -> &Session {
@@ -53,6 +60,7 @@ impl Sessions {
         let (index, region) =
             (SessionIndex(self.by_index.len() as u16), RegionIndex(region as u16));
         self.by_index.push((session.clone(), region));
+        self.fingerprints.push(fingerprint(session));
         self.indices.insert(session.clone(), index);
         Ok((index, region))
     }
@@ -61,7 +69,21 @@ impl Sessions {
         &self.by_index[usize::from(index.0)].0
     }
 
+    pub(super) fn fingerprints(&self) -> &[u64] {
+        &self.fingerprints
+    }
+
     pub(super) fn region(&self, index: RegionIndex) -> &RegionName {
         &self.regions[usize::from(index.0)]
     }
+}
+
+fn fingerprint(session: &Session) -> u64 {
+    let mut hasher = SipHasher24::new();
+    for part in [session.id.region.as_str(), session.id.node.as_str()] {
+        hasher.write_u64(part.len() as u64);
+        hasher.write(part.as_bytes());
+    }
+    hasher.write_u64(session.boot.0);
+    hasher.finish()
 }

@@ -4,11 +4,11 @@ use alloc::vec::Vec;
 
 use super::{Exchange, Shards, peer::Peer, shard_of};
 use crate::{
-    counts::Shape,
+    counts::{Shape, Tick},
     ids::{LimitId, RegionIndex, Session, SessionIndex},
     policy::Scope,
-    time::{ClusterTime, Label, Span, Window},
-    wire::{ClockReading, FrameError, Section, Slots},
+    time::{ClusterTime, Label, Mono, Span, Window},
+    wire::{Ask, ClockReading, Digests, FrameError, Section, Slots, WalkEnd},
 };
 
 /// A frame's slots, checked: nothing of it has been merged yet.
@@ -17,6 +17,8 @@ pub(super) struct Told {
     region: RegionIndex,
     /// Whether it is for this node to pass on.
     pass_on: bool,
+    /// Whether it came because a comparison showed a difference.
+    hearsay: bool,
     slots: Slots,
     window: Window,
 }
@@ -25,32 +27,65 @@ pub(super) struct Told {
 pub(super) struct Merged {
     /// Slots that grew.
     pub(super) changes: u64,
+    /// Of these, those that grew by hearsay: what the ordinary way had not brought.
+    pub(super) repaired: u64,
     /// Slots of labels that had closed already.
     pub(super) closed: u64,
+    /// Whether something did not fit.
+    pub(super) full: bool,
+    /// Whether a label was too far ahead.
+    pub(super) ahead: bool,
+}
+
+impl Merged {
     /// Why not all of it was merged.
-    pub(super) refused: Option<FrameError>,
+    pub(super) const fn refused(&self) -> Result<(), FrameError> {
+        match self {
+            Self { ahead: true, .. } => Err(FrameError::LabelAhead),
+            Self { full: true, .. } => Err(FrameError::Full),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a frame says beside its slots.
+#[derive(Default)]
+pub(super) struct Remarks {
+    pub(super) readings: Vec<ClockReading>,
+    pub(super) walk_end: Option<WalkEnd>,
+    pub(super) digests: Vec<Digests>,
+    pub(super) asks: Vec<Ask>,
 }
 
 impl Exchange {
     /// Checks a frame's sections as a whole (INV-6): a frame speaks for its sender's region. For earlier
-    /// sessions of this region it is listened to until the sender has told what it knew when the two met.
+    /// sessions of this region it is listened to until the sender has told what it knew when the two met;
+    /// by hearsay, for any session that cannot speak here for itself.
     pub(super) fn checked(
         &mut self,
         from: &Session,
         sections: Vec<Section>,
-    ) -> Result<(Vec<Told>, Vec<ClockReading>, bool), FrameError> {
-        let (mut told, mut readings, mut ends_walk) = (Vec::new(), Vec::new(), false);
+    ) -> Result<(Vec<Told>, Remarks), FrameError> {
+        let (mut told, mut remarks) = (Vec::new(), Remarks::default());
         for section in sections {
             match section {
-                Section::WalkEnd => ends_walk = true,
-                Section::Clock(reading) => readings.push(reading),
-                Section::Slots(slots) => told.extend(self.checked_slots(from, slots)?),
+                Section::WalkEnd(end) => remarks.walk_end = Some(end),
+                Section::Clock(reading) => remarks.readings.push(reading),
+                Section::Slots(slots) => told.extend(self.checked_slots(from, slots, false)?),
+                Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
+                Section::Digests(digests) => remarks.digests.push(digests),
+                Section::Ask(ask) => remarks.asks.push(ask),
             }
         }
-        Ok((told, readings, ends_walk))
+        Ok((told, remarks))
     }
 
-    fn checked_slots(&mut self, from: &Session, slots: Slots) -> Result<Option<Told>, FrameError> {
+    fn checked_slots(
+        &mut self,
+        from: &Session,
+        slots: Slots,
+        hearsay: bool,
+    ) -> Result<Option<Told>, FrameError> {
         let window = Window::new(Span(slots.window)).ok_or(FrameError::Unsound)?;
         if !slots.entries.iter().all(|entry| entry.tally().is_sound()) {
             return Err(FrameError::Unsound); // INV-3
@@ -62,39 +97,46 @@ impl Exchange {
         if session == *self.sessions.own() {
             return Ok(None); // an echo of ourselves teaches nothing
         }
+        let live = self.peers.get(&session.id).is_some_and(|p| p.connected && p.session == session);
         if session.id.region != from.id.region {
-            if session.id.region != self.sessions.own().id.region {
-                return Err(FrameError::SpeaksForAnother);
-            }
-            // Whose acknowledgement was lost tells its walk again. We have merged it: it teaches nothing,
-            // but refusing it would have it told for ever, with all that changes in the same frames.
-            let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
-            if !self.peers.get(&from.id).is_some_and(walking) {
-                return Ok(None);
+            if hearsay {
+                // Who is connected speaks for itself, and no later than others do.
+                if live {
+                    return Ok(None);
+                }
+            } else {
+                if session.id.region != self.sessions.own().id.region {
+                    return Err(FrameError::SpeaksForAnother);
+                }
+                // Whose acknowledgement was lost tells its walk again. We have merged it: it teaches
+                // nothing, but refusing it would have it told for ever, with all that changes in the same
+                // frames.
+                let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
+                if !self.peers.get(&from.id).is_some_and(walking) {
+                    return Ok(None);
+                }
             }
         }
-        let live = self.peers.get(&session.id).is_some_and(|p| p.connected && p.session == session);
         let (session, region) = self.sessions.intern(&session).map_err(FrameError::from)?;
         let pass_on = region == RegionIndex::OWN && !live;
-        Ok(Some(Told { session, region, pass_on, slots, window }))
+        Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))
     }
 
     pub(super) fn merge<S: Shards>(
         &self,
+        now: Mono,
         cluster: ClusterTime,
         told: Vec<Told>,
         shards: &S,
     ) -> Merged {
-        let mut merged = Merged::default();
-        for Told { session, region, pass_on, slots, window } in told {
+        let (mut merged, tick) = (Merged::default(), Tick::of(now));
+        for Told { session, region, pass_on, hearsay, slots, window } in told {
             let label = Label(slots.label);
             let current = window.label_at(cluster);
-            if label < current.previous() {
-                merged.closed += slots.entries.len() as u64;
-                continue;
-            }
+            let closed = label < current.previous();
+            merged.closed += if closed { slots.entries.len() as u64 } else { 0 };
             if label > current.next() {
-                merged.refused = Some(FrameError::LabelAhead);
+                merged.ahead = true;
                 continue;
             }
             let scope = if slots.global { Scope::Global } else { Scope::Region };
@@ -102,9 +144,17 @@ impl Exchange {
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
                 let shard = shard_of(entry.caller, shards.count());
-                match shards.with(shard, |shard| shard.merge(&entry, region, pass_on)) {
-                    Ok(grew) => merged.changes += u64::from(grew),
-                    Err(_) => merged.refused = Some(FrameError::Full),
+                if closed {
+                    // It decides nothing any more, but may show that a limit was exceeded.
+                    shards.with(shard, |shard| shard.merge_closed(&entry, region, pass_on, tick));
+                    continue;
+                }
+                match shards.with(shard, |shard| shard.merge(&entry, region, pass_on, tick)) {
+                    Ok(grew) => {
+                        merged.changes += u64::from(grew);
+                        merged.repaired += u64::from(grew && hearsay);
+                    }
+                    Err(_) => merged.full = true,
                 }
             }
         }

@@ -16,6 +16,9 @@ const SECTIONS_MAX: usize = 4_096;
 const KIND_SLOTS: u8 = 1;
 const KIND_WALK_END: u8 = 2;
 const KIND_CLOCK: u8 = 3;
+const KIND_HEARSAY: u8 = 4;
+const KIND_DIGESTS: u8 = 5;
+const KIND_ASK: u8 = 6;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -55,8 +58,10 @@ pub(crate) struct Header {
     /// How many numbers up to and including `number` are still open; older ones are acknowledged or
     /// were given up and told again.
     pub(crate) open: u64,
-    /// All of the receiver's numbers up to this one are merged.
+    /// All of the receiver's numbers up to this one have come.
     pub(crate) acknowledged: u64,
+    /// The newest of those that could not be merged whole, and is to be told again; 0: none.
+    pub(crate) unmerged: u64,
     /// When it was sent; see [`stamp_of`].
     pub(crate) sent: u32,
     /// What the receiver needs for its round trip.
@@ -110,13 +115,41 @@ pub(crate) struct ClockReading {
     pub(crate) cluster: u64,
 }
 
+/// Sums over the counts of some ranges of callers; see `exchange::repair`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Digests {
+    /// Bits of a caller's place that name a range: 10 or 16.
+    pub(crate) bits: u8,
+    /// The first range.
+    pub(crate) first: u32,
+    /// From one range to the next.
+    pub(crate) step: u32,
+    pub(crate) sums: Vec<u64>,
+}
+
+/// Asks for all slots in some ranges of 16 bits.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Ask {
+    pub(crate) ranges: Vec<u32>,
+}
+
+/// The receiver has been told all that the sender knew when the two met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct WalkEnd {
+    /// What the receiver could not merge whole has been told again up to this number.
+    pub(crate) retold: u64,
+}
+
 /// What a frame is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Section {
     Slots(Slots),
-    /// With this frame the receiver has been told all that the sender knew when they met.
-    WalkEnd,
+    WalkEnd(WalkEnd),
     Clock(ClockReading),
+    /// Slots of any session, told because two nodes found that they differ.
+    Hearsay(Slots),
+    Digests(Digests),
+    Ask(Ask),
 }
 
 /// A frame, read.
@@ -147,13 +180,14 @@ pub enum FrameError {
     /// Numbers that no session can have, such as more refunded than used.
     #[error("the frame claims counts that contradict each other")]
     Unsound,
-    /// A label further ahead than the next one. The rest of the frame was merged, but it is not
-    /// acknowledged and will be told again.
+    /// A label further ahead than the next one. The rest of the frame was merged, and the sender is asked
+    /// to tell it again.
     #[error(
         "the frame names a label that is further ahead than the next: compare the nodes' clocks"
     )]
     LabelAhead,
-    /// A table is full. What fitted was merged; the frame is not acknowledged and will be told again.
+    /// A table is full. What fitted was merged; the rest is left to the comparison of counts, which goes on
+    /// for as long as the label lives.
     #[error("no room for the frame's counts: raise the number of keys that a node may hold")]
     Full,
 }
@@ -180,6 +214,38 @@ impl From<Malformed> for FrameError {
     }
 }
 
+impl Section {
+    /// Appends the payload, and returns its kind.
+    fn encode(&self, to: &mut Vec<u8>) -> u8 {
+        match self {
+            Self::Slots(slots) => {
+                codec::encode(slots, to);
+                KIND_SLOTS
+            }
+            Self::WalkEnd(end) => {
+                codec::encode(end, to);
+                KIND_WALK_END
+            }
+            Self::Clock(reading) => {
+                codec::encode(reading, to);
+                KIND_CLOCK
+            }
+            Self::Hearsay(slots) => {
+                codec::encode(slots, to);
+                KIND_HEARSAY
+            }
+            Self::Digests(digests) => {
+                codec::encode(digests, to);
+                KIND_DIGESTS
+            }
+            Self::Ask(ask) => {
+                codec::encode(ask, to);
+                KIND_ASK
+            }
+        }
+    }
+}
+
 impl Frame {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
@@ -188,18 +254,7 @@ impl Frame {
         let mut payload = Vec::new();
         for section in &self.sections {
             payload.clear();
-            let kind = match section {
-                Section::Slots(slots) => {
-                    codec::encode(slots, &mut payload);
-                    KIND_SLOTS
-                }
-                Section::WalkEnd => KIND_WALK_END,
-                Section::Clock(reading) => {
-                    codec::encode(reading, &mut payload);
-                    KIND_CLOCK
-                }
-            };
-            bytes.push(kind);
+            bytes.push(section.encode(&mut payload));
             codec::encode(&(payload.len() as u64), &mut bytes);
             bytes.extend_from_slice(&payload);
         }
@@ -228,8 +283,11 @@ impl Frame {
             rest = behind;
             sections.extend(match *kind {
                 KIND_SLOTS => Some(Section::Slots(codec::decode_all(payload)?)),
-                KIND_WALK_END => Some(Section::WalkEnd),
+                KIND_WALK_END => Some(Section::WalkEnd(codec::decode_all(payload)?)),
                 KIND_CLOCK => Some(Section::Clock(codec::decode_all(payload)?)),
+                KIND_HEARSAY => Some(Section::Hearsay(codec::decode_all(payload)?)),
+                KIND_DIGESTS => Some(Section::Digests(codec::decode_all(payload)?)),
+                KIND_ASK => Some(Section::Ask(codec::decode_all(payload)?)),
                 _ => None, // of a later version
             });
         }

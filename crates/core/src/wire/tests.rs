@@ -9,11 +9,12 @@ use crate::time::{Mono, Span};
 
 fn header() -> impl Strategy<Value = Header> {
     let echo = prop::option::of((any::<u32>(), any::<u32>()));
-    (any::<u64>(), any::<u64>(), any::<u64>(), any::<u32>(), echo).prop_map(
-        |(number, open, acknowledged, sent, echo)| Header {
+    (any::<[u64; 4]>(), any::<u32>(), echo).prop_map(
+        |([number, open, acknowledged, unmerged], sent, echo)| Header {
             number,
             open,
             acknowledged,
+            unmerged,
             sent,
             echo: echo.map(|(stamp, held)| Echo { stamp, held }),
         },
@@ -27,13 +28,25 @@ fn section() -> impl Strategy<Value = Section> {
     let of = prop::option::of(("[a-z]{1,8}", "[a-z]{1,8}", any::<u64>()))
         .prop_map(|of| of.map(|(region, node, boot)| Speaker { region, node, boot }));
     let entries = prop::collection::vec(entry, 0..20);
+    let slots = (of, any::<(u32, u64, bool, u64)>(), entries).prop_map(
+        |(of, (limit, window, global, label), entries)| Slots {
+            of,
+            limit,
+            window,
+            global,
+            label,
+            entries,
+        },
+    );
+    let sums = prop::collection::vec(any::<u64>(), 0..64);
     prop_oneof![
-        (of, any::<(u32, u64, bool, u64)>(), entries).prop_map(
-            |(of, (limit, window, global, label), entries)| {
-                Section::Slots(Slots { of, limit, window, global, label, entries })
-            }
-        ),
-        Just(Section::WalkEnd),
+        slots.clone().prop_map(Section::Slots),
+        slots.prop_map(Section::Hearsay),
+        any::<u64>().prop_map(|retold| Section::WalkEnd(WalkEnd { retold })),
+        (any::<(u8, u32, u32)>(), sums).prop_map(|((bits, first, step), sums)| {
+            Section::Digests(Digests { bits, first, step, sums })
+        }),
+        prop::collection::vec(any::<u32>(), 0..64).prop_map(|ranges| Section::Ask(Ask { ranges })),
         any::<u64>().prop_map(|cluster| Section::Clock(ClockReading { cluster })),
     ]
 }
@@ -84,8 +97,8 @@ proptest! {
 
 #[test]
 fn a_length_that_claims_too_much_claims_no_memory() {
-    // version, number, open, acknowledged, sent, no echo, slots of 2^60 entries
-    let mut bytes = vec![1, 0, 0, 0, 0, 0, 1];
+    // version, number, open, acknowledged, unmerged, sent, no echo, slots of 2^60 entries
+    let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 1];
     let mut payload: Vec<u8> = vec![0, 0, 0, 0, 0];
     payload.extend_from_slice(&[253, 0, 0, 0, 0, 0, 0, 0, 16]);
     bytes.push(payload.len() as u8);
@@ -96,7 +109,7 @@ fn a_length_that_claims_too_much_claims_no_memory() {
 #[test]
 fn large_and_foreign_frames_are_refused() {
     assert_eq!(Frame::decode(&vec![1; FRAME_BYTES_MAX + 1]), Err(FrameError::TooLarge));
-    assert_eq!(Frame::decode(&[2, 0, 0, 0, 0, 0]), Err(FrameError::Version));
+    assert_eq!(Frame::decode(&[2, 0, 0, 0, 0, 0, 0]), Err(FrameError::Version));
     assert_eq!(Frame::decode(&[]), Err(FrameError::Malformed));
 }
 

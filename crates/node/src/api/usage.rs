@@ -127,7 +127,7 @@ fn limit_usage(verdict: &LimitVerdict) -> LimitUsage<'_> {
         reset_after_ms: verdict.reset_after.as_millis_ceil(),
         regions: Regions(&verdict.regions),
         staleness_ms: verdict.staleness.map(Span::as_millis),
-        worst_over_admission: None,
+        worst_over_admission: verdict.worst_over_admission,
         rights: None,
     }
 }

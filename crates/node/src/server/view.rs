@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tidegate_core::{PeerStatus, engine::Engine, time::Span};
+use tidegate_core::{
+    PeerStatus,
+    engine::{Engine, Stats},
+    policy::{Limit, Scope},
+    time::Span,
+};
 use tokio::sync::watch;
 
 use super::peers::Network;
@@ -17,7 +22,7 @@ use crate::{
     limiter::Limiter,
     membership::Member,
     store::Store,
-    telemetry::{ClockSample, Metrics, NodeSample, PeerSample, Traffic},
+    telemetry::{ClockSample, Metrics, NodeSample, OverSample, PeerSample, Traffic},
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
@@ -162,9 +167,32 @@ impl View {
             frames_dropped,
             peers_refused: transport.refused,
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
+            over: self.over(&stats),
+            repair: stats.exchange.repair,
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
         }
+    }
+
+    /// By how much each global limit in force was and may be exceeded.
+    fn over(&self, stats: &Stats) -> Vec<OverSample> {
+        let policies = self.limiter.policies();
+        let limits = policies
+            .policies
+            .iter()
+            .flat_map(|policy| policy.limits.iter().map(move |limit| (&*policy.name, limit)));
+        let global = limits.filter(|(_, limit)| limit.scope == Scope::Global);
+        let sample = |(policy, limit): (&str, &Limit)| {
+            let over = stats.over_admitted.get(&limit.id).copied().unwrap_or_default();
+            OverSample {
+                policy: policy.to_owned(),
+                limit: limit.name.to_string(),
+                admitted: over.admitted,
+                unmeasured: over.unmeasured,
+                possible: stats.over_admission_possible.get(&limit.id).copied().unwrap_or_default(),
+            }
+        };
+        global.map(sample).collect()
     }
 
     fn store_bytes(&self) -> u64 {

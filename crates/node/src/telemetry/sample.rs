@@ -7,6 +7,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
+use tidegate_core::RepairStats;
 
 /// Values that others count; asked for at each scrape.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,10 @@ pub struct NodeSample {
     pub peers_refused: Vec<(&'static str, u64)>,
     /// Broken invariants, by name.
     pub broken_invariants: Vec<(&'static str, u64)>,
+    /// By how much global limits were and may be exceeded.
+    pub over: Vec<OverSample>,
+    /// What comparing counts with peers has come to.
+    pub repair: RepairStats,
     /// Keys that the engine holds.
     pub keys: u64,
     /// What they take, in bytes.
@@ -53,6 +58,27 @@ pub struct Traffic {
     pub bytes: u64,
     /// Changes of counts in them.
     pub changes: u64,
+}
+
+/// By how much a global limit was exceeded, and may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverSample {
+    /// The policy's name.
+    pub policy: String,
+    /// The limit's.
+    pub limit: String,
+    /// Admitted above it in all regions, in labels that have ended.
+    pub admitted: u64,
+    /// What could not be weighed.
+    pub unmeasured: u64,
+    /// What may come on top for any one caller.
+    pub possible: u64,
+}
+
+impl OverSample {
+    fn labels(&self) -> [Label<'_>; 2] {
+        [("policy", &self.policy), ("limit", &self.limit)]
+    }
 }
 
 /// How far another region's clock is ahead.
@@ -114,6 +140,33 @@ impl Collector for NodeSample {
             "Times that something was not as it must be; each is a bug",
             self.broken_invariants.iter().map(|(name, n)| ([("invariant", *name)], *n)),
         )?;
+        let over = |of: fn(&OverSample) -> u64| self.over.iter().map(move |o| (o.labels(), of(o)));
+        out.counters(
+            "tidegate_over_admitted",
+            "Admitted in all regions above a global limit, as this node found when labels had ended",
+            over(|o| o.admitted),
+        )?;
+        out.counters(
+            "tidegate_over_admitted_unmeasured",
+            "Labels or late counts of a global limit that could not be weighed any more",
+            over(|o| o.unmeasured),
+        )?;
+        out.gauges(
+            "tidegate_over_admission_possible",
+            "What may come above a global limit for any one caller, because news is on its way",
+            over(|o| o.possible),
+        )?;
+        let RepairStats { compared, differing, repaired } = self.repair;
+        out.counters(
+            "tidegate_compared_ranges",
+            "Ranges of counts compared with peers, and those that differed",
+            [([("result", "all")], compared), ([("result", "different")], differing)],
+        )?;
+        out.counter(
+            "tidegate_repaired",
+            "Counts that comparing brought, and the ordinary way had not",
+            repaired,
+        )?;
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
     }
@@ -127,6 +180,12 @@ impl Writer<'_> {
         let help = format!("{help}.");
         let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let help = format!("{help}.");
+        let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
     }
 
     fn gauges<'l, V, const N: usize>(

@@ -200,6 +200,7 @@ fn verdict(policy: &Arc<Policy>, index: usize, used: u64, reset_after: Span) -> 
         retry_after: None,
         staleness: (policy.limits[index].scope == Scope::Global).then(|| Span::millis(140)),
         regions: Vec::new(),
+        worst_over_admission: None,
     }
 }
 

@@ -18,6 +18,7 @@ async fn use_is_told_by_policy_limit_and_region() {
         region_use("us", 313, 0, Some(Span::millis(140))),
         region_use("ap", 0, 0, None),
     ];
+    decision.limits[1].worst_over_admission = Some(18);
     let other = policy("other", vec![limit("daily", 7, Span::secs(86_400), Scope::Region)]);
     decision.limits.push(verdict(&other, 0, 7, Span::secs(1)));
     let mut fake = Fake::deciding(unmatched());
@@ -33,7 +34,7 @@ async fn use_is_told_by_policy_limit_and_region() {
         r#""regions":{"eu":{"used":505,"refunded":5,"staleness_ms":0},"#,
         r#""us":{"used":313,"refunded":0,"staleness_ms":140},"#,
         r#""ap":{"used":0,"refunded":0,"staleness_ms":null}},"#,
-        r#""staleness_ms":140,"worst_over_admission":null,"rights":null}]}"#
+        r#""staleness_ms":140,"worst_over_admission":18,"rights":null}]}"#
     );
     assert!(reply.body.contains(hourly), "{}", reply.body);
     let start = r#"{"region":"eu","policies":[{"policy":"public-api","key":{"api_key":"k"},"limits":[{"name":"burst","#;

@@ -1,12 +1,13 @@
 //! Metrics, by the names and labels that a scrape sees.
 
 use tidegate_core::{
+    RepairStats,
     policy::{Algorithm, Consistency, Limit, Policy, Scope},
     time::{Label, Span, Window},
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, PeerSample, Traffic};
+use crate::telemetry::{ClockSample, OverSample, PeerSample, Traffic};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -49,6 +50,7 @@ fn decision(set: &PolicySet, full: &[&str], reason: Option<Reason>) -> Decision 
         retry_after: None,
         staleness: None,
         regions: Vec::new(),
+        worst_over_admission: None,
     };
     let limits: Vec<_> = set.policies.iter().map(verdict).collect();
     let binding = (!limits.is_empty()).then_some(0);
@@ -157,6 +159,14 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
+        over: vec![OverSample {
+            policy: "api".into(),
+            limit: "hourly".into(),
+            admitted: 11,
+            unmeasured: 12,
+            possible: 13,
+        }],
+        repair: RepairStats { compared: 14, differing: 15, repaired: 16 },
         keys: 9,
         memory_bytes: 1024,
     };
@@ -176,6 +186,13 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
+    let hourly = r#"policy="api",limit="hourly""#;
+    assert_has(&lines, &format!("tidegate_over_admitted_total{{{hourly}}} 11"));
+    assert_has(&lines, &format!("tidegate_over_admitted_unmeasured_total{{{hourly}}} 12"));
+    assert_has(&lines, &format!("tidegate_over_admission_possible{{{hourly}}} 13"));
+    assert_has(&lines, r#"tidegate_compared_ranges_total{result="all"} 14"#);
+    assert_has(&lines, r#"tidegate_compared_ranges_total{result="different"} 15"#);
+    assert_has(&lines, "tidegate_repaired_total 16");
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));

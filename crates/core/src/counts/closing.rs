@@ -1,0 +1,380 @@
+//! Labels that have ended: by how much a global limit was exceeded is measured, and cells are collected.
+//!
+//! A cell outlives its label by one window, so that late counts still find it. While a region is out of
+//! touch, cells of global limits are *held* beyond that, within a bound, since their sums are not known yet
+//! anywhere: both sides of a cut hold them, and tell each other when it heals.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+
+use super::{
+    digest::Tick,
+    shard::{Cell, Entry, Shard},
+};
+use crate::{
+    ids::{LimitId, RegionIndex},
+    policy::Scope,
+    time::{ClusterTime, Span, Window},
+};
+
+/// Distinct quantities that one shard remembers.
+const QUANTITIES_MAX: usize = 4_096;
+
+/// By how much a global limit was exceeded in the labels that have ended, as far as is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OverAdmitted {
+    /// What was admitted in all regions above the quantity, summed over callers and labels.
+    pub admitted: u64,
+    /// Labels of a caller in which anything was.
+    pub labels: u64,
+    /// Labels of a caller, or late slots of one, that could not be weighed: what was counted there is gone.
+    pub unmeasured: u64,
+}
+
+impl OverAdmitted {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.admitted = self.admitted.saturating_add(other.admitted);
+        self.labels = self.labels.saturating_add(other.labels);
+        self.unmeasured = self.unmeasured.saturating_add(other.unmeasured);
+    }
+}
+
+/// The largest quantity that this node decided a cell's limit by, as a place in a table of the shard; and
+/// whether the cell has been measured.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Weighed(u16);
+
+const MEASURED: u16 = 1 << 15;
+
+impl Weighed {
+    const fn is_measured(self) -> bool {
+        self.0 & MEASURED != 0
+    }
+}
+
+/// Cells of one shape whose label ends at one instant.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) places: Vec<u32>,
+    /// How many of them, from the first on, were measured.
+    measured: usize,
+}
+
+/// What a shard knows about labels that have ended.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    /// Quantities in use; a cell names one by its place plus one.
+    quantities: Vec<u64>,
+    over: BTreeMap<LimitId, OverAdmitted>,
+    /// Cells that are held, by the end of their label.
+    held: BTreeMap<(ClusterTime, u16), Group>,
+    held_cells: usize,
+}
+
+impl Shard {
+    /// By how much each limit was exceeded.
+    pub(crate) const fn over_admitted(&self) -> &BTreeMap<LimitId, OverAdmitted> {
+        &self.closing.over
+    }
+
+    /// Remembers by which quantity this node decides about a cell; the largest one counts.
+    pub(super) fn weigh_by(&mut self, at: u32, quantity: u64) {
+        let Some(cell) = self.cells.get(at) else { return };
+        if self.quantity_of(cell).is_some_and(|known| known >= quantity) {
+            return;
+        }
+        let quantities = &mut self.closing.quantities;
+        let place = quantities.iter().position(|known| *known == quantity).or_else(|| {
+            (quantities.len() < QUANTITIES_MAX).then(|| {
+                quantities.push(quantity);
+                quantities.len() - 1
+            })
+        });
+        let before = self.over_in(at);
+        if let (Some(place), Some(cell)) = (place, self.cells.get_mut(at)) {
+            let measured = cell.weighed.0 & MEASURED;
+            cell.weighed = Weighed(measured | (place as u16 + 1));
+        }
+        self.grew(at, before);
+    }
+
+    /// The quantity that a cell is weighed by; `None` if this node never decided about it.
+    pub(super) fn quantity_of(&self, cell: &Cell) -> Option<u64> {
+        let place = usize::from(cell.weighed.0 & !MEASURED).checked_sub(1)?;
+        self.closing.quantities.get(place).copied()
+    }
+
+    /// What is known to be admitted above the quantity, in a cell that has been measured.
+    pub(super) fn over_in(&self, at: u32) -> u64 {
+        let cell = self.cells.get(at).filter(|cell| cell.weighed.is_measured());
+        cell.map_or(0, |cell| self.over_of(cell))
+    }
+
+    fn over_of(&self, cell: &Cell) -> u64 {
+        let Some(quantity) = self.quantity_of(cell) else { return 0 };
+        let admitted = cell.slots.iter().map(|slot| slot.tally.counts.net());
+        admitted.fold(0, u64::saturating_add).saturating_sub(quantity)
+    }
+
+    /// Takes note of what a cell that has been measured was found to be over beyond `before`.
+    pub(super) fn grew(&mut self, at: u32, before: u64) {
+        let now = self.over_in(at);
+        if now == before {
+            return;
+        }
+        let Some(limit) = self.cells.get(at).and_then(|cell| self.shape_of(cell)).map(|s| s.limit)
+        else {
+            return;
+        };
+        let over = self.closing.over.entry(limit).or_default();
+        // A larger quantity may come to be known of too late: then too much was counted before.
+        over.admitted = over.admitted.saturating_add(now).saturating_sub(before);
+        over.labels += u64::from(before == 0);
+    }
+
+    /// Merges a slot of a label before the previous one, if its cell is still there. Returns whether it grew;
+    /// `None` if there is no such cell, and what it would have shown is not measured here.
+    pub(crate) fn merge_closed(
+        &mut self,
+        entry: &Entry,
+        region: RegionIndex,
+        tell: bool,
+        tick: Tick,
+    ) -> Option<bool> {
+        if self.find(entry.key(), entry.label).is_none() {
+            if entry.shape.scope == Scope::Global {
+                self.closing.over.entry(entry.shape.limit).or_default().unmeasured += 1;
+            }
+            return None;
+        }
+        self.merge(entry, region, tell, tick).ok()
+    }
+
+    /// Looks after cells whose label has ended, `budget` of them: measures those that ended `grace` before
+    /// `now`, and collects those that ended a window before that (INV-5), unless they are to be held.
+    /// Returns how many were collected.
+    pub(crate) fn sweep(
+        &mut self,
+        now: ClusterTime,
+        grace: Span,
+        hold: bool,
+        budget: usize,
+    ) -> usize {
+        self.measure(now, grace, budget);
+        let mut collected = 0;
+        while collected < budget {
+            let due = self.by_end.keys().copied().find(|(end, shape)| {
+                let window = self.in_use(*shape).map(|shape| shape.window);
+                *end + window.map_or(Span::ZERO, Window::length) + grace <= now
+            });
+            let Some(due) = due else { break };
+            let global = self.in_use(due.1).is_some_and(|shape| shape.scope == Scope::Global);
+            if hold && global {
+                self.hold(due);
+                continue;
+            }
+            let Some(group) = self.by_end.get_mut(&due) else { break };
+            let gone = take(&mut group.places, budget - collected);
+            if group.places.is_empty() {
+                self.by_end.remove(&due);
+            }
+            collected += gone.len();
+            gone.into_iter().for_each(|at| self.remove(at));
+        }
+        let held_max = self.cells_max / 8;
+        while collected < budget && (!hold || self.closing.held_cells > held_max) {
+            let Some(mut oldest) = self.closing.held.first_entry() else { break };
+            let limit = oldest.key().1;
+            let gone = take(&mut oldest.get_mut().places, budget - collected);
+            if oldest.get().places.is_empty() {
+                oldest.remove();
+            }
+            if hold && let Some(shape) = self.in_use(limit) {
+                let over = self.closing.over.entry(shape.limit).or_default();
+                over.unmeasured += gone.len() as u64;
+            }
+            self.closing.held_cells -= gone.len();
+            collected += gone.len();
+            gone.into_iter().for_each(|at| self.remove(at));
+        }
+        collected
+    }
+
+    fn hold(&mut self, due: (ClusterTime, u16)) {
+        if let Some(mut group) = self.by_end.remove(&due) {
+            self.closing.held_cells += group.places.len();
+            self.closing.held.entry(due).or_default().places.append(&mut group.places);
+        }
+    }
+
+    fn measure(&mut self, now: ClusterTime, grace: Span, budget: usize) {
+        let mut left = budget;
+        let ended = |key: &(ClusterTime, u16)| key.0 + grace <= now;
+        let keys: Vec<_> = self
+            .by_end
+            .iter()
+            .take_while(|(key, _)| ended(key))
+            .filter(|(_, group)| group.measured < group.places.len())
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            let Some(group) = self.by_end.get_mut(&key) else { continue };
+            let until = group.places.len().min(group.measured + left);
+            let places = group.places[group.measured..until].to_vec();
+            left -= places.len();
+            group.measured = until;
+            for at in places {
+                if let Some(cell) = self.cells.get_mut(at) {
+                    cell.weighed.0 |= MEASURED;
+                }
+                self.grew(at, 0);
+            }
+        }
+    }
+
+    pub(super) fn closing_bytes(&self) -> usize {
+        let places = |groups: &BTreeMap<_, Group>| -> usize {
+            groups.values().map(|group| group.places.capacity() * size_of::<u32>()).sum()
+        };
+        places(&self.by_end)
+            + places(&self.closing.held)
+            + self.closing.quantities.capacity() * size_of::<u64>()
+    }
+}
+
+fn take(places: &mut Vec<u32>, at_most: usize) -> Vec<u32> {
+    places.split_off(places.len() - places.len().min(at_most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        counts::{Asked, Shape, Tally},
+        ids::{Caller, SessionIndex},
+        store::Counts,
+        time::Label,
+    };
+
+    const SECOND: Span = Span::secs(1);
+    const GRACE: Span = Span::secs(2);
+    const BUDGET: usize = 100;
+
+    fn at(seconds: u64) -> ClusterTime {
+        ClusterTime(seconds * 1_000_000)
+    }
+
+    fn shape() -> Shape {
+        let window = Window::new(SECOND).expect("a second");
+        Shape { limit: LimitId(1), window, scope: Scope::Global }
+    }
+
+    fn tally(used: u64) -> Tally {
+        Tally { counts: Counts { used, refunded: 0 }, offered: used }
+    }
+
+    fn ask(shard: &mut Shard, caller: u64, used: u64, quantity: u64) {
+        let asked = Asked {
+            caller: Caller([caller, 0]),
+            shape: shape(),
+            label: Label(5),
+            quantity,
+            add: tally(used),
+            tell: true,
+        };
+        shard.add_own(&asked, Tick::default());
+    }
+
+    /// This node decides by a quantity of 10 and has admitted so much of a caller in label 5.
+    fn shard(cells_max: usize, callers: &[(u64, u64)]) -> Shard {
+        let mut shard = Shard::new(cells_max);
+        for (caller, used) in callers {
+            ask(&mut shard, *caller, *used, 10);
+        }
+        shard
+    }
+
+    /// Another region's use of a caller in label 5.
+    fn entry(caller: u64, used: u64) -> Entry {
+        Entry {
+            caller: Caller([caller, 0]),
+            shape: shape(),
+            label: Label(5),
+            session: SessionIndex(1),
+            tally: tally(used),
+        }
+    }
+
+    fn merge(shard: &mut Shard, caller: u64, used: u64) -> Option<bool> {
+        shard.merge_closed(&entry(caller, used), RegionIndex(1), false, Tick::default())
+    }
+
+    fn over(shard: &Shard) -> (u64, u64, u64) {
+        let over = shard.over_admitted().get(&LimitId(1)).copied().unwrap_or_default();
+        (over.admitted, over.labels, over.unmeasured)
+    }
+
+    #[test]
+    fn what_was_admitted_above_the_quantity_is_measured_once_the_label_is_over() {
+        let mut shard = shard(100, &[(1, 8), (2, 9), (3, 10)]);
+        merge(&mut shard, 1, 5);
+        shard.sweep(at(6), GRACE, false, BUDGET);
+        assert_eq!(over(&shard), (0, 0, 0), "late counts may be on their way");
+        shard.sweep(at(8), GRACE, false, BUDGET);
+        assert_eq!(over(&shard), (3, 1, 0));
+        // What comes later still counts, and once.
+        assert_eq!(merge(&mut shard, 1, 7), Some(true));
+        assert_eq!(merge(&mut shard, 2, 2), Some(true));
+        assert_eq!(merge(&mut shard, 2, 2), Some(false));
+        assert_eq!(over(&shard), (3 + 2 + 1, 2, 0));
+        shard.sweep(at(9), GRACE, false, BUDGET);
+        assert_eq!((shard.len(), over(&shard)), (0, (6, 2, 0)));
+        assert_eq!(merge(&mut shard, 1, 9), None);
+        assert_eq!(over(&shard), (6, 2, 1), "too late to be weighed, but not unnoticed");
+    }
+
+    #[test]
+    fn a_raised_quantity_counts_for_the_whole_label() {
+        let mut shard = shard(100, &[(1, 10)]);
+        ask(&mut shard, 1, 5, 15);
+        ask(&mut shard, 1, 0, 5);
+        shard.sweep(at(8), GRACE, false, BUDGET);
+        assert_eq!(over(&shard), (0, 0, 0));
+    }
+
+    #[test]
+    fn while_a_region_is_out_of_touch_cells_are_held_within_a_bound() {
+        let callers: Vec<_> = (0..20).map(|caller| (caller, 8)).collect();
+        let mut held = shard(160, &callers);
+        held.sweep(at(60), GRACE, true, BUDGET);
+        assert_eq!(held.len(), 20);
+        assert_eq!(merge(&mut held, 3, 4), Some(true));
+        assert_eq!(over(&held), (2, 1, 0), "found after the cut");
+        held.sweep(at(61), GRACE, false, BUDGET);
+        assert_eq!((held.len(), over(&held)), (0, (2, 1, 0)));
+
+        let mut full = shard(80, &callers);
+        full.sweep(at(60), GRACE, true, BUDGET);
+        full.sweep(at(60), GRACE, true, BUDGET);
+        assert!(full.len() <= 10, "an eighth of 80");
+        assert_eq!(over(&full), (0, 0, 20 - full.len() as u64));
+    }
+
+    #[test]
+    fn who_never_decided_about_a_caller_does_not_measure_it() {
+        let mut shard = Shard::new(100);
+        shard.merge(&entry(1, 50), RegionIndex(1), false, Tick::default()).expect("room");
+        shard.sweep(at(8), GRACE, false, BUDGET);
+        assert_eq!(over(&shard), (0, 0, 0));
+    }
+
+    #[test]
+    fn measuring_goes_on_where_the_budget_ended() {
+        let mut shard = shard(100, &[(1, 11), (2, 11), (3, 11)]);
+        for round in 1..=3 {
+            shard.sweep(at(8), GRACE, false, 1);
+            assert_eq!(over(&shard), (round, round, 0));
+        }
+        shard.sweep(at(8), GRACE, false, 1);
+        assert_eq!(over(&shard), (3, 3, 0));
+    }
+}
