@@ -92,7 +92,7 @@ impl Kind {
     ];
 
     /// What the engine does not withstand yet: drawn only by a swarm that names them.
-    pub const LATER: [Self; 2] = [Self::ClockStep, Self::OlderClock];
+    pub const LATER: [Self; 3] = [Self::NodeGone, Self::ClockStep, Self::OlderClock];
 
     /// What it is called in files.
     pub const fn name(self) -> &'static str {
