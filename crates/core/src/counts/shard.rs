@@ -437,12 +437,28 @@ impl Shard {
             if out.len() >= full {
                 return cursor;
             }
-            if let Some((cell, slot)) = live_slot(&self.cells, item) {
+            // What another region told is passed on inside this one.
+            if let Some((cell, slot)) = live_slot(&self.cells, item)
+                && (slot.region == RegionIndex::OWN || filter.region == RegionIndex::OWN)
+            {
                 out.extend(self.entry(cell, slot).filter(|e| wanted(&e.shape)));
             }
             cursor.log = item.sequence;
         }
         cursor
+    }
+
+    /// Marks the sessions that have slots in the cells from place `from` on, at `budget` places. Returns
+    /// where to go on.
+    pub(crate) fn mark_sessions(&self, from: u32, budget: u32, seen: &mut [bool]) -> Option<u32> {
+        self.each_cell(from, budget, |cell| {
+            for slot in &cell.slots {
+                if let Some(seen) = seen.get_mut(usize::from(slot.session.0)) {
+                    *seen = true;
+                }
+            }
+            true
+        })
     }
 
     /// The shape that a cell is of.

@@ -43,6 +43,8 @@ pub struct Settings {
     /// Cells (keys times live labels) that the node holds at most, beside those of checks that are under
     /// way; beyond, new keys are answered by `on_store_failure`, where `degrade` refuses them.
     pub cells_max: usize,
+    /// Whether one node of each other region is told what changed, and passes it on inside; else all are.
+    pub relays: bool,
     /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
     pub expects_peers: bool,
     /// Panic where an invariant is broken, instead of counting it.
@@ -57,6 +59,7 @@ impl Settings {
             gossip: Span::millis(50),
             shards: 64,
             cells_max: 4_000_000,
+            relays: false,
             expects_peers: false,
             strict_invariants: cfg!(debug_assertions),
         }
@@ -101,6 +104,8 @@ pub enum Completion {
 pub struct Stats {
     /// Cells held: keys times live labels.
     pub cells: usize,
+    /// Sessions whose counts are known, this one included.
+    pub sessions: usize,
     /// Bytes that the counts hold.
     pub memory_bytes: usize,
     /// What the exchange did not take, and what it told twice.
@@ -204,7 +209,12 @@ impl<G: Guarding> Engine<G> {
         let per_shard = settings.cells_max.div_ceil(count).max(16);
         Self {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
-            exchange: Guard::new(Exchange::new(settings.session.clone(), settings.gossip, random)),
+            exchange: Guard::new(Exchange::new(
+                settings.session.clone(),
+                settings.gossip,
+                settings.relays,
+                random,
+            )),
             clock: Guard::new(Clock::new(now, clock)),
             views: Guard::new(Views {
                 regions: Vec::new(),
@@ -257,9 +267,11 @@ impl<G: Guarding> Engine<G> {
                 }
             });
         }
-        let exchange = self.exchange.with(|exchange| exchange.stats().clone());
+        let (exchange, sessions) =
+            self.exchange.with(|exchange| (exchange.stats().clone(), exchange.sessions()));
         self.upkeep.with(|upkeep| Stats {
             cells,
+            sessions,
             memory_bytes,
             exchange,
             broken: upkeep.broken.clone(),
@@ -344,6 +356,7 @@ impl<G: Guarding> Engine<G> {
             exchange.tell_orphans(now, &set, UPKEEP_BUDGET);
             exchange.compare(now, cluster, &set);
             exchange.trim(&set, UPKEEP_BUDGET);
+            exchange.collect_sessions(&set, UPKEEP_BUDGET as u32);
         });
     }
 

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod audit;
+mod relay;
 mod repair;
 
 const POLICIES: &str = r#"
@@ -576,7 +577,7 @@ fn a_peer_that_was_forgotten_does_not_acknowledge_what_it_never_got() {
     // So many others come that eu forgets what it had told us; us has forgotten nothing.
     world.disconnect(0, 1);
     let (eu, now) = (&world.nodes[0].0, world.now);
-    let others: Vec<_> = (0..4_096).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
+    let others: Vec<_> = (0..exchange::PEERS_MAX).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
     for other in &others {
         eu.handle_connected(now, other).expect("taken");
     }
@@ -668,4 +669,34 @@ proptest! {
             prop_assert_eq!(world.used(at, "k"), admitted);
         }
     }
+}
+
+#[test]
+fn sessions_whose_counts_are_over_are_forgotten() {
+    let mut world = World::new(vec![session("eu", "eu-0", 1), session("us", "us-0", 1)]);
+    world.connect(0, 1);
+    for boot in 2..80 {
+        // Ten keys of the one-hour limit in the first half, none later.
+        if boot < 40 {
+            assert!(world.ask(1, &alloc::format!("key-{boot}"), 1));
+        }
+        world.run(300, |_, _| true);
+        world.restart(1);
+        world.connect(0, 1);
+    }
+    world.run(2_000, |_, _| true);
+    let eu = world.nodes[0].0.stats();
+    // Who has counts in the live hour stays known, and so does who is there.
+    assert!((40..=42).contains(&eu.sessions), "{} sessions", eu.sessions);
+    assert_eq!(world.used(0, "key-7"), 1);
+    // Places that were freed are taken again, and nobody's counts are taken for another's.
+    for boot in 80..100 {
+        assert!(world.ask(1, "late", 1));
+        world.run(300, |_, _| true);
+        assert_eq!(world.used(0, "late"), boot - 79);
+        world.restart(1);
+        world.connect(0, 1);
+        world.run(300, |_, _| true);
+    }
+    assert_eq!((world.used(0, "key-7"), world.used(1, "key-39")), (1, 1));
 }

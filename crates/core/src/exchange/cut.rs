@@ -27,6 +27,8 @@ pub(super) struct Cutter<'a, S> {
     pub(super) sessions: &'a Sessions,
     /// Sessions that speak for themselves: connected peers.
     pub(super) live: &'a [SessionIndex],
+    /// How old what is passed on to siblings is.
+    pub(super) heard: Option<&'a Section>,
     pub(super) shards: &'a S,
 }
 
@@ -35,17 +37,18 @@ impl<S: Shards> Cutter<'_, S> {
     pub(super) fn batch(&self, peer: &mut Peer, now: Mono, cluster: ClusterTime) -> bool {
         let mut entries = Vec::new();
         let before = peer.outgoing.position.clone();
-        if peer.outgoing.has_window() {
+        if peer.outgoing.has_window() && !peer.relayed {
             self.collect(peer, &mut entries);
         }
         let told_all = entries.len() < BATCH_ENTRIES_MAX;
         let position = &mut peer.outgoing.position;
-        let ends_walk =
-            !position.walk_ended && position.cursors.iter().all(|cursor| cursor.walk.is_none());
+        let ends_walk = !peer.relayed
+            && !position.walk_ended
+            && position.cursors.iter().all(|cursor| cursor.walk.is_none());
         position.walk_ended |= ends_walk;
         peer.sent.changes += entries.len() as u64;
 
-        let mut batches = pack(self.sessions, entries, Section::Slots);
+        let mut batches = pack(self.sessions, entries, Some(peer.region));
         if ends_walk {
             let end = Section::WalkEnd(WalkEnd { retold: peer.outgoing.retold() });
             match batches.back_mut() {
@@ -65,6 +68,15 @@ impl<S: Shards> Cutter<'_, S> {
         {
             sections.push(Section::Clock(ClockReading { cluster: cluster.0 }));
             peer.last_clock = Some(now);
+        }
+        let first = peer.comparison.outbox.front_mut().or(batches.front_mut());
+        if let Some(sections) = first {
+            if peer.relayed {
+                sections.push(Section::Relayed);
+            }
+            // Only who has been told all there is knows as much as this node does.
+            let heard = self.heard.filter(|_| peer.region == RegionIndex::OWN && told_all);
+            sections.extend(heard.cloned());
         }
         // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing
         // is under way, nothing will ever acknowledge it: it counts as told.
@@ -114,11 +126,13 @@ impl<S: Shards> Cutter<'_, S> {
     }
 }
 
-/// Groups entries into sections of a kind, and sections into frames that stay below the limit.
+/// Groups entries into sections, and sections into frames that stay below the limit. What is told of
+/// sessions of other regions than the sender's and the listener's is hearsay; all of it is if the listener's
+/// region is not named.
 pub(super) fn pack(
     sessions: &Sessions,
     mut entries: Vec<Entry>,
-    kind: impl Fn(Slots) -> Section,
+    listener: Option<RegionIndex>,
 ) -> VecDeque<Vec<Section>> {
     entries.sort_unstable_by_key(|e| (e.session, e.shape.limit, e.label, e.caller));
     let mut frames: VecDeque<Vec<Section>> = VecDeque::new();
@@ -133,7 +147,11 @@ pub(super) fn pack(
         }
         room = room.saturating_sub(needs);
         if let Some(sections) = frames.back_mut() {
-            sections.push(kind(section(sessions, group)));
+            let slots = section(sessions, group);
+            let of = sessions.region_of(group[0].session);
+            let ordinary =
+                listener.is_some_and(|listener| of == RegionIndex::OWN || of == listener);
+            sections.push(if ordinary { Section::Slots(slots) } else { Section::Hearsay(slots) });
         }
     }
     frames

@@ -18,6 +18,7 @@ use crate::{
 use cut::Cutter;
 use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
+use relay::Relays;
 use repair::Turns;
 use sessions::{Sessions, TooManySessions};
 
@@ -28,6 +29,7 @@ mod convert;
 mod cut;
 mod orphans;
 mod peer;
+mod relay;
 mod repair;
 mod sessions;
 mod take;
@@ -39,7 +41,7 @@ const ORPHANED_AFTER: Span = Span::secs(3);
 /// So long after a peer was heard last, nobody waits for its part of the counts any more.
 const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
-const PEERS_MAX: usize = 4_096;
+pub(crate) const PEERS_MAX: usize = if cfg!(test) { 64 } else { 4_096 };
 
 /// Access to the shards of the counts, one at a time.
 pub(crate) trait Shards {
@@ -132,10 +134,17 @@ pub(crate) struct Exchange {
     stats: ExchangeStats,
     orphans: Orphans,
     turns: Turns,
+    relays: Relays,
 }
 
 impl Exchange {
-    pub(crate) fn new(own: Session, gossip: Span, random: Box<dyn Rng + Send>) -> Self {
+    /// `relays`: whether one node of each other region is told, and passes it on.
+    pub(crate) fn new(
+        own: Session,
+        gossip: Span,
+        relays: bool,
+        random: Box<dyn Rng + Send>,
+    ) -> Self {
         Self {
             sessions: Sessions::new(own),
             peers: BTreeMap::new(),
@@ -145,6 +154,7 @@ impl Exchange {
             stats: ExchangeStats::default(),
             orphans: Orphans::default(),
             turns: Turns::default(),
+            relays: Relays::new(relays),
         }
     }
 
@@ -152,6 +162,11 @@ impl Exchange {
 
     pub(crate) fn region(&self, index: RegionIndex) -> &RegionName {
         self.sessions.region(index)
+    }
+
+    /// How many sessions are known.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     pub(crate) fn stats(&self) -> &ExchangeStats {
@@ -181,7 +196,7 @@ impl Exchange {
     pub(crate) fn views(&self) -> Vec<RegionView> {
         let mut views: Vec<RegionView> = Vec::new();
         for peer in self.peers.values().filter(|peer| peer.region != RegionIndex::OWN) {
-            let as_of = peer.incoming.newest_at().map(|at| at - peer.distance.delay());
+            let as_of = peer.as_of();
             match views.iter_mut().find(|view| view.region == peer.region) {
                 Some(view) => view.add(as_of, peer.connected),
                 None => views.push(RegionView {
@@ -331,7 +346,7 @@ impl Exchange {
         peer.received.changes += merged.changes;
         self.stats.closed += merged.closed;
         self.stats.repair.repaired += merged.repaired;
-        peer.incoming.handle_arrival(now, header.sent);
+        peer.incoming.handle_arrival(now, header.sent, remarks.relayed);
         peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
         if let Some(trip) = header.echo.and_then(|echo| echo.round_trip(now)) {
             peer.distance.handle_echo(trip);
@@ -347,12 +362,16 @@ impl Exchange {
                 peer.incoming.handle_merged(header.number, header.open, end);
             }
         }
+        for heard in remarks.heard {
+            self.handle_heard(now, from, heard);
+        }
         self.answer(now, cluster, from, (remarks.digests, remarks.asks), shards);
         merged.refused()
     }
 
     /// Tells again what has waited too long for an acknowledgement.
     pub(crate) fn handle_timeout(&mut self, now: Mono) {
+        self.choose_relays(now);
         for peer in self.peers.values_mut().filter(|peer| peer.connected) {
             let patience = peer.patience(self.gossip);
             if peer.outgoing.resend_at(patience).is_some_and(|at| at <= now) {
@@ -386,6 +405,14 @@ impl Exchange {
         self.orphans.tell(shards, budget);
     }
 
+    /// Forgets sessions that no count is left of, looking at `budget` places at a time.
+    pub(crate) fn collect_sessions<S: Shards>(&mut self, shards: &S, budget: u32) {
+        let Self { sessions, peers, orphans, .. } = self;
+        sessions.collect(shards, budget, |index| {
+            orphans.contains(index) || peers.values().any(|peer| peer.index == index)
+        });
+    }
+
     // -- outputs
 
     /// The next frame that is due, and the session it is for. Call until `None`.
@@ -397,11 +424,13 @@ impl Exchange {
     ) -> Option<(Session, Vec<u8>)> {
         let live: Vec<SessionIndex> =
             self.peers.values().filter(|p| p.connected).map(|p| p.index).collect();
+        let heard = self.heard(now);
         let due =
             |peer: &&mut Peer| peer.connected && (!peer.ready.is_empty() || peer.next_at <= now);
         for peer in self.peers.values_mut().filter(due) {
             if peer.ready.is_empty() {
-                let cut = Cutter { sessions: &self.sessions, live: &live, shards };
+                let heard = heard.as_ref();
+                let cut = Cutter { sessions: &self.sessions, live: &live, heard, shards };
                 let more = cut.batch(peer, now, cluster);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.

@@ -33,6 +33,11 @@ impl Orphans {
         self.0.push_back(Orphan { session, places: vec![Some(0); shards] });
     }
 
+    /// Whether a session waits to be told.
+    pub(super) fn contains(&self, session: SessionIndex) -> bool {
+        self.0.iter().any(|orphan| orphan.session == session)
+    }
+
     /// Puts the slots of the first orphan into the log, looking at most at `budget` places per shard.
     pub(super) fn tell<S: Shards>(&mut self, shards: &S, budget: usize) {
         let Some(orphan) = self.0.front_mut() else { return };

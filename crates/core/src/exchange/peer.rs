@@ -86,6 +86,26 @@ impl Outgoing {
         }
     }
 
+    /// Where a peer that is told by a relay may stand: no further back than it did.
+    pub(super) fn follow(&mut self, passed: &Position) {
+        if self.is_quiet() {
+            let pairs = self.acknowledged.cursors.iter_mut().zip(&passed.cursors);
+            for (cursor, passed) in pairs.filter(|(cursor, _)| cursor.walk.is_none()) {
+                cursor.log = cursor.log.max(passed.log);
+            }
+            self.position = self.acknowledged.clone();
+        }
+    }
+
+    pub(super) const fn acknowledged_position(&self) -> &Position {
+        &self.acknowledged
+    }
+
+    /// Whether the peer has been told all that this node knew when the two met.
+    pub(super) const fn walk_is_told(&self) -> bool {
+        self.acknowledged.walk_ended
+    }
+
     /// The log position of each shard up to which this peer needs nothing any more.
     pub(super) fn acknowledged(&self) -> &[Cursor] {
         &self.acknowledged.cursors
@@ -202,6 +222,8 @@ pub(super) struct Incoming {
     pub(super) owes: bool,
     /// Stamp and arrival of the newest frame.
     newest: Option<(u32, Mono)>,
+    /// Arrival of the newest frame of a peer that tells its changes itself.
+    told: Option<Mono>,
 }
 
 impl Incoming {
@@ -215,7 +237,7 @@ impl Incoming {
     }
 
     /// Takes note that a frame came, whatever is in it.
-    pub(super) fn handle_arrival(&mut self, now: Mono, stamp: u32) {
+    pub(super) fn handle_arrival(&mut self, now: Mono, stamp: u32, relayed: bool) {
         // Frames may overtake each other, though not by long; a stamp is newer if it is less than half
         // the circle ahead.
         let newer = self.newest.is_none_or(|(last, at)| {
@@ -223,6 +245,7 @@ impl Incoming {
         });
         if newer {
             self.newest = Some((stamp, now));
+            self.told = if relayed { self.told } else { Some(now) };
         }
     }
 
@@ -280,6 +303,11 @@ impl Incoming {
     /// Whether the peer has told all that it knew when the two met.
     pub(super) fn walk_is_complete(&self) -> bool {
         self.walk_end.is_some_and(|end| self.contiguous >= end)
+    }
+
+    /// When the newest frame came of those that the peer's changes are told by.
+    pub(super) const fn told_at(&self) -> Option<Mono> {
+        self.told
     }
 
     /// When the newest frame came.
@@ -362,6 +390,10 @@ pub(super) struct Peer {
     pub(super) incoming: Incoming,
     pub(super) distance: Distance,
     pub(super) comparison: Comparison,
+    /// Whether it hears of this node's changes from a sibling of its own.
+    pub(super) relayed: bool,
+    /// As of when its changes are known by way of a sibling.
+    pub(super) passed_on: Option<Mono>,
     /// When the next frame may go.
     pub(super) next_at: Mono,
     /// When the last one went; `None` before the first of a connection.
@@ -391,6 +423,8 @@ impl Peer {
             incoming: Incoming::default(),
             distance: Distance::default(),
             comparison: Comparison::default(),
+            relayed: false,
+            passed_on: None,
             next_at: Mono::default(),
             last_sent: None,
             last_clock: None,
@@ -400,9 +434,19 @@ impl Peer {
         }
     }
 
-    /// Age of the newest frame plus one-way delay; `None` before the first.
+    /// As of when its changes are known from itself.
+    pub(super) fn told_at(&self) -> Option<Mono> {
+        self.incoming.told_at().map(|at| at - self.distance.delay())
+    }
+
+    /// As of when its changes are known, from whomever.
+    pub(super) fn as_of(&self) -> Option<Mono> {
+        self.told_at().max(self.passed_on)
+    }
+
+    /// Age of what is known from it: of the newest frame plus one-way delay; `None` before the first.
     pub(super) fn staleness(&self, now: Mono) -> Option<Span> {
-        self.incoming.newest_at().map(|at| now.since(at) + self.distance.delay())
+        self.as_of().map(|as_of| now.since(as_of))
     }
 
     /// Whether the peer has not been heard for longer than a living one is silent.
@@ -540,9 +584,9 @@ mod tests {
     fn a_peer_that_returns_after_days_is_heard_again() {
         let mut incoming = Incoming::default();
         let days = |n: u64| Mono(n * 86_400_000_000);
-        incoming.handle_arrival(days(0), 7);
+        incoming.handle_arrival(days(0), 7, false);
         // Stamps count to 2^32 in five days; after three, this one looks like an older one.
-        incoming.handle_arrival(days(3), 7 + 3 * 864_000_000);
+        incoming.handle_arrival(days(3), 7 + 3 * 864_000_000, false);
         assert_eq!(incoming.newest_at(), Some(days(3)));
     }
 

@@ -249,7 +249,7 @@ impl Exchange {
                 });
             }
         }
-        for frame in cut::pack(&self.sessions, entries, Section::Hearsay) {
+        for frame in cut::pack(&self.sessions, entries, None) {
             self.post(to, frame);
         }
         told

@@ -8,7 +8,7 @@ use crate::{
     ids::{LimitId, RegionIndex, Session, SessionIndex},
     policy::Scope,
     time::{ClusterTime, Label, Mono, Span, Window},
-    wire::{Ask, ClockReading, Digests, FrameError, Section, Slots, WalkEnd},
+    wire::{Ask, ClockReading, Digests, FrameError, Heard, Section, Slots, WalkEnd},
 };
 
 /// A frame's slots, checked: nothing of it has been merged yet.
@@ -55,6 +55,8 @@ pub(super) struct Remarks {
     pub(super) walk_end: Option<WalkEnd>,
     pub(super) digests: Vec<Digests>,
     pub(super) asks: Vec<Ask>,
+    pub(super) heard: Vec<Heard>,
+    pub(super) relayed: bool,
 }
 
 impl Exchange {
@@ -75,6 +77,8 @@ impl Exchange {
                 Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
                 Section::Digests(digests) => remarks.digests.push(digests),
                 Section::Ask(ask) => remarks.asks.push(ask),
+                Section::Relayed => remarks.relayed = true,
+                Section::Heard(heard) => remarks.heard.push(heard),
             }
         }
         Ok((told, remarks))
@@ -98,10 +102,12 @@ impl Exchange {
             return Ok(None); // an echo of ourselves teaches nothing
         }
         let live = self.peers.get(&session.id).is_some_and(|p| p.connected && p.session == session);
-        if session.id.region != from.id.region {
+        let of_sender = session.id.region == from.id.region;
+        if !of_sender {
             if hearsay {
-                // Who is connected speaks for itself, and no later than others do.
-                if live {
+                // Who is connected speaks for itself, and no later than others do; but a sibling may pass
+                // on what it was told for the whole region.
+                if live && from.id.region != self.sessions.own().id.region {
                     return Ok(None);
                 }
             } else {
@@ -118,7 +124,8 @@ impl Exchange {
             }
         }
         let (session, region) = self.sessions.intern(&session).map_err(FrameError::from)?;
-        let pass_on = region == RegionIndex::OWN && !live;
+        let relayed = self.relays.is_on() && region != RegionIndex::OWN && of_sender;
+        let pass_on = relayed || (region == RegionIndex::OWN && !live);
         Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))
     }
 

@@ -19,6 +19,8 @@ const KIND_CLOCK: u8 = 3;
 const KIND_HEARSAY: u8 = 4;
 const KIND_DIGESTS: u8 = 5;
 const KIND_ASK: u8 = 6;
+const KIND_RELAYED: u8 = 7;
+const KIND_HEARD: u8 = 8;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -133,6 +135,13 @@ pub(crate) struct Ask {
     pub(crate) ranges: Vec<u32>,
 }
 
+/// To a sibling: how long ago those whose changes the sender passes on had told it the newest, in µs, the way
+/// included.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Heard {
+    pub(crate) ages: Vec<(Speaker, u64)>,
+}
+
 /// The receiver has been told all that the sender knew when the two met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct WalkEnd {
@@ -150,6 +159,9 @@ pub(crate) enum Section {
     Hearsay(Slots),
     Digests(Digests),
     Ask(Ask),
+    /// What the sender's changes are, the receiver hears from a sibling.
+    Relayed,
+    Heard(Heard),
 }
 
 /// A frame, read.
@@ -242,6 +254,11 @@ impl Section {
                 codec::encode(ask, to);
                 KIND_ASK
             }
+            Self::Relayed => KIND_RELAYED,
+            Self::Heard(heard) => {
+                codec::encode(heard, to);
+                KIND_HEARD
+            }
         }
     }
 }
@@ -288,6 +305,8 @@ impl Frame {
                 KIND_HEARSAY => Some(Section::Hearsay(codec::decode_all(payload)?)),
                 KIND_DIGESTS => Some(Section::Digests(codec::decode_all(payload)?)),
                 KIND_ASK => Some(Section::Ask(codec::decode_all(payload)?)),
+                KIND_RELAYED => Some(Section::Relayed),
+                KIND_HEARD => Some(Section::Heard(codec::decode_all(payload)?)),
                 _ => None, // of a later version
             });
         }

@@ -39,9 +39,14 @@ fn section() -> impl Strategy<Value = Section> {
         },
     );
     let sums = prop::collection::vec(any::<u64>(), 0..64);
+    let speaker = ("[a-z]{1,8}", "[a-z]{1,8}", any::<u64>())
+        .prop_map(|(region, node, boot)| Speaker { region, node, boot });
+    let ages = prop::collection::vec((speaker, any::<u64>()), 0..8);
     prop_oneof![
         slots.clone().prop_map(Section::Slots),
         slots.prop_map(Section::Hearsay),
+        Just(Section::Relayed),
+        ages.prop_map(|ages| Section::Heard(Heard { ages })),
         any::<u64>().prop_map(|retold| Section::WalkEnd(WalkEnd { retold })),
         (any::<(u8, u32, u32)>(), sums).prop_map(|((bits, first, step), sums)| {
             Section::Digests(Digests { bits, first, step, sums })

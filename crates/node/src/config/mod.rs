@@ -115,6 +115,8 @@ pub struct Cluster {
     pub secret: Secret,
     /// How often changes go to peers: 10 ms to 10 s.
     pub gossip: Duration,
+    /// Whether one node of each other region is told what changed, and passes it on inside.
+    pub relays: bool,
 }
 
 /// Where a peer may be found.

@@ -55,6 +55,8 @@ pub(super) struct Cluster {
     pub(super) key: Option<Text>,
     pub(super) secret_file: Option<Text>,
     pub(super) gossip: Option<Text>,
+    #[serde(default)]
+    pub(super) relays: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]

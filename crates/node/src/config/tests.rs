@@ -79,6 +79,7 @@ fn the_example_says_what_it_shows() {
             key: path("node.key"),
             secret: cluster.secret,
             gossip: Duration::from_millis(50),
+            relays: false,
         }),
         identity: Identity {
             trusted_proxies: ["127.0.0.0/8", "::1/128"]
@@ -95,7 +96,7 @@ fn the_example_says_what_it_shows() {
 fn the_example_names_the_defaults() {
     let full = parse(EXAMPLE).expect("right");
     let mut tried = 0;
-    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip"] {
+    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip", "relays"] {
         let without = |line: &&str| !line.starts_with(&format!("{field} = "));
         let lines: Vec<_> = EXAMPLE.lines().filter(without).collect();
         tried += EXAMPLE.lines().count() - lines.len();
@@ -105,11 +106,10 @@ fn the_example_names_the_defaults() {
             (full.listen.clone(), full.store.clone()),
             "{field}"
         );
-        let cluster =
-            |config: Option<Cluster>| config.map(|cluster| (cluster.advertise, cluster.gossip));
+        let cluster = |config: Option<Cluster>| config.map(|c| (c.advertise, c.gossip, c.relays));
         assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
     }
-    assert_eq!(tried, 6);
+    assert_eq!(tried, 7);
 }
 
 #[test]

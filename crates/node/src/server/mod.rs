@@ -133,6 +133,7 @@ impl Server {
         let mut settings = Settings::new(session.clone());
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
+            settings.relays = cluster.relays;
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
         }
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));

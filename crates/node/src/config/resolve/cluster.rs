@@ -42,6 +42,7 @@ impl Resolver<'_> {
             key: key?,
             secret: secret?,
             gossip: gossip?,
+            relays: raw.relays,
         })
     }
 

@@ -1,0 +1,117 @@
+//! One copy per region: where a region has several nodes, one of them is told, and passes it on inside.
+//!
+//! Each node chooses for each other region one of the nodes it is in touch with: its *relay* there. The
+//! others get empty frames, so that they know that the node lives, and the comparison of counts. Their
+//! cursors follow some seconds behind what the relay has acknowledged, so that when the relay dies another
+//! one is told all that the dead one may not have passed on.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+
+use super::{Exchange, peer::Peer, peer::Position};
+use crate::{
+    ids::{NodeId, RegionIndex, Session},
+    time::{Mono, Span},
+    wire::{Heard, Section, Speaker},
+};
+
+/// How often the cursors of those who are not told follow; each stands where the relay's acknowledgement
+/// stood between one and two of these ago.
+const FOLLOW: Span = Span::secs(2);
+
+/// The relays of other regions.
+#[derive(Debug, Default)]
+pub(super) struct Relays {
+    /// Whether there are any: else every node is told everything.
+    is_on: bool,
+    /// Where the relays' acknowledgements stood at the last two rounds.
+    marks: BTreeMap<RegionIndex, [Position; 2]>,
+    follow_at: Mono,
+}
+
+impl Relays {
+    pub(super) fn new(is_on: bool) -> Self {
+        Self { is_on, ..Self::default() }
+    }
+
+    pub(super) const fn is_on(&self) -> bool {
+        self.is_on
+    }
+}
+
+impl Exchange {
+    /// Chooses who is told in each region, and lets the cursors of the others follow.
+    pub(super) fn choose_relays(&mut self, now: Mono) {
+        if !self.relays.is_on {
+            return;
+        }
+        let own = self.sessions.fingerprints()[0];
+        let mut chosen: BTreeMap<RegionIndex, (u64, NodeId)> = BTreeMap::new();
+        for peer in self.peers.values().filter(|peer| peer.region != RegionIndex::OWN) {
+            if peer.is_in_touch(now) && peer.outgoing.walk_is_told() {
+                let fingerprint = self.sessions.fingerprints()[usize::from(peer.index.0)];
+                let weight = (own ^ fingerprint).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let best = (weight, peer.session.id.clone());
+                let place = chosen.entry(peer.region).or_insert_with(|| best.clone());
+                if best > *place {
+                    *place = best;
+                }
+            }
+        }
+        for peer in self.peers.values_mut() {
+            let relay = chosen.get(&peer.region).filter(|_| peer.outgoing.walk_is_told());
+            peer.relayed = relay.is_some_and(|(_, relay)| *relay != peer.session.id);
+        }
+        if self.relays.follow_at <= now {
+            self.relays.follow_at = now + FOLLOW;
+            self.follow(&chosen);
+        }
+    }
+
+    fn follow(&mut self, chosen: &BTreeMap<RegionIndex, (u64, NodeId)>) {
+        self.relays.marks.retain(|region, _| chosen.contains_key(region));
+        for (region, (_, relay)) in chosen {
+            let Some(relay) = self.peers.get(relay) else { continue };
+            let now = relay.outgoing.acknowledged_position().clone();
+            let Some([older, newer]) = self.relays.marks.get_mut(region) else {
+                self.relays.marks.insert(*region, [now.clone(), now]);
+                continue;
+            };
+            let passed = core::mem::replace(older, core::mem::replace(newer, now));
+            for peer in self.peers.values_mut().filter(|p| p.region == *region && p.relayed) {
+                peer.outgoing.follow(&passed);
+            }
+        }
+    }
+
+    /// What a sibling needs in order to know how old the counts are that this node passes on: for each
+    /// peer of other regions that tells this node its changes, the age of its newest word.
+    pub(super) fn heard(&self, now: Mono) -> Option<Section> {
+        if !self.relays.is_on {
+            return None;
+        }
+        let foreign = |peer: &&Peer| peer.region != RegionIndex::OWN && peer.connected;
+        let heard = |peer: &Peer| {
+            let age = now.since(peer.told_at()?);
+            Some((Speaker::of(&peer.session), age.0))
+        };
+        let ages: Vec<_> = self.peers.values().filter(foreign).filter_map(heard).collect();
+        (!ages.is_empty()).then_some(Section::Heard(Heard { ages }))
+    }
+
+    /// Takes a sibling's word of how old what it passes on is.
+    pub(super) fn handle_heard(&mut self, now: Mono, from: &Session, heard: Heard) {
+        let Some(sibling) = self.peers.get(&from.id) else { return };
+        if sibling.region != RegionIndex::OWN {
+            return;
+        }
+        let delay = sibling.distance.delay();
+        for (speaker, age) in heard.ages {
+            let Some(session) = speaker.session() else { continue };
+            let told = |peer: &&mut Peer| peer.session == session && peer.connected;
+            if let Some(peer) = self.peers.get_mut(&session.id).filter(told) {
+                let as_of = now - (Span(age) + delay);
+                peer.passed_on = peer.passed_on.max(Some(as_of));
+            }
+        }
+    }
+}
