@@ -577,7 +577,8 @@ fn a_peer_that_was_forgotten_does_not_acknowledge_what_it_never_got() {
     // So many others come that eu forgets what it had told us; us has forgotten nothing.
     world.disconnect(0, 1);
     let (eu, now) = (&world.nodes[0].0, world.now);
-    let others: Vec<_> = (0..exchange::PEERS_MAX).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
+    let others: Vec<_> =
+        (0..exchange::PEERS_MAX).map(|n| session("ap", &alloc::format!("ap-{n}"), 1)).collect();
     for other in &others {
         eu.handle_connected(now, other).expect("taken");
     }
