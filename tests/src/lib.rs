@@ -7,7 +7,9 @@
 pub mod binary;
 pub mod child;
 pub mod dev;
+pub mod forwarder;
 pub mod http;
+pub mod load;
 pub mod node;
 pub mod ports;
 pub mod redis_server;

@@ -89,6 +89,22 @@ impl Node {
         check
     }
 
+    /// `POST /v1/check` for one unit, whatever comes of it.
+    ///
+    /// # Errors
+    ///
+    /// What came instead of a decision.
+    pub async fn try_check(&self, attributes: &Attributes<'_>) -> Result<Check, String> {
+        let body = json!({ "attributes": object(attributes) }).to_string();
+        let url = format!("http://{}/v1/check", self.http);
+        let answer = self.client.ask(Method::POST, &url, &[], body).await;
+        let answer = answer.map_err(|error| format!("{}: {error}", self.name))?;
+        serde_json::from_slice(&answer.body)
+            .ok()
+            .filter(|check: &Check| answer.status == if check.allowed { 200 } else { 429 })
+            .ok_or_else(|| format!("{}: {} {}", self.name, answer.status, answer.text()))
+    }
+
     /// Asks so many times for one unit, one after the other; how many were admitted.
     pub async fn spend(&self, attributes: &Attributes<'_>, times: u64) -> u64 {
         let mut admitted = 0;

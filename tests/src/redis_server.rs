@@ -8,15 +8,18 @@ use std::{
     time::Duration,
 };
 
+use redis::FromRedisValue;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time;
 
-/// A `redis-server` on a loopback port of its own, without persistence; killed when dropped.
+/// A `redis-server` on a loopback port of its own, by default without persistence; killed when dropped.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
     directory: TempDir,
     port: u16,
+    more: Vec<String>,
 }
 
 /// How often a starting server is asked whether it is there.
@@ -27,13 +30,20 @@ const START_MAX: Duration = Duration::from_secs(20);
 impl RedisServer {
     /// Starts a server and waits until it answers.
     pub async fn start() -> io::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with further arguments, and waits until it answers.
+    pub async fn start_with(more: &[&str]) -> io::Result<Self> {
+        let more: Vec<_> = more.iter().map(ToString::to_string).collect();
         // Another process may take the port between the probe and the start: then try another one.
         let mut last = io::Error::other("no port");
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let directory = tempfile::tempdir()?;
-            let child = spawn(port, &directory)?;
-            let mut server = Self { child, directory, port };
+            let child = spawn(port, &directory, &more)?;
+            let more = more.clone();
+            let mut server = Self { child, directory, port, more };
             match server.wait_until_up().await {
                 Ok(()) => return Ok(server),
                 Err(error) => last = error,
@@ -58,10 +68,30 @@ impl RedisServer {
         self.child.wait().map(drop)
     }
 
-    /// Starts it again on the same port, empty, after [`kill`](Self::kill).
+    /// Starts it again on the same port, with what it has on disk, after [`kill`](Self::kill).
     pub async fn restart(&mut self) -> io::Result<()> {
-        self.child = spawn(self.port, &self.directory)?;
+        self.child = spawn(self.port, &self.directory, &self.more)?;
         self.wait_until_up().await
+    }
+
+    /// Stops it in the middle of whatever it does, as `kill -STOP` does.
+    pub fn pause(&self) -> io::Result<()> {
+        Ok(kill_process(self.pid(), Signal::STOP)?)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> io::Result<()> {
+        Ok(kill_process(self.pid(), Signal::CONT)?)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed()).expect("process ids are positive")
+    }
+
+    /// Asks it.
+    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut connection = self.connection().await?;
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
     }
 
     /// A connection for the test's own commands.
@@ -87,7 +117,7 @@ impl RedisServer {
     }
 }
 
-fn spawn(port: u16, directory: &TempDir) -> io::Result<Child> {
+fn spawn(port: u16, directory: &TempDir, more: &[String]) -> io::Result<Child> {
     let log = File::create(directory.path().join("redis.log"))?;
     Command::new("redis-server")
         .args([
@@ -100,6 +130,7 @@ fn spawn(port: u16, directory: &TempDir) -> io::Result<Child> {
             "--appendonly",
             "no",
         ])
+        .args(more)
         .current_dir(directory.path())
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

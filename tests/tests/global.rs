@@ -45,6 +45,13 @@ async fn spent_in_one_refused_in_all(cluster: &Cluster) {
 async fn what_one_region_has_spent_the_others_refuse() {
     let cluster = Dev::new(&["eu", "us", "ap"], &example()).start().await;
     spent_in_one_refused_in_all(&cluster).await;
+    // They are on one machine, so their stores' clocks agree; and each has heard of the others'.
+    for name in ["eu-0", "us-0", "ap-0"] {
+        let node = cluster.node(name);
+        let error = node.metric("tidegate_clock_error_seconds").await.expect("it was read");
+        assert!(error.abs() < 0.1, "{name}: {error} s");
+        assert_eq!(node.metric("tidegate_clock_alarm").await, Ok(0.0), "{name}");
+    }
     cluster.stop().await;
 }
 

@@ -81,7 +81,7 @@ impl Subject {
     /// As [`ask`](Self::ask), without the times.
     async fn outcome(&self, operations: Vec<Operation>) -> Outcome {
         match self.ask(operations).await {
-            StoreReply::Relabel { .. } => Outcome::Relabel,
+            StoreReply::Relabel { newest, .. } => Outcome::Relabel(newest),
             StoreReply::Done { admitted, operations, .. } => Outcome::Done {
                 admitted,
                 operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
@@ -108,7 +108,7 @@ impl Subject {
         let peek = Operation { action: Action::Peek, ..self.charge(caller, label, 1, 0) };
         match self.outcome(vec![peek]).await {
             Outcome::Done { operations, .. } => operations[0].1.net(),
-            Outcome::Relabel => panic!("relabel"),
+            Outcome::Relabel(_) => panic!("relabel"),
         }
     }
 }
@@ -123,7 +123,7 @@ impl Drop for Subject {
 
 #[derive(Debug, PartialEq)]
 enum Outcome {
-    Relabel,
+    Relabel(Vec<Label>),
     Done { admitted: bool, operations: Vec<(bool, Counts)> },
 }
 
@@ -139,11 +139,13 @@ async fn contract(s: &Subject) {
     assert!(admitted(&s.outcome(vec![s.charge(1, 5, 3, 10)]).await));
     assert_eq!(s.used(1, 5).await, 10);
 
-    // A new label starts at nothing, the one before is kept, an older one is relabelled.
+    // A new label starts at nothing, the one before is kept, an older one is relabelled, and told how far
+    // each record is.
     assert!(admitted(&s.outcome(vec![s.charge(1, 6, 2, 10)]).await));
     assert_eq!((s.used(1, 5).await, s.used(1, 6).await), (10, 2));
     assert!(!admitted(&s.outcome(vec![s.charge(1, 5, 1, 10)]).await));
-    assert_eq!(s.outcome(vec![s.charge(1, 4, 1, 10)]).await, Outcome::Relabel);
+    let relabelled = s.outcome(vec![s.charge(30, 4, 1, 10), s.charge(1, 4, 1, 10)]).await;
+    assert_eq!(relabelled, Outcome::Relabel(vec![Label(0), Label(6)]));
 
     // All or nothing, over several callers.
     assert!(!admitted(&s.outcome(vec![s.charge(2, 5, 1, 10), s.charge(3, 5, 9, 8)]).await));
@@ -171,13 +173,21 @@ async fn contract(s: &Subject) {
     let late = Operation { not_after: now - Span::secs(60), ..s.charge(6, 5, 1, 10) };
     for operation in [early, late] {
         match s.ask(vec![s.charge(7, 5, 1, 10), operation]).await {
-            StoreReply::Relabel { now: shown } => {
+            StoreReply::Relabel { now: shown, .. } => {
                 assert!(shown.since(now).max(now.since(shown)) < Span::secs(5), "{shown:?}");
             }
             StoreReply::Done { .. } => panic!("done outside its bounds"),
         }
     }
     assert_eq!((s.used(6, 5).await, s.used(7, 5).await), (0, 0));
+
+    // No operations at all: the clock is told.
+    match s.ask(vec![]).await {
+        StoreReply::Done { admitted: true, now: shown, operations } if operations.is_empty() => {
+            assert!(shown.since(now).max(now.since(shown)) < Span::secs(5), "{shown:?}");
+        }
+        other => panic!("{other:?}"),
+    }
 
     // A record is forgotten when it expires, and not before.
     let expires = s.clock.steady() + Span::millis(300);
@@ -349,7 +359,7 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
     push.expect("pushed");
     let both = vec![s.charge(2, 5, 1, 10), s.charge(1, 5, 1, 10)];
     let error = s.store.apply(&StoreCommand { operations: both }).await.expect_err("wrong type");
-    assert!(matches!(&error, StoreError::Refused(why) if why.contains("WRONGTYPE")), "{error}");
+    assert!(matches!(&error, StoreError::Record(why) if why.contains("WRONGTYPE")), "{error}");
     assert!(error.nothing_done());
     assert_eq!(s.used(2, 5).await, 0);
 }

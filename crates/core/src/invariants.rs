@@ -24,6 +24,10 @@ pub enum Invariant {
     Floored,
     /// INV-8: only what is merged is acknowledged.
     Acknowledged,
+    /// INV-9: once a label is in use, cluster time never runs backwards on a node.
+    Forward,
+    /// INV-10: a node's cluster time is not behind what it has heard of its region.
+    Together,
 }
 
 impl Invariant {
@@ -38,6 +42,8 @@ impl Invariant {
             Self::SpeaksForItself => "INV-6",
             Self::Floored => "INV-7",
             Self::Acknowledged => "INV-8",
+            Self::Forward => "INV-9",
+            Self::Together => "INV-10",
         }
     }
 }

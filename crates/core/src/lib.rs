@@ -29,7 +29,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod breaker;
 pub mod check;
+pub mod congestion;
 pub mod counts;
 pub mod engine;
 pub mod guard;
@@ -40,9 +42,11 @@ pub mod store;
 pub mod time;
 pub mod wan;
 
+mod clock;
 mod exchange;
 mod slab;
 mod wire;
 
+pub use clock::ClockStatus;
 pub use exchange::{ExchangeStats, PeerStatus, RepairStats, Traffic};
 pub use wire::{FRAME_BYTES_MAX, FrameError, Hello, HelloError};

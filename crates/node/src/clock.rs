@@ -33,9 +33,11 @@ impl Clock {
         ClusterTime(self.steady().0)
     }
 
-    /// The wall clock, in Unix milliseconds: numbers a boot.
-    pub fn unix_millis() -> u64 {
-        u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX)
+    /// A number for this run: the wall clock in Unix milliseconds and, since a clock that was set back
+    /// may show the same again, ten bits of `luck`. Below 2^53, which JSON can tell.
+    pub fn boot_number(luck: u16) -> u64 {
+        let millis = u64::try_from(unix_time().as_millis()).unwrap_or(u64::MAX);
+        millis.min((1 << 43) - 1) << 10 | u64::from(luck & 0x3ff)
     }
 
     /// The instant of the runtime's timer at which monotonic time shows `at`.

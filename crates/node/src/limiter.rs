@@ -19,7 +19,7 @@ use crate::{
     api::{self, UsageError},
     clock::{self, Clock},
     guard::Mutexes,
-    store::{Store, StoreError},
+    store::{Complaints, GuardState, Permit, Store, StoreError, StoreGuard},
     telemetry::Metrics,
 };
 
@@ -30,6 +30,9 @@ pub struct Limiter(Arc<Inner>);
 struct Inner {
     engine: Arc<Engine<Mutexes>>,
     store: Arc<Store>,
+    /// What decides whether the store is asked; a store in memory always is.
+    guard: Option<Arc<StoreGuard>>,
+    complaints: Complaints,
     policies: ArcSwap<PolicySet>,
     secret: ArcSwap<Secret>,
     metrics: Arc<Metrics>,
@@ -43,6 +46,7 @@ impl Limiter {
     pub fn new(
         engine: Arc<Engine<Mutexes>>,
         store: Arc<Store>,
+        guard: Option<StoreGuard>,
         policies: Arc<PolicySet>,
         secret: Secret,
         metrics: Arc<Metrics>,
@@ -52,6 +56,8 @@ impl Limiter {
         Self(Arc::new(Inner {
             engine,
             store,
+            guard: guard.map(Arc::new),
+            complaints: Complaints::default(),
             policies: ArcSwap::new(policies),
             secret: ArcSwap::from_pointee(secret),
             metrics,
@@ -91,6 +97,24 @@ impl Limiter {
         self.0.secret.store(Arc::new(secret));
     }
 
+    /// Asks the store for its clock, and says whether it answered: what is known of it grows old where
+    /// checks are rare.
+    pub async fn read_clock(&self) -> bool {
+        let inner = &self.0;
+        let asked = inner.clock.now();
+        // A command without operations does nothing, and is answered with the time.
+        let reply = inner.store.apply(&StoreCommand::default()).await;
+        let Ok(StoreReply::Done { now: reading, .. }) = reply else { return false };
+        inner.engine.handle_store_clock(asked, inner.clock.now(), reading);
+        true
+    }
+
+    /// How the way to the store stands; `None` if nothing is in it.
+    pub fn guard_state(&self) -> Option<GuardState> {
+        let guard = self.0.guard.as_ref()?;
+        Some(guard.state(self.0.store.is_reachable()))
+    }
+
     async fn ask(
         &self,
         attributes: &Attributes<'_>,
@@ -113,13 +137,17 @@ impl Limiter {
             Purpose::Charge => "check",
             Purpose::Usage => "usage",
         };
-        if matches!(*inner.store, Store::Memory(_)) {
-            return Ok(inner.carry_out(op, command, ticket).await);
-        }
+        let Some(guard) = &inner.guard else {
+            return Ok(inner.carry_out(op, command, ticket, None).await);
+        };
+        let permit = match guard.admit(inner.store.is_reachable()) {
+            Ok(permit) => permit,
+            Err(why) => return Ok(inner.without_store(ticket, why)),
+        };
         // The task owns the ticket: whoever drops the request's future, what Redis admits is counted.
         let task = tokio::spawn({
             let inner = Arc::clone(inner);
-            async move { inner.carry_out(op, command, ticket).await }
+            async move { inner.carry_out(op, command, ticket, Some(permit)).await }
         });
         match task.await {
             Ok(answer) => Ok(answer),
@@ -142,12 +170,17 @@ impl Inner {
         op: &'static str,
         mut command: StoreCommand,
         mut ticket: Ticket,
+        mut permit: Option<Permit>,
     ) -> (Decision, Option<StoreError>) {
         loop {
             let asked = self.clock.now();
             let answer = self.store.apply(&command).await;
             let now = self.clock.now();
-            self.metrics.store_answered(op, clock::duration(now.since(asked)));
+            let took = now.since(asked);
+            self.metrics.store_answered(op, clock::duration(took));
+            if let Some(permit) = &mut permit {
+                permit.note(took, &answer);
+            }
             let (outcome, failure) = match answer {
                 Ok(reply @ StoreReply::Done { .. }) => (Outcome::Reply(reply), None),
                 Ok(reply @ StoreReply::Relabel { .. }) => {
@@ -155,7 +188,7 @@ impl Inner {
                     (Outcome::Reply(reply), Some(why))
                 }
                 Err(failure) => {
-                    self.metrics.store_failed(failure.kind());
+                    self.note_failure(&failure);
                     (outcome_of(&failure), Some(failure))
                 }
             };
@@ -166,8 +199,13 @@ impl Inner {
         }
     }
 
+    fn note_failure(&self, failure: &StoreError) {
+        self.metrics.store_failed(failure.kind());
+        self.complaints.note(self.clock.now(), failure);
+    }
+
     fn without_store(&self, ticket: Ticket, why: StoreError) -> (Decision, Option<StoreError>) {
-        self.metrics.store_failed(why.kind());
+        self.note_failure(&why);
         match self.engine.complete(self.clock.now(), ticket, outcome_of(&why)) {
             Completion::Decided(decision) => (decision, Some(why)),
             Completion::Again(..) => unreachable!("only a store asks for other labels"),

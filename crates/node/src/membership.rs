@@ -286,22 +286,16 @@ fn generation(boot: Boot, restarts: u64) -> Option<u64> {
 /// The latest run of each node, by name.
 fn read_members(chitchat: &Chitchat) -> Vec<Member> {
     let live: BTreeSet<&ChitchatId> = chitchat.live_nodes().collect();
-    let mut latest: BTreeMap<NodeId, (u64, Member)> = BTreeMap::new();
+    // A run that lives is later than one that does not, whatever the clocks said that numbered them.
+    let mut latest: BTreeMap<NodeId, ((bool, u64), Member)> = BTreeMap::new();
     for (id, state) in chitchat.node_states() {
         let Some(member) = read_member(id, state, live.contains(id)) else { continue };
         if latest.len() >= MEMBERS_MAX && !latest.contains_key(&member.id) {
             continue;
         }
-        let known = latest.entry(member.id.clone());
-        let newer = |(generation, _): &(u64, Member)| id.generation_id > *generation;
-        match known {
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert((id.generation_id, member));
-            }
-            std::collections::btree_map::Entry::Occupied(mut entry) if newer(entry.get()) => {
-                entry.insert((id.generation_id, member));
-            }
-            std::collections::btree_map::Entry::Occupied(_) => {}
+        let rank = (member.live, id.generation_id);
+        if latest.get(&member.id).is_none_or(|(known, _)| rank > *known) {
+            latest.insert(member.id.clone(), (rank, member));
         }
     }
     latest.into_values().map(|(_, member)| member).collect()

@@ -67,16 +67,18 @@ impl Node {
     }
 
     /// Starts another run. Its boot number is what its wall clock shows in milliseconds, as a server's.
+    /// `gossip` and `call_max` are the engine's.
     pub fn start(
         &mut self,
         number: usize,
-        gossip: Span,
+        [gossip, call_max]: [Span; 2],
         now: Instant,
         clocks: Clocks,
         seed: u64,
     ) -> Session {
         let session = Session { id: self.id.clone(), boot: Boot(clocks.wall.0 / 1_000) };
-        let settings = Settings { gossip, shards: 1, ..Settings::new(session.clone()) };
+        let call_max = Some(call_max);
+        let settings = Settings { gossip, call_max, shards: 1, ..Settings::new(session.clone()) };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
         let engine = Engine::new(settings, mono_at(number, Span::ZERO), clocks.wall, random);
         let life = Life {

@@ -122,10 +122,10 @@ fn a_seed_that_fails_is_told_with_the_command_that_runs_it_again() {
     let seeds: Vec<_> = failures.iter().map(|f| f["seed"].as_u64().expect("a seed")).collect();
     assert!(seeds.is_sorted() && seeds.iter().all(|seed| (100..106).contains(seed)), "{seeds:?}");
     for failure in failures {
-        assert!(
-            failure["told"][0].as_str().is_some_and(|t| t.starts_with("convergence")),
-            "{json}"
-        );
+        // With many callers not all views are compared; then the frames tell it.
+        let told = failure["told"][0].as_str().expect("a text");
+        let expected = ["convergence", "conservation"];
+        assert!(expected.iter().any(|name| told.starts_with(name)), "{json}");
         // No fault is needed for it.
         assert_eq!(failure["smallest"], serde_json::json!([]));
         let replay = failure["replay"].as_str().expect("a command");

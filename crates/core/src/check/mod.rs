@@ -3,9 +3,6 @@
 pub use decision::{Decision, LimitVerdict, Reason, RegionUse};
 pub use plan::{LIMITS_MAX, PlanError, Purpose, Subject, Ticket};
 
-pub(crate) use clock::Clock;
-
-mod clock;
 mod decision;
 pub(crate) mod plan;
 #[cfg(test)]

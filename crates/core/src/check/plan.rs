@@ -5,16 +5,14 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
-use super::{
-    clock::Clock,
-    decision::{Decision, LimitVerdict, Reason},
-};
+use super::decision::{Decision, LimitVerdict, Reason};
 use crate::{
+    clock::Relation,
     counts::{Known, Shape},
     ids::Key,
     policy::{Attributes, Limit, OnStoreFailure, Policy, Scope},
     store::{Action, Counts, Operation},
-    time::{ClusterTime, Label, Mono, Span},
+    time::{ClusterTime, Label, Mono, Span, StoreTime},
 };
 
 /// Limits that may weigh in one check.
@@ -96,7 +94,13 @@ impl Planned {
         self.limit().quantity.saturating_sub(self.others)
     }
 
-    pub(crate) fn operation(&self, purpose: Purpose, clock: &Clock) -> Operation {
+    /// The operation, which the store carries out before `until` or not at all.
+    pub(crate) fn operation(
+        &self,
+        purpose: Purpose,
+        clock: Relation,
+        until: StoreTime,
+    ) -> Operation {
         let window = self.limit().window;
         let (start, end) = (window.start(self.label), window.end(self.label));
         Operation {
@@ -107,7 +111,7 @@ impl Planned {
             },
             label: self.label,
             not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
-            not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
+            not_after: (clock.store_time_of(end) + LABEL_TOLERANCE).min(until),
             ceiling: self.ceiling(),
             floor: self.floor,
             enforce: !self.policy.shadow,

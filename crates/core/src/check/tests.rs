@@ -193,7 +193,7 @@ fn a_second_relabel_is_answered_like_a_failed_store() {
     let Ok(Plan::Ask(_, ticket)) = bench.plan(&[("ann", &["api"], 4)]) else {
         panic!("not planned")
     };
-    let relabel = || Outcome::Reply(StoreReply::Relabel { now: NOW });
+    let relabel = || Outcome::Reply(StoreReply::Relabel { now: NOW, newest: Vec::new() });
     let Completion::Again(_, ticket) = bench.engine.complete(Mono(0), ticket, relabel()) else {
         panic!("decided without a label that fits")
     };

@@ -15,7 +15,7 @@ use crate::{
     invariants::Invariant,
     policy::{OnStoreFailure, PolicySet, Scope},
     store::{Counts, OperationReply, StoreCommand, StoreReply},
-    time::{Label, Mono, Span},
+    time::{Label, Mono, Span, StoreTime},
 };
 
 impl<G: Guarding> Engine<G> {
@@ -51,7 +51,7 @@ impl<G: Guarding> Engine<G> {
             return Ok(Plan::Unmatched);
         }
         let mut ticket = Ticket { purpose, planned, asked_at: now, relabelled: false };
-        let command = self.label(&mut ticket, now);
+        let command = self.label(&mut ticket, now, None);
         if purpose == Purpose::Charge {
             for plan in &mut ticket.planned {
                 let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
@@ -65,22 +65,44 @@ impl<G: Guarding> Engine<G> {
         Ok(Plan::Ask(command, ticket))
     }
 
-    /// Gives every planned limit the label of `now`, and makes the command of it.
-    fn label(&self, ticket: &mut Ticket, now: Mono) -> StoreCommand {
-        let (cluster, clock) = self.clock.with(|c| (c.cluster_time(now), c.clone()));
+    /// Gives every planned limit the label of `now`, and makes the command of it. `reading`: what the
+    /// store's clock has just shown.
+    ///
+    /// A call that was given up is answered without the store, and what it admits is told as a floor. If
+    /// its step were carried out after such a floor it would be charged twice: so it must not come late.
+    fn label(&self, ticket: &mut Ticket, now: Mono, reading: Option<StoreTime>) -> StoreCommand {
+        let (cluster, clock, shows) =
+            self.clock.with(|c| (c.cluster_time(now), c.relation(now), c.store_time(now)));
         ticket.asked_at = now;
         for plan in &mut ticket.planned {
             plan.label_at(cluster, |key, label| self.known(key, label));
         }
-        let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, &clock));
+        let until = shows.max(reading).zip(self.settings.call_max).map(|(shows, max)| shows + max);
+        let until = until.unwrap_or(StoreTime(u64::MAX));
+        let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
         StoreCommand { operations: operations.collect() }
+    }
+
+    /// The labels did not fit: the store's clock was set, or the region is further than this node knew.
+    fn learn_labels(&self, now: Mono, ticket: &Ticket, reading: StoreTime, newest: &[Label]) {
+        self.clock.with(|clock| {
+            clock.handle_store(ticket.asked_at, now, reading);
+            for (plan, label) in ticket.planned.iter().zip(newest) {
+                clock.handle_seen(now, plan.limit().window.start(*label));
+            }
+        });
     }
 
     /// Turns a store call's outcome into the decision, and counts what was admitted (INV-1).
     pub fn complete(&self, now: Mono, mut ticket: Ticket, outcome: Outcome) -> Completion {
         match outcome {
             Outcome::Reply(StoreReply::Done { admitted, now: reading, operations }) => {
-                self.clock.with(|clock| clock.handle_reading(ticket.asked_at, now, reading));
+                self.clock.with(|clock| {
+                    clock.handle_store(ticket.asked_at, now, reading);
+                    if ticket.purpose == Purpose::Charge {
+                        clock.settle();
+                    }
+                });
                 let believable = operations.len() == ticket.planned.len()
                     && self.holds(Invariant::AllOrNothing, {
                         let enforced = |(plan, op): (&Planned, &OperationReply)| {
@@ -110,20 +132,20 @@ impl<G: Guarding> Engine<G> {
                 let limits = self.with_views(now, &ticket, verdicts.collect());
                 Completion::Decided(plan::decision(admitted, limits, None))
             }
-            Outcome::Reply(StoreReply::Relabel { now: reading }) if !ticket.relabelled => {
-                self.clock.with(|clock| clock.handle_reading(ticket.asked_at, now, reading));
+            Outcome::Reply(StoreReply::Relabel { now: reading, newest }) => {
+                self.learn_labels(now, &ticket, reading, &newest);
+                if ticket.relabelled {
+                    let why = Reason::StoreUnavailable;
+                    return Completion::Decided(self.answer_without_store(now, &ticket, why));
+                }
                 self.upkeep.with(|upkeep| upkeep.relabelled += 1);
                 ticket.relabelled = true;
-                let command = self.label(&mut ticket, now);
+                let command = self.label(&mut ticket, now, Some(reading));
                 Completion::Again(command, ticket)
             }
-            Outcome::Reply(StoreReply::Relabel { .. }) | Outcome::Unknown | Outcome::Cancelled => {
-                Completion::Decided(self.answer_without_store(
-                    now,
-                    &ticket,
-                    Reason::StoreUnavailable,
-                ))
-            }
+            Outcome::Unknown | Outcome::Cancelled => Completion::Decided(
+                self.answer_without_store(now, &ticket, Reason::StoreUnavailable),
+            ),
             Outcome::Shed => {
                 Completion::Decided(self.answer_without_store(now, &ticket, Reason::Overload))
             }

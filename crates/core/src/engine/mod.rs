@@ -6,17 +6,20 @@ use core::mem;
 use rand::Rng;
 
 use crate::{
-    check::{Clock, Decision, Ticket},
+    check::{Decision, Ticket},
+    clock::{Clock, ClockStatus},
     counts::{Ages, Known, OverAdmitted, Shard, Tally},
     exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Shards},
     guard::{Guard, Guarding},
     ids::{Key, LimitId, RegionName, Session},
     invariants::Invariant,
     store::{StoreCommand, StoreReply},
-    time::{ClusterTime, Label, Mono, Span},
+    time::{ClusterTime, Label, Mono, Span, StoreTime},
     wire::FrameError,
 };
 
+#[cfg(test)]
+mod clock_tests;
 mod decide;
 #[cfg(test)]
 mod tests;
@@ -45,14 +48,20 @@ pub struct Settings {
     pub cells_max: usize,
     /// Whether one node of each other region is told what changed, and passes it on inside; else all are.
     pub relays: bool,
+    /// After which a call of the store is given up: its step is not carried out later, if the store's
+    /// clock is known. `None`: calls are not given up.
+    pub call_max: Option<Span>,
     /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
     pub expects_peers: bool,
+    /// How far the own store's clock may be from the median of all regions' before that is an alarm.
+    pub clock_error: Span,
     /// Panic where an invariant is broken, instead of counting it.
     pub strict_invariants: bool,
 }
 
 impl Settings {
-    /// The defaults: gossip every 50 ms, 64 shards, 4 M cells, panics in debug builds only.
+    /// The defaults: gossip every 50 ms, 64 shards, 4 M cells, an alarm when the store's clock is off by
+    /// half a second, panics in debug builds only.
     pub fn new(session: Session) -> Self {
         Self {
             session,
@@ -60,7 +69,9 @@ impl Settings {
             shards: 64,
             cells_max: 4_000_000,
             relays: false,
+            call_max: None,
             expects_peers: false,
+            clock_error: Span::millis(500),
             strict_invariants: cfg!(debug_assertions),
         }
     }
@@ -215,7 +226,7 @@ impl<G: Guarding> Engine<G> {
                 settings.relays,
                 random,
             )),
-            clock: Guard::new(Clock::new(now, clock)),
+            clock: Guard::new(Clock::new(now, clock, settings.clock_error)),
             views: Guard::new(Views {
                 regions: Vec::new(),
                 live_nodes: 1,
@@ -242,6 +253,11 @@ impl<G: Guarding> Engine<G> {
     /// The time that labels are cut from.
     pub fn cluster_time(&self, now: Mono) -> ClusterTime {
         self.clock.with(|clock| clock.cluster_time(now))
+    }
+
+    /// How the own store's clock stands to those of the other regions.
+    pub fn clock_status(&self, now: Mono) -> ClockStatus {
+        self.clock.with(|clock| clock.status(now))
     }
 
     /// All peers ever connected, the newest session of each.
@@ -299,8 +315,9 @@ impl<G: Guarding> Engine<G> {
 
     // -- inputs
 
-    /// A connection to a peer's session stands; a newer session of a node replaces the older one. An
-    /// error says that the peer is not taken; nothing was changed.
+    /// A connection to a peer's session stands; another session of a node replaces the one before, so
+    /// the caller must let in only one at a time. An error says that the peer is not taken; nothing was
+    /// changed.
     pub fn handle_connected(&self, now: Mono, peer: &Session) -> Result<(), FrameError> {
         self.exchange.with(|exchange| {
             let result = exchange.handle_connected(now, peer, &self.shard_set());
@@ -324,14 +341,23 @@ impl<G: Guarding> Engine<G> {
         self.exchange.with(|exchange| {
             let result = exchange.handle_frame(now, cluster, from, bytes, &self.shard_set());
             self.refresh(exchange);
+            self.follow_clocks(now, exchange);
             result
         })
+    }
+
+    /// Takes a reading that the region's store made of its clock between `asked` and `now`. Every reply
+    /// to a check brings one; where checks are rare, ask the store once a second, since what is known of
+    /// its clock grows old.
+    pub fn handle_store_clock(&self, asked: Mono, now: Mono, reading: StoreTime) {
+        self.clock.with(|clock| clock.handle_store(asked, now, reading));
     }
 
     /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
     pub fn handle_timeout(&self, now: Mono) {
         let missing = self.exchange.with(|exchange| {
             exchange.handle_timeout(now);
+            self.follow_clocks(now, exchange);
             exchange.misses_a_peer(now)
         });
         let hold = self.upkeep.with(|upkeep| {
@@ -386,6 +412,16 @@ impl<G: Guarding> Engine<G> {
         ShardSet(&self.shards)
     }
 
+    fn follow_clocks(&self, now: Mono, exchange: &mut Exchange) {
+        let Some(news) = exchange.poll_clocks(now) else { return };
+        self.clock.with(|clock| {
+            clock.handle_others(now, news.others);
+            if let Some(time) = news.sibling {
+                clock.handle_sibling(now, time);
+            }
+        });
+    }
+
     fn refresh(&self, exchange: &Exchange) {
         self.views.with(|views| {
             views.regions = exchange.views();
@@ -398,8 +434,8 @@ impl<G: Guarding> Engine<G> {
 
     /// The next frame that is due, and the session it is for. Call until `None`.
     pub fn poll_frame(&self, now: Mono) -> Option<(Session, Vec<u8>)> {
-        let cluster = self.cluster_time(now);
-        self.exchange.with(|exchange| exchange.poll_frame(now, cluster, &self.shard_set()))
+        let clock = self.clock.with(|clock| clock.reading(now));
+        self.exchange.with(|exchange| exchange.poll_frame(now, clock, &self.shard_set()))
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_frame`](Self::poll_frame) again.

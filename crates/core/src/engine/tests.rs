@@ -94,7 +94,9 @@ impl World {
         }
         let Session { id, boot } = self.nodes[at].0.session().clone();
         let started = engine(Session { id, boot: Boot(boot.0 + 1) });
-        started.clock.with(|clock| *clock = Clock::new(self.now, ClusterTime(wall(self.now).0)));
+        started.clock.with(|clock| {
+            *clock = Clock::new(self.now, ClusterTime(wall(self.now).0), Span::millis(500));
+        });
         self.nodes[at] = (started, Table::new(1_000));
     }
 
@@ -341,14 +343,16 @@ fn labels_are_collected_when_they_are_over() {
 fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
     let mut world = three_regions();
     // The node's clock is two hours late.
-    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000)));
+    world.nodes[0].0.clock.with(|c| {
+        *c = Clock::new(Mono(0), ClusterTime(START.0 - 7_200_000_000), Span::millis(500));
+    });
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];
     let subject = [Subject { attributes, cost: 1 }];
     let plan = engine.plan(&world.policies, &SECRET, Mono(0), &subject, Purpose::Charge);
     let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
     let reply = store.apply(&command, wall(Mono(0))).expect("room");
-    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)) });
+    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(0)), newest: vec![Label(0); 2] });
     let Completion::Again(command, ticket) =
         engine.complete(Mono(0), ticket, Outcome::Reply(reply))
     else {
@@ -360,7 +364,42 @@ fn a_label_that_does_not_fit_the_stores_clock_is_asked_once_more() {
         panic!("asked a third time")
     };
     assert!(decision.allowed && !decision.degraded);
-    assert_eq!(engine.stats().relabelled, 1);
+    assert!(!done(&reply), "{reply:?}");
+}
+
+/// A call that was given up is told as a floor: carried out after that, it would be charged twice.
+#[test]
+fn a_call_that_was_given_up_is_not_carried_out_any_more() {
+    let mut world = three_regions();
+    world.nodes[0].0.settings.call_max = Some(Span::millis(30));
+    let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
+    let subject = [Subject { attributes, cost: 1 }];
+    let (engine, store) = &mut world.nodes[0];
+    let ask = |engine: &Engine<OneThread>, at: Mono| {
+        let plan = engine.plan(&world.policies, &SECRET, at, &subject, Purpose::Charge);
+        let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
+        (command, ticket)
+    };
+    let done = |reply: &StoreReply| matches!(reply, StoreReply::Done { .. });
+    // Before the store's clock was read, nothing can be said.
+    let (command, ticket) = ask(engine, Mono(0));
+    let reply = store.apply(&command, wall(Mono(31_000))).expect("room");
+    assert!(done(&reply));
+    let reply = store.apply(&command, wall(Mono(0))).expect("room");
+    let _ = engine.complete(Mono(0), ticket, Outcome::Reply(reply));
+
+    let (command, ticket) = ask(engine, Mono(1_000_000));
+    let reply = store.apply(&command, wall(Mono(1_030_000))).expect("room");
+    assert_eq!(reply, StoreReply::Relabel { now: wall(Mono(1_030_000)), newest: vec![] });
+    // Who waits all the same, since the store's clock is ahead of what was believed, is heard.
+    let Completion::Again(command, ticket) =
+        engine.complete(Mono(1_001_000), ticket, Outcome::Reply(reply))
+    else {
+        panic!("decided")
+    };
+    let reply = store.apply(&command, wall(Mono(1_059_000))).expect("room");
+    assert!(done(&reply), "{reply:?}");
+    let _ = engine.complete(Mono(1_002_000), ticket, Outcome::Reply(reply));
 }
 
 #[test]
@@ -523,7 +562,9 @@ fn new_keys_beyond_the_bound_take_no_place() {
 #[test]
 fn a_node_whose_clock_is_ahead_of_its_stores_at_the_start_takes_the_stores() {
     let mut world = three_regions();
-    world.nodes[0].0.clock.with(|c| *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000)));
+    world.nodes[0].0.clock.with(|c| {
+        *c = Clock::new(Mono(0), ClusterTime(START.0 + 7_200_000_000), Span::millis(500));
+    });
     world.nodes[0].0.handle_timeout(Mono(0)); // upkeep has seen that clock
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let (engine, store) = &mut world.nodes[0];

@@ -2,16 +2,14 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{IDLE, Shards, peer::Peer, sessions::Sessions};
+use super::{IDLE, Shards, clocks, peer::Peer, sessions::Sessions};
 use crate::{
+    clock::Reading,
     counts::{Entry, Shape, WalkFilter},
     ids::{RegionIndex, SessionIndex},
     policy::Scope,
-    time::{ClusterTime, Mono},
-    wire::{
-        ClockReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, WalkEnd,
-        stamp_of,
-    },
+    time::Mono,
+    wire::{FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, WalkEnd, stamp_of},
 };
 
 /// Slots that one batch of frames to one peer carries at most.
@@ -34,7 +32,7 @@ pub(super) struct Cutter<'a, S> {
 
 impl<S: Shards> Cutter<'_, S> {
     /// Fills the peer's `ready` queue with what is due, and says whether there is more to tell at once.
-    pub(super) fn batch(&self, peer: &mut Peer, now: Mono, cluster: ClusterTime) -> bool {
+    pub(super) fn batch(&self, peer: &mut Peer, now: Mono, clock: Reading) -> bool {
         let mut entries = Vec::new();
         let before = peer.outgoing.position.clone();
         if peer.outgoing.has_window() && !peer.relayed {
@@ -58,15 +56,19 @@ impl<S: Shards> Cutter<'_, S> {
         }
         let numbered = batches.len();
         let idle = peer.last_sent.is_none_or(|at| now.since(at) >= IDLE);
-        if batches.is_empty() && peer.comparison.outbox.is_empty() && (peer.incoming.owes || idle) {
+        // A reading is worth something only with an echo, from which its age is told.
+        let heard = peer.incoming.newest_at().is_some();
+        let first_clock = heard && peer.last_clock.is_none();
+        let has_to = peer.incoming.owes || idle || first_clock;
+        if batches.is_empty() && peer.comparison.outbox.is_empty() && has_to {
             batches.push_back(Vec::new());
         }
         let first = peer.comparison.outbox.front_mut().or(batches.front_mut());
         if let Some(sections) = first
+            && heard
             && peer.last_clock.is_none_or(|at| now.since(at) >= IDLE)
-            && peer.distance.round_trip().is_some()
         {
-            sections.push(Section::Clock(ClockReading { cluster: cluster.0 }));
+            sections.push(Section::Clock(clocks::told(clock)));
             peer.last_clock = Some(now);
         }
         let first = peer.comparison.outbox.front_mut().or(batches.front_mut());

@@ -9,12 +9,14 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use rand::Rng;
 
 use crate::{
+    clock::Reading,
     counts::{Cursor, Shard, place_of},
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
     time::{ClusterTime, Mono, Span},
     wire::{Frame, FrameError},
 };
 
+use clocks::Clocks;
 use cut::Cutter;
 use orphans::Orphans;
 use peer::{Outgoing, Peer, Position};
@@ -25,6 +27,9 @@ use sessions::{Sessions, TooManySessions};
 pub use peer::Traffic;
 pub use repair::RepairStats;
 
+pub(crate) use clocks::ClockNews;
+
+mod clocks;
 mod convert;
 mod cut;
 mod orphans;
@@ -96,7 +101,7 @@ pub struct PeerStatus {
     pub session: Session,
     /// Whether a connection stands.
     pub connected: bool,
-    /// Whether it has told all that it knew when the two met.
+    /// Whether it has told all that it knew when the two met, and what its clocks show.
     pub answered: bool,
     /// Age of its newest frame plus one-way delay.
     pub staleness: Option<Span>,
@@ -135,6 +140,7 @@ pub(crate) struct Exchange {
     orphans: Orphans,
     turns: Turns,
     relays: Relays,
+    clocks: Clocks,
 }
 
 impl Exchange {
@@ -155,6 +161,7 @@ impl Exchange {
             orphans: Orphans::default(),
             turns: Turns::default(),
             relays: Relays::new(relays),
+            clocks: Clocks::default(),
         }
     }
 
@@ -177,7 +184,7 @@ impl Exchange {
         let status = |peer: &Peer| PeerStatus {
             session: peer.session.clone(),
             connected: peer.connected,
-            answered: peer.incoming.walk_is_complete(),
+            answered: peer.incoming.walk_is_complete() && peer.distance.clock_offset().is_some(),
             staleness: peer.staleness(now),
             round_trip: peer.distance.round_trip(),
             clock_offset: peer.distance.clock_offset(),
@@ -234,7 +241,8 @@ impl Exchange {
 
     // -- inputs
 
-    /// A connection to `session` stands. A new session of a known node replaces the old one.
+    /// A connection to `session` stands. Another session of a known node replaces the one before, also
+    /// with a smaller boot: a clock that was set back may have numbered it.
     pub(crate) fn handle_connected<S: Shards>(
         &mut self,
         now: Mono,
@@ -246,9 +254,6 @@ impl Exchange {
         }
         let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
         let known = self.peers.get(&session.id).map(|peer| peer.session.boot);
-        if known.is_some_and(|boot| boot > session.boot) {
-            return Err(FrameError::UnknownSender);
-        }
         if known.is_none() && self.peers.len() == PEERS_MAX && !self.forget_one_peer() {
             return Err(FrameError::Full);
         }
@@ -348,11 +353,13 @@ impl Exchange {
         self.stats.repair.repaired += merged.repaired;
         peer.incoming.handle_arrival(now, header.sent, remarks.relayed);
         peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
-        if let Some(trip) = header.echo.and_then(|echo| echo.round_trip(now)) {
+        let trip = header.echo.and_then(|echo| echo.round_trip(now));
+        if let Some(trip) = trip {
             peer.distance.handle_echo(trip);
         }
         if let Some(reading) = remarks.readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
+            self.clocks.handle_reading(now, peer.region, reading, trip);
         }
         if header.number > 0 {
             if merged.ahead {
@@ -415,11 +422,16 @@ impl Exchange {
 
     // -- outputs
 
+    /// What peers have told of their clocks since this was last asked; `None` if nothing.
+    pub(crate) fn poll_clocks(&mut self, now: Mono) -> Option<ClockNews> {
+        self.clocks.poll(now)
+    }
+
     /// The next frame that is due, and the session it is for. Call until `None`.
     pub(crate) fn poll_frame<S: Shards>(
         &mut self,
         now: Mono,
-        cluster: ClusterTime,
+        clock: Reading,
         shards: &S,
     ) -> Option<(Session, Vec<u8>)> {
         let live: Vec<SessionIndex> =
@@ -431,7 +443,7 @@ impl Exchange {
             if peer.ready.is_empty() {
                 let heard = heard.as_ref();
                 let cut = Cutter { sessions: &self.sessions, live: &live, heard, shards };
-                let more = cut.batch(peer, now, cluster);
+                let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.
                     let first = peer.last_sent.is_none();

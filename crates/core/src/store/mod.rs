@@ -71,7 +71,7 @@ pub struct Operation {
     pub label: Label,
     /// The label is right from this instant of the store's clock …
     pub not_before: StoreTime,
-    /// … until just before this one; outside, the answer is [`StoreReply::Relabel`].
+    /// … until just before this one, or nobody waits for the answer any more; outside, the answer is [`StoreReply::Relabel`].
     pub not_after: StoreTime,
     /// Net use of this region that must not be exceeded.
     pub ceiling: u64,
@@ -111,9 +111,12 @@ pub enum StoreReply {
         /// One for each operation, in order.
         operations: Vec<OperationReply>,
     },
-    /// A label does not fit the store's clock; nothing was done.
+    /// A label does not fit the store's clock or the records, or the command comes too late; nothing was
+    /// done.
     Relabel {
         /// The store's clock at the step.
         now: StoreTime,
+        /// The newest label of each operation's record, in order; 0 where there is none.
+        newest: Vec<Label>,
     },
 }

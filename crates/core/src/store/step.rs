@@ -90,7 +90,7 @@ pub fn step<R: Records>(
 
     for operation in &command.operations {
         let Some(draft) = draft_for(&mut drafts, records, operation, now) else {
-            return Ok(StoreReply::Relabel { now });
+            return Ok(relabel(records, command, now));
         };
         draft.lifted.expires = draft.lifted.expires.max(operation.expires);
         draft.charged.expires = draft.lifted.expires;
@@ -135,6 +135,13 @@ pub fn step<R: Records>(
         reply.counts = draft.map(|d| *d.lifted.counts_of(operation.label)).unwrap_or_default();
     }
     Ok(StoreReply::Done { admitted, now, operations: replies })
+}
+
+/// The answer to labels that do not fit: it says how far the records are, so that a node whose clock is
+/// behind its region's need not ask twice.
+fn relabel<R: Records>(records: &R, command: &StoreCommand, now: StoreTime) -> StoreReply {
+    let newest = |o: &Operation| records.get(&o.key, now).map_or(Label(0), |record| record.label);
+    StoreReply::Relabel { now, newest: command.operations.iter().map(newest).collect() }
 }
 
 /// The draft of an operation's record, turned to its label; `None` if the label does not fit the

@@ -71,7 +71,9 @@ fn a_label_older_than_the_previous_one_is_relabelled_and_nothing_is_done() {
     let mut table = Table::new(10);
     ask(&mut table, vec![charge(1, 8, 1, 10)]);
     let command = StoreCommand { operations: vec![charge(2, 8, 1, 10), charge(1, 6, 1, 10)] };
-    assert_eq!(table.apply(&command, NOW), Ok(StoreReply::Relabel { now: NOW }));
+    // The answer says how far each record is.
+    let newest = vec![Label(0), Label(8)];
+    assert_eq!(table.apply(&command, NOW), Ok(StoreReply::Relabel { now: NOW, newest }));
     assert_eq!(used(&mut table, 2, 8), 0);
 }
 
@@ -85,7 +87,8 @@ fn a_label_outside_its_bounds_is_relabelled() {
             ..charge(1, 5, 1, 10)
         };
         let command = StoreCommand { operations: vec![operation] };
-        assert_eq!(table.apply(&command, NOW), Ok(StoreReply::Relabel { now: NOW }));
+        let newest = vec![Label(0)];
+        assert_eq!(table.apply(&command, NOW), Ok(StoreReply::Relabel { now: NOW, newest }));
     }
     assert!(table.is_empty());
 }

@@ -110,11 +110,24 @@ pub(crate) struct Slots {
     pub(crate) entries: Vec<SlotEntry>,
 }
 
-/// The sender's clock when the frame was sent.
+/// The sender's clocks when the frame was cut, in µs since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct ClockReading {
-    /// Cluster time, µs since 1970.
+    /// Cluster time.
     pub(crate) cluster: u64,
+    /// Whether labels of it are in use; before, the sender may still set it back.
+    pub(crate) settled: bool,
+    /// The clock of the sender's store; `None` if it was not read lately.
+    pub(crate) store: Option<StoreClock>,
+}
+
+/// What a store's clock is believed to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct StoreClock {
+    /// µs since 1970.
+    pub(crate) shows: u64,
+    /// How wrong that may be, in µs.
+    pub(crate) error: u64,
 }
 
 /// Sums over the counts of some ranges of callers; see `exchange::repair`.

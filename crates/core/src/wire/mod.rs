@@ -12,7 +12,7 @@ pub use codec::FRAME_BYTES_MAX;
 pub use frame::FrameError;
 pub(crate) use frame::{
     Ask, ClockReading, Digests, Echo, Frame, Header, Heard, Section, SlotEntry, Slots, Speaker,
-    WalkEnd, stamp_of,
+    StoreClock, WalkEnd, stamp_of,
 };
 pub use hello::{Hello, HelloError};
 

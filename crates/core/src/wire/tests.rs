@@ -52,7 +52,10 @@ fn section() -> impl Strategy<Value = Section> {
             Section::Digests(Digests { bits, first, step, sums })
         }),
         prop::collection::vec(any::<u32>(), 0..64).prop_map(|ranges| Section::Ask(Ask { ranges })),
-        any::<u64>().prop_map(|cluster| Section::Clock(ClockReading { cluster })),
+        any::<(u64, bool, Option<(u64, u64)>)>().prop_map(|(cluster, settled, store)| {
+            let store = store.map(|(shows, error)| StoreClock { shows, error });
+            Section::Clock(ClockReading { cluster, settled, store })
+        }),
     ]
 }
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tidegate_core::ids::{NodeId, Secret};
+use tidegate_core::{
+    breaker,
+    ids::{NodeId, Secret},
+};
 
 pub use network::{BadNetwork, Network};
 pub use problem::{ConfigError, Problem};
@@ -54,9 +57,16 @@ pub struct Listen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Store {
     /// In the process; for a region of one node.
-    Memory,
+    Memory(Memory),
     /// Shared by the nodes of a region.
     Redis(Redis),
+}
+
+/// The process' own memory as regional store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    /// Records that it holds at most: 64 to 4,000,000.
+    pub records_max: usize,
 }
 
 /// A Redis server as regional store.
@@ -68,6 +78,10 @@ pub struct Redis {
     pub timeout: Duration,
     /// What all its keys begin with: 1 to 32 of `A-Z`, `a-z`, `0-9`, `_`, `-`.
     pub namespace: String,
+    /// Calls that may wait for it at a time, at most: 1 to 65,536.
+    pub calls_max: u32,
+    /// When it is left alone since it fails or is slow.
+    pub breaker: breaker::Settings,
 }
 
 /// The URL of a Redis server, which may hold a password and therefore does not show it.
@@ -117,6 +131,8 @@ pub struct Cluster {
     pub gossip: Duration,
     /// Whether one node of each other region is told what changed, and passes it on inside.
     pub relays: bool,
+    /// How far the store's clock may be from the other regions' before that is an alarm: 10 ms to 1 h.
+    pub clock_error: Duration,
 }
 
 /// Where a peer may be found.

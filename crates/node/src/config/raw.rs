@@ -41,6 +41,22 @@ pub(super) struct Store {
     pub(super) url: Option<Text>,
     pub(super) timeout: Option<Text>,
     pub(super) namespace: Option<Text>,
+    pub(super) calls_max: Option<Spanned<u64>>,
+    pub(super) records_max: Option<Spanned<u64>>,
+    pub(super) breaker: Option<Spanned<Breaker>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Breaker {
+    pub(super) failures: Option<Spanned<u64>>,
+    pub(super) p95: Option<Text>,
+    pub(super) calls_min: Option<Spanned<u64>>,
+    pub(super) in_a_row: Option<Spanned<u64>>,
+    pub(super) window: Option<Text>,
+    pub(super) backoff: Option<Text>,
+    pub(super) backoff_max: Option<Text>,
+    pub(super) probes: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -57,6 +73,7 @@ pub(super) struct Cluster {
     pub(super) gossip: Option<Text>,
     #[serde(default)]
     pub(super) relays: bool,
+    pub(super) clock_error: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -8,12 +8,11 @@ use std::{
 };
 
 use tidegate_core::ids::{NodeId, NodeName, RegionName};
+use toml::Spanned;
 
-use super::{
-    Config, ConfigError, Identity, Listen, Network, Problem,
-    raw::{self, Text},
-};
+use super::{Config, ConfigError, Identity, Listen, Network, Problem, raw};
 
+mod breaker;
 mod cluster;
 mod store;
 mod values;
@@ -44,8 +43,13 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     /// Notes what is wrong with what was written.
-    fn refuse<T>(&mut self, field: &str, text: &Text, message: impl fmt::Display) -> Option<T> {
-        self.problems.push(Problem::at(self.text, Some(text.span()), field, message));
+    fn refuse<T>(
+        &mut self,
+        field: &str,
+        written: &Spanned<impl Sized>,
+        message: impl fmt::Display,
+    ) -> Option<T> {
+        self.problems.push(Problem::at(self.text, Some(written.span()), field, message));
         None
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use tempfile::TempDir;
+use tidegate_core::time::Span;
 
 use super::*;
 
@@ -45,6 +46,7 @@ fn cluster(field: &str, line: &str) -> String {
         ("key", "key = \"node.key\""),
         ("secret_file", "secret_file = \"secret\""),
         ("gossip", ""),
+        ("clock_error", ""),
     ];
     let lines = all.map(|(name, usual)| if name == field { line } else { usual });
     format!("region = \"eu\"\nnode = \"eu-0\"\n[cluster]\n{}\n", lines.join("\n"))
@@ -69,6 +71,8 @@ fn the_example_says_what_it_shows() {
             url: RedisUrl("redis://127.0.0.1:6379/0".into()),
             timeout: Duration::from_millis(30),
             namespace: "tidegate".into(),
+            calls_max: 8_192,
+            breaker: breaker::Settings::default(),
         }),
         cluster: Some(Cluster {
             listen: address("127.0.0.1:7946"),
@@ -80,6 +84,7 @@ fn the_example_says_what_it_shows() {
             secret: cluster.secret,
             gossip: Duration::from_millis(50),
             relays: false,
+            clock_error: Duration::from_millis(500),
         }),
         identity: Identity {
             trusted_proxies: ["127.0.0.0/8", "::1/128"]
@@ -96,7 +101,11 @@ fn the_example_says_what_it_shows() {
 fn the_example_names_the_defaults() {
     let full = parse(EXAMPLE).expect("right");
     let mut tried = 0;
-    for field in ["http", "admin", "timeout", "namespace", "advertise", "gossip", "relays"] {
+    let breaker =
+        ["failures", "p95", "calls_min", "in_a_row", "window", "backoff", "backoff_max", "probes"];
+    let others = ["http", "admin", "timeout", "namespace", "calls_max"];
+    let cluster = ["advertise", "gossip", "relays", "clock_error"];
+    for field in others.into_iter().chain(cluster).chain(breaker) {
         let without = |line: &&str| !line.starts_with(&format!("{field} = "));
         let lines: Vec<_> = EXAMPLE.lines().filter(without).collect();
         tried += EXAMPLE.lines().count() - lines.len();
@@ -106,10 +115,12 @@ fn the_example_names_the_defaults() {
             (full.listen.clone(), full.store.clone()),
             "{field}"
         );
-        let cluster = |config: Option<Cluster>| config.map(|c| (c.advertise, c.gossip, c.relays));
+        let cluster = |config: Option<Cluster>| {
+            config.map(|c| (c.advertise, c.gossip, c.relays, c.clock_error))
+        };
         assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
     }
-    assert_eq!(tried, 7);
+    assert_eq!(tried, 17);
 }
 
 #[test]
@@ -119,7 +130,7 @@ fn without_a_file_a_node_is_alone_on_its_machine() {
         id: NodeId::new("local", "local-0").expect("names"),
         policies: None,
         listen: Listen { http: address("127.0.0.1:8080"), admin: address("127.0.0.1:9090") },
-        store: Store::Memory,
+        store: Store::Memory(Memory { records_max: 4_000_000 }),
         cluster: None,
         identity: Identity::default(),
     };
@@ -255,6 +266,56 @@ fn the_memory_store_has_no_settings() {
 }
 
 #[test]
+fn each_store_has_bounds_of_its_own() {
+    let redis = "[store]\nkind = \"redis\"\nurl = \"redis://x\"\n";
+    for (text, wanted) in [
+        ("[store]\ncalls_max = 5", "2: field \"store.calls_max\": the memory store has no such"),
+        (
+            "[store]\nrecords_max = 63",
+            "2: field \"store.records_max\": 63 is not within 64 to 4000000",
+        ),
+        ("[store.breaker]\nprobes = 5", "1: field \"store.breaker\": the memory store has no such"),
+        (&format!("{redis}records_max = 64"), "4: field \"store.records_max\": Redis has no such"),
+        (
+            &format!("{redis}calls_max = 0"),
+            "4: field \"store.calls_max\": 0 is not within 1 to 65536",
+        ),
+    ] {
+        let problem = problem(text);
+        assert!(problem.starts_with(wanted), "{problem}");
+    }
+    let memory = parse("[store]\nrecords_max = 64").expect("right").store;
+    assert_eq!(memory, Store::Memory(Memory { records_max: 64 }));
+}
+
+#[test]
+fn a_breaker_is_set_within_ranges_that_fit_together() {
+    let with = |line: &str| {
+        format!("[store]\nkind = \"redis\"\nurl = \"redis://x\"\n[store.breaker]\n{line}")
+    };
+    for (line, wanted) in [
+        ("failures = 0", "store.breaker.failures\": 0 is not within 1 to 100"),
+        ("failures = 101", "store.breaker.failures\": 101 is not within 1 to 100"),
+        ("failures = 4294967297", "store.breaker.failures\": 4294967297 is not within"),
+        ("p95 = \"0ms\"", "store.breaker.p95\": \"0ms\" is not within 1ms to 5s"),
+        ("p95 = \"never\"", "store.breaker.p95\": not a span"),
+        ("window = \"900ms\"", "store.breaker.window\": \"900ms\" is not within 1s to 600s"),
+        (
+            "backoff = \"6s\"",
+            "store.breaker.backoff_max\": 5s is shorter than `backoff`, which is 6s",
+        ),
+        ("backoff_max = \"200ms\"", "store.breaker.backoff_max\": 200ms is shorter than"),
+        ("probes = 0", "store.breaker.probes\": 0 is not within 1 to 1000"),
+    ] {
+        let problem = problem(&with(line));
+        assert!(problem.starts_with("5: field \"") && problem.contains(wanted), "{problem}");
+    }
+    let config = parse(&with("p95 = \"off\"\nbackoff = \"10s\"\nbackoff_max = \"10s\""));
+    let Store::Redis(redis) = config.expect("right").store else { panic!("a Redis store") };
+    assert_eq!((redis.breaker.p95, redis.breaker.backoff), (None, Span::secs(10)));
+}
+
+#[test]
 fn redis_is_one_server_in_the_clear() {
     let with = |url: &str| format!("[store]\nkind = \"redis\"\nurl = \"{url}\"");
     for (url, wanted) in [
@@ -335,6 +396,16 @@ fn gossip_has_a_range() {
     {
         let text = cluster("gossip", &format!("gossip = \"{gossip}\""));
         assert_eq!(parse(&text).is_ok(), good, "{gossip}");
+    }
+}
+
+#[test]
+fn a_clock_error_has_a_range() {
+    for (error, good) in
+        [("10ms", true), ("1h", true), ("9ms", false), ("61m", false), ("500", false)]
+    {
+        let text = cluster("clock_error", &format!("clock_error = \"{error}\""));
+        assert_eq!(parse(&text).is_ok(), good, "{error}");
     }
 }
 

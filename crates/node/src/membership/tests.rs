@@ -82,22 +82,34 @@ async fn three_regions_find_each_other_from_a_seed_that_starts_last() {
 
 #[tokio::test]
 async fn a_member_that_leaves_is_dead_and_its_next_run_is_seen() {
+    leave_and_return(1, 2).await;
+}
+
+#[tokio::test]
+async fn a_next_run_is_seen_also_if_a_clock_that_was_set_back_numbered_it() {
+    leave_and_return(7, 2).await;
+}
+
+async fn leave_and_return(first_boot: u64, second_boot: u64) {
     let authority = Authority::generate().unwrap();
     let eu = Gossiper::start(config(&authority, "eu", 1), &[]);
     let seeds = [eu.node.address()];
-    let first = config(&authority, "us", 1);
+    let first = config(&authority, "us", first_boot);
     let (address, socket) = (first.advertise, first.socket.try_clone().unwrap());
     let us = Gossiper::start(first, &seeds);
-    eu.until(|members| live(members) == [("eu", 1), ("us", 1)]).await;
+    eu.until(|members| live(members) == [("eu", 1), ("us", first_boot)]).await;
 
     drop(us.membership);
     us.node.transport.close().await;
     eu.until(|members| live(members) == [("eu", 1)] && members.len() == 2).await;
 
-    let second =
-        crate::transport::Config { advertise: address, socket, ..config(&authority, "us", 2) };
+    let second = crate::transport::Config {
+        advertise: address,
+        socket,
+        ..config(&authority, "us", second_boot)
+    };
     let us = Gossiper::start(second, &seeds);
-    let both = [("eu", 1), ("us", 2)];
+    let both = [("eu", 1), ("us", second_boot)];
     eu.until(|members| live(members) == both && members.len() == 2).await;
     us.until(|members| live(members) == both && members.len() == 2).await;
 }

@@ -26,7 +26,7 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{MemoryStore, RedisSettings, RedisStore, Store},
+    store::{GuardSettings, MemoryStore, RedisSettings, RedisStore, Store, StoreGuard},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
@@ -37,15 +37,13 @@ use view::View;
 pub use policies::{PolicyFileError, read_policies};
 pub use wan::{Wan, WanError};
 
+mod clocks;
 mod file_watch;
 mod peers;
 mod policies;
 mod readiness;
 mod view;
 mod wan;
-
-/// Records that the memory store holds at most.
-const MEMORY_RECORDS_MAX: usize = 4_000_000;
 
 /// What may be asked of a node beside its configuration.
 #[derive(Debug, Default)]
@@ -125,15 +123,19 @@ impl Server {
         let admin = listen("listen.admin", config.listen.admin).await?;
 
         let clock = Clock::start();
-        let boot = Boot(Clock::unix_millis());
+        let boot = Boot(Clock::boot_number(rand::random()));
         let session = Session { id: config.id.clone(), boot };
         let store = Arc::new(store(&config, clock)?);
         let metrics = Arc::new(Metrics::new());
 
         let mut settings = Settings::new(session.clone());
+        if let config::Store::Redis(redis) = &config.store {
+            settings.call_max = Some(clock::span(redis.timeout));
+        }
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
             settings.relays = cluster.relays;
+            settings.clock_error = clock::span(cluster.clock_error);
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
         }
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
@@ -146,6 +148,7 @@ impl Server {
         let limiter = Limiter::new(
             Arc::clone(&engine),
             Arc::clone(&store),
+            store_guard(&config, clock),
             Arc::clone(&policies),
             secret,
             Arc::clone(&metrics),
@@ -288,7 +291,7 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
 
 fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
     Ok(match &config.store {
-        config::Store::Memory => Store::Memory(MemoryStore::new(MEMORY_RECORDS_MAX, clock)),
+        config::Store::Memory(memory) => Store::Memory(MemoryStore::new(memory.records_max, clock)),
         config::Store::Redis(redis) => Store::Redis(Box::new(
             RedisStore::new(RedisSettings {
                 url: redis.url.secret().to_owned(),
@@ -298,6 +301,18 @@ fn store(config: &Config, clock: Clock) -> Result<Store, ServerError> {
             .map_err(ServerError::Store)?,
         )),
     })
+}
+
+/// What stands before a store that may fail or be slow.
+fn store_guard(config: &Config, clock: Clock) -> Option<StoreGuard> {
+    let config::Store::Redis(redis) = &config.store else { return None };
+    let settings = GuardSettings {
+        breaker: redis.breaker,
+        calls_max: redis.calls_max,
+        timeout: redis.timeout,
+    };
+    let random = Box::new(StdRng::from_rng(&mut rand::rng()));
+    Some(StoreGuard::new(settings, clock, random))
 }
 
 fn faults(config: &Config, wan: Option<&Wan>) -> Arc<Faults> {

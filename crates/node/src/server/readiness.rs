@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{foreign_seeds, view::View};
+use super::{clocks, foreign_seeds, view::View};
 use crate::{
     clock::Clock,
     config::{Config, Seed},
@@ -42,7 +42,12 @@ pub(super) async fn upkeep(
         limiter.start();
         keep_secret(limiter, store, config).await;
     };
-    tokio::join!(start, look_after(store), tell_broken_invariants(view));
+    tokio::join!(
+        start,
+        look_after(store),
+        tell_broken_invariants(view),
+        clocks::watch(limiter, view)
+    );
 }
 
 /// Says in the log what the engine counted: a broken invariant is a bug, and must not go unseen.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_core::{
     PeerStatus,
+    breaker::State as BreakerState,
     engine::{Engine, Stats},
     policy::{Limit, Scope},
     time::Span,
@@ -21,8 +22,8 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::Member,
-    store::Store,
-    telemetry::{ClockSample, Metrics, NodeSample, OverSample, PeerSample, Traffic},
+    store::{GuardState, Store},
+    telemetry::{ClockSample, GuardSample, Metrics, NodeSample, OverSample, PeerSample, Traffic},
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
@@ -131,6 +132,7 @@ impl View {
         let now = self.clock.now();
         let peers = self.engine.peers(now);
         let stats = self.engine.stats();
+        let clock = self.engine.clock_status(now);
         let traffic = |t: &tidegate_core::Traffic| Traffic {
             frames: t.frames,
             bytes: t.bytes,
@@ -164,6 +166,9 @@ impl View {
                 .into_iter()
                 .map(|(region, us)| ClockSample { region, offset_seconds: us as f64 / 1e6 })
                 .collect(),
+            clock_error: clock.error.map(|us| us as f64 / 1e6),
+            clock_alarm: clock.alarm,
+            relabelled: stats.relabelled,
             frames_dropped,
             peers_refused: transport.refused,
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
@@ -171,6 +176,7 @@ impl View {
             repair: stats.exchange.repair,
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
+            guard: self.limiter.guard_state().map(guard_sample),
         }
     }
 
@@ -203,14 +209,36 @@ impl View {
     }
 }
 
+fn guard_sample(guard: GuardState) -> GuardSample {
+    GuardSample {
+        state: match guard.state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        },
+        opened: guard.opened.iter().map(|(cause, times)| (cause.name(), *times)).collect(),
+        calls: guard.calls.into(),
+        calls_limit: guard.calls_limit.into(),
+    }
+}
+
 impl Admin for View {
     fn ready(&self) -> Readiness {
-        let (store_ok, synced) = (self.store.is_reachable(), self.limiter.has_started());
+        let (reachable, synced) = (self.store.is_reachable(), self.limiter.has_started());
+        let open = |guard: GuardState| guard.state == BreakerState::Open;
+        let store = match (reachable, self.limiter.guard_state()) {
+            (false, _) => "unreachable",
+            (true, Some(guard)) if open(guard) => "open",
+            (true, _) => "ok",
+        };
         let agreed = *self.secret_agreed.borrow();
         let draining = *self.draining.borrow();
         let mut reasons = Vec::new();
-        if !store_ok {
+        if !reachable {
             reasons.push("the store cannot be reached: see `store.url`".to_owned());
+        } else if store == "open" {
+            let why = "the store fails or is slow, and is not asked for a while: see the log";
+            reasons.push(why.to_owned());
         } else if !agreed {
             reasons.push("the region's secret is not known yet".to_owned());
         } else if !synced {
@@ -222,8 +250,8 @@ impl Admin for View {
         let own = self.engine.session().id.region.to_string();
         let regions = self.known().into_iter().filter(|(region, _)| *region != own);
         Readiness {
-            ready: store_ok && synced && !draining,
-            store: if store_ok { "ok" } else { "unreachable" }.to_owned(),
+            ready: store == "ok" && synced && !draining,
+            store: store.to_owned(),
             sync: if synced { "done" } else { "running" }.to_owned(),
             peers: regions
                 .map(|(region, nodes)| (region, best(nodes.iter().map(Known::state))))

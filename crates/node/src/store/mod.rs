@@ -7,9 +7,13 @@ use std::fmt;
 
 use tidegate_core::store::{StoreCommand, StoreReply};
 
+pub use complaints::Complaints;
+pub use guarded::{GuardSettings, GuardState, Permit, StoreGuard};
 pub use memory::MemoryStore;
 pub use redis::{RedisSettings, RedisStore};
 
+mod complaints;
+mod guarded;
 mod memory;
 mod redis;
 
@@ -19,14 +23,20 @@ pub enum StoreError {
     /// There is no connection; nothing was sent.
     #[error("the store cannot be reached")]
     Unreachable,
+    /// The breaker is open; nothing was sent.
+    #[error("the store failed or was too slow, and is left alone for a while")]
+    Open,
     /// Too many calls are waiting already; nothing was sent.
     #[error("too many calls are waiting for the store")]
     Overload,
     /// The store refused: nothing was carried out. The message is the store's own.
     #[error("the store refused: {0}")]
     Refused(String),
+    /// One record cannot be used: nothing was carried out. The message is the store's own.
+    #[error("a record in the store is not one of ours, remove it: {0}")]
+    Record(String),
     /// The store's table is full; nothing was carried out.
-    #[error("the store is full: raise the number of records it may hold, or add nodes")]
+    #[error("the store is full: it holds as many live keys as it may, see `store.records_max`")]
     Full,
     /// No answer in time: the step may have been carried out.
     #[error("the store did not answer in time")]
@@ -42,15 +52,25 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the step was certainly not carried out.
     pub const fn nothing_done(&self) -> bool {
-        matches!(self, Self::Unreachable | Self::Overload | Self::Refused(_) | Self::Full)
+        matches!(
+            self,
+            Self::Unreachable
+                | Self::Open
+                | Self::Overload
+                | Self::Refused(_)
+                | Self::Record(_)
+                | Self::Full
+        )
     }
 
     /// A short name, for metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
+            Self::Open => "open",
             Self::Overload => "overload",
             Self::Refused(_) => "refused",
+            Self::Record(_) => "record",
             Self::Full => "full",
             Self::Timeout => "timeout",
             Self::Broken(_) => "broken",

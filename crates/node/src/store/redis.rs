@@ -21,17 +21,15 @@ use redis::{
 use tidegate_core::{
     ids::{Key, Secret},
     store::{Action, COUNT_MAX, Counts, OperationReply, StoreCommand, StoreReply},
-    time::StoreTime,
+    time::{Label, StoreTime},
 };
-use tokio::{sync::Semaphore, time};
+use tokio::time;
 use tracing::{info, warn};
 
 use super::StoreError;
 
 const SCRIPT: &str = include_str!("step.lua");
 
-/// Calls that may wait for Redis at a time; beyond, a call is answered [`StoreError::Overload`].
-const CALLS_MAX: usize = 8_192;
 /// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection or a probe may take.
@@ -58,7 +56,6 @@ pub struct RedisStore {
     /// Absent until the first connection, and after a probe that failed.
     manager: ArcSwapOption<ConnectionManager>,
     reachable: AtomicBool,
-    calls: Semaphore,
     /// Hex of the script's SHA-1, by which it is called.
     hash: String,
 }
@@ -79,7 +76,6 @@ impl RedisStore {
             client,
             manager: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
-            calls: Semaphore::new(CALLS_MAX),
             hash: redis::Script::new(SCRIPT).get_hash().to_owned(),
         })
     }
@@ -174,13 +170,13 @@ impl RedisStore {
         Ok(Secret(bytes))
     }
 
-    /// Carries out one command.
+    /// Carries out one command. How many do so at a time is for callers to bound: see
+    /// [`StoreGuard`](super::StoreGuard).
     pub async fn apply(&self, command: &StoreCommand) -> Result<StoreReply, StoreError> {
         if !self.is_reachable() {
             return Err(StoreError::Unreachable);
         }
         let manager = self.manager.load_full().ok_or(StoreError::Unreachable)?;
-        let _permit = self.calls.try_acquire().map_err(|_| StoreError::Overload)?;
         let mut connection = (*manager).clone();
         let call = async {
             let packed = self.call(command);
@@ -245,6 +241,11 @@ fn record_name(namespace: &str, key: &Key) -> String {
     format!("{namespace}:{{{:?}}}{:08x}", key.caller, key.limit.0)
 }
 
+/// What Redis or the script says when a record cannot be used: its key holds something else. Older
+/// servers put these words behind others of their own.
+const OF_ONE_RECORD: [&str; 4] =
+    ["WRONGTYPE", "TIDEGATE record", "Bad data format in input", "bytes in input"];
+
 impl StoreError {
     fn from_redis(error: &RedisError) -> Self {
         match error.kind() {
@@ -257,7 +258,11 @@ impl StoreError {
             }
             // The script reads everything before its first write, so that an error means that nothing
             // was written; the others are found before anything is sent.
-            _ => Self::Refused(error.to_string()),
+            _ => {
+                let said = error.to_string();
+                let of_one_record = OF_ONE_RECORD.iter().any(|words| said.contains(words));
+                if of_one_record { Self::Record(said) } else { Self::Refused(said) }
+            }
         }
     }
 }
@@ -266,7 +271,10 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
     let unreadable = |why: String| StoreError::Unreadable(why);
     let numbers = Vec::<u64>::from_redis_value(value).map_err(|e| unreadable(e.to_string()))?;
     match *numbers {
-        [2, now] => Ok(StoreReply::Relabel { now: StoreTime(now) }),
+        [2, now, ref labels @ ..] if labels.len() == operations => Ok(StoreReply::Relabel {
+            now: StoreTime(now),
+            newest: labels.iter().copied().map(Label).collect(),
+        }),
         [admitted @ (0 | 1), now, ref rest @ ..] if rest.len() == operations * 3 => {
             let reply = |three: &[u64]| OperationReply {
                 passes: three[0] == 1,

@@ -4,7 +4,7 @@
 -- KEYS     one record per distinct key
 -- ARGV     for each operation 10 numbers: index into KEYS, cost (0: peek), label, not_before, not_after,
 --          ceiling, floor used, floor refunded, enforce (1 or 0), expires
--- reply    {2, now}: relabel, nothing was done
+-- reply    {2, now, and for each operation: its record's newest label or 0}: relabel, nothing was done
 --          {admitted (1 or 0), now, and for each operation: passes (1 or 0), used, refunded}
 --
 -- All times are microseconds; all numbers stay below 2^53, where Lua's doubles count exactly.
@@ -41,11 +41,23 @@ local function at(r, label)
   return 4
 end
 
+-- The answer to labels that do not fit: it says how far the records are.
+local function relabel()
+  local reply = {2, now}
+  for i = 0, #ARGV / FIELDS - 1 do
+    local value = redis.call('GET', KEYS[tonumber(ARGV[i * FIELDS + 1])])
+    local label = 0
+    if value then label = select(2, cmsgpack.unpack(value)) or 0 end
+    reply[#reply + 1] = label
+  end
+  return reply
+end
+
 for i = 0, #ARGV / FIELDS - 1 do
   local o = {}
   for f = 1, FIELDS do o[f] = tonumber(ARGV[i * FIELDS + f]) end
   local key, cost, label = o[1], o[2], o[3]
-  if now < o[4] or now >= o[5] then return {2, now} end
+  if now < o[4] or now >= o[5] then return relabel() end
 
   local d = drafts[key]
   if not d then
@@ -62,7 +74,7 @@ for i = 0, #ARGV / FIELDS - 1 do
     d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}}
     drafts[key] = d
   end
-  if not turn(d.l, label) or not turn(d.c, label) then return {2, now} end
+  if not turn(d.l, label) or not turn(d.c, label) then return relabel() end
 
   local a = at(d.l, label)
   for _, r in ipairs({d.l, d.c}) do

@@ -2,7 +2,7 @@
 
 pub use logs::{BadLogFilter, LogFormat, init_logs};
 pub use metrics::{Metrics, ReloadResult};
-pub use sample::{ClockSample, NodeSample, OverSample, PeerSample, Traffic};
+pub use sample::{ClockSample, GuardSample, NodeSample, OverSample, PeerSample, Traffic};
 
 mod logs;
 mod metrics;

@@ -16,6 +16,13 @@ pub struct NodeSample {
     pub peers: Vec<PeerSample>,
     /// Other regions' clocks, where known.
     pub clocks: Vec<ClockSample>,
+    /// How far the own store's clock is ahead of the median of all regions', in seconds; `None` until
+    /// it was read.
+    pub clock_error: Option<f64>,
+    /// Whether that is more than `cluster.clock_error`.
+    pub clock_alarm: bool,
+    /// Checks whose labels did not fit, and which the store was asked again.
+    pub relabelled: u64,
     /// Frames that were not used, by reason.
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
@@ -30,6 +37,21 @@ pub struct NodeSample {
     pub keys: u64,
     /// What they take, in bytes.
     pub memory_bytes: u64,
+    /// The way to the store; `None` where nothing is in it.
+    pub guard: Option<GuardSample>,
+}
+
+/// The breaker before the store, and the bound on calls that wait for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuardSample {
+    /// 0 closed, 1 half open, 2 open.
+    pub state: u64,
+    /// How often it has opened, by cause.
+    pub opened: Vec<(&'static str, u64)>,
+    /// Calls that wait for the store now.
+    pub calls: u64,
+    /// Calls that may wait for it now.
+    pub calls_limit: u64,
 }
 
 /// One peer.
@@ -135,6 +157,23 @@ impl Collector for NodeSample {
             "How far the region's clock is ahead of this node's",
             self.clocks.iter().map(|c| ([("region", &*c.region)], c.offset_seconds)),
         )?;
+        if let Some(seconds) = self.clock_error {
+            out.gauge(
+                "tidegate_clock_error_seconds",
+                "How far this region's store clock is ahead of the median of all regions'",
+                seconds,
+            )?;
+        }
+        out.gauge(
+            "tidegate_clock_alarm",
+            "Whether that is more than cluster.clock_error (1) or not (0)",
+            u64::from(self.clock_alarm),
+        )?;
+        out.counter(
+            "tidegate_checks_relabelled",
+            "Checks whose labels did not fit the store's clock, and which it was asked again",
+            self.relabelled,
+        )?;
         out.counters(
             "tidegate_broken_invariants",
             "Times that something was not as it must be; each is a bug",
@@ -167,6 +206,24 @@ impl Collector for NodeSample {
             "Counts that comparing brought, and the ordinary way had not",
             repaired,
         )?;
+        if let Some(guard) = &self.guard {
+            out.gauge(
+                "tidegate_breaker_state",
+                "Whether the store is asked (0), tried (1) or left alone (2)",
+                guard.state,
+            )?;
+            out.counters(
+                "tidegate_breaker_opened",
+                "Times that the store was left alone, by what began it",
+                guard.opened.iter().map(|(reason, n)| ([("reason", *reason)], *n)),
+            )?;
+            out.gauge("tidegate_store_calls", "Calls waiting for the store", guard.calls)?;
+            out.gauge(
+                "tidegate_store_calls_limit",
+                "Calls that may wait for the store at a time",
+                guard.calls_limit,
+            )?;
+        }
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
         out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
     }
@@ -176,7 +233,10 @@ impl Collector for NodeSample {
 struct Writer<'a>(DescriptorEncoder<'a>);
 
 impl Writer<'_> {
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    fn gauge<V>(&mut self, name: &str, help: &str, value: V) -> fmt::Result
+    where
+        ConstGauge<V>: EncodeMetric,
+    {
         let help = format!("{help}.");
         let encoder = self.0.encode_descriptor(name, &help, None, MetricType::Gauge)?;
         ConstGauge::new(value).encode(encoder)

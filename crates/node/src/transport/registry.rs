@@ -170,7 +170,7 @@ impl Registry {
     }
 
     fn precedence(&self, old: &Peer, new: &Link) -> Precedence {
-        if new.session.boot > old.link.session.boot {
+        if new.session.boot != old.link.session.boot {
             return Precedence::New;
         }
         match (new.ours, old.link.ours) {
@@ -254,10 +254,13 @@ fn check_name(old: &Peer, link: &Link) -> Result<(), Failure> {
 }
 
 /// One name is one process: a second one is refused while the first is alive.
+///
+/// A larger boot number is a later run. A smaller one may be that too, since the clock that numbers runs
+/// may have been set back: but then the earlier run is silent, or this one has its address.
 fn check_session(old: &Peer, session: &Session, remote: SocketAddr) -> Result<(), Failure> {
     let live = &old.link.session;
     let moved = canonical(remote) != canonical(old.link.remote);
-    if session.boot < live.boot || (session.boot == live.boot && moved && !old.silent) {
+    if session.boot <= live.boot && moved && !old.silent {
         let detail = format!(
             "it says it is {session}, but {live} is connected from {}",
             canonical(old.link.remote)

@@ -21,7 +21,8 @@ impl World<'_> {
         let clocks = self.clocks_of(node, now);
         let started = &mut self.nodes[node];
         let region = started.region;
-        let session = started.start(number, self.scenario.gossip, now, clocks, self.seed);
+        let spans = [self.scenario.gossip, self.scenario.store.timeout];
+        let session = started.start(number, spans, now, clocks, self.seed);
         self.sessions.insert(session, number);
         self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {

@@ -17,6 +17,8 @@ use crate::config::{
 
 const GOSSIP: Span = Span::millis(50);
 const GOSSIP_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(10);
+const CLOCK_ERROR: Span = Span::millis(500);
+const CLOCK_ERROR_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(3_600);
 
 impl Resolver<'_> {
     pub(super) fn cluster(&mut self, table: &Spanned<raw::Cluster>) -> Option<Cluster> {
@@ -33,6 +35,9 @@ impl Resolver<'_> {
         let key = self.required("cluster.key", &raw.key, table, Self::path);
         let secret = self.required("cluster.secret_file", &raw.secret_file, table, Self::secret);
         let gossip = self.span("cluster.gossip", raw.gossip.as_ref(), GOSSIP, GOSSIP_RANGE);
+        let clock_error = raw.clock_error.as_ref();
+        let clock_error =
+            self.span("cluster.clock_error", clock_error, CLOCK_ERROR, CLOCK_ERROR_RANGE);
         Some(Cluster {
             listen: listen?,
             advertise: advertise?,
@@ -43,6 +48,7 @@ impl Resolver<'_> {
             secret: secret?,
             gossip: gossip?,
             relays: raw.relays,
+            clock_error: clock_error?,
         })
     }
 

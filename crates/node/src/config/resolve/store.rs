@@ -3,16 +3,20 @@
 use std::ops::{Range, RangeInclusive};
 
 use redis::IntoConnectionInfo;
-use tidegate_core::time::Span;
+use tidegate_core::{breaker, time::Span};
 
 use super::Resolver;
 use crate::config::{
-    Redis, RedisUrl, Store,
+    Memory, Redis, RedisUrl, Store,
     raw::{self, Text},
 };
 
 const TIMEOUT: Span = Span::millis(30);
 const TIMEOUT_RANGE: RangeInclusive<Span> = Span::millis(1)..=Span::secs(5);
+const CALLS_MAX: u32 = 8_192;
+const CALLS_MAX_RANGE: RangeInclusive<u32> = 1..=65_536;
+const RECORDS_MAX: usize = 4_000_000;
+const RECORDS_MAX_RANGE: RangeInclusive<usize> = 64..=RECORDS_MAX;
 const NAMESPACE: &str = "tidegate";
 const NAMESPACE_CHARS_MAX: usize = 32;
 
@@ -29,7 +33,7 @@ impl Resolver<'_> {
         }
     }
 
-    /// The memory store, which has no settings.
+    /// The memory store, which has one setting.
     fn memory(&mut self, raw: &raw::Store) -> Option<Store> {
         const REMEDY: &str = "leave it out, or write kind = \"redis\"";
         for (field, text) in [
@@ -42,7 +46,16 @@ impl Resolver<'_> {
                 self.refuse::<()>(field, text, message);
             }
         }
-        Some(Store::Memory)
+        let message = format_args!("the memory store has no such setting: {REMEDY}");
+        if let Some(number) = &raw.calls_max {
+            self.refuse::<()>("store.calls_max", number, message);
+        }
+        if let Some(table) = &raw.breaker {
+            self.refuse::<()>("store.breaker", table, message);
+        }
+        let records = raw.records_max.as_ref();
+        let records = self.number("store.records_max", records, RECORDS_MAX, RECORDS_MAX_RANGE);
+        Some(Store::Memory(Memory { records_max: records? }))
     }
 
     fn redis(&mut self, raw: &raw::Store, kind: Range<usize>) -> Option<Redis> {
@@ -55,7 +68,23 @@ impl Resolver<'_> {
             Some(text) => self.namespace(text),
             None => Some(NAMESPACE.into()),
         };
-        Some(Redis { url: url?, timeout: timeout?, namespace: namespace? })
+        let calls = raw.calls_max.as_ref();
+        let calls_max = self.number("store.calls_max", calls, CALLS_MAX, CALLS_MAX_RANGE);
+        if let Some(number) = &raw.records_max {
+            let message = "Redis has no such setting: leave it out, or write kind = \"memory\"";
+            self.refuse::<()>("store.records_max", number, message);
+        }
+        let breaker = match &raw.breaker {
+            Some(table) => self.breaker(table.get_ref()),
+            None => Some(breaker::Settings::default()),
+        };
+        Some(Redis {
+            url: url?,
+            timeout: timeout?,
+            namespace: namespace?,
+            calls_max: calls_max?,
+            breaker: breaker?,
+        })
     }
 
     /// A URL that the client can use. What is wrong is told without the URL: it may hold a password.

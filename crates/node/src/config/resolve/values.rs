@@ -3,6 +3,7 @@
 use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use tidegate_core::time::Span;
+use toml::Spanned;
 
 use super::Resolver;
 use crate::config::raw::Text;
@@ -52,6 +53,24 @@ impl Resolver<'_> {
             return self.refuse(field, text, message);
         }
         Some(duration(span))
+    }
+
+    /// A whole number within a range.
+    pub(super) fn number<T: TryFrom<u64> + fmt::Display + PartialOrd + Copy>(
+        &mut self,
+        field: &str,
+        written: Option<&Spanned<u64>>,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> Option<T> {
+        let Some(written) = written else { return Some(default) };
+        let number = *written.get_ref();
+        let taken = T::try_from(number).ok().filter(|number| range.contains(number));
+        taken.or_else(|| {
+            let (min, max) = (range.start(), range.end());
+            let message = format_args!("{number} is not within {min} to {max}");
+            self.refuse(field, written, message)
+        })
     }
 
     /// The path of a file.

@@ -7,7 +7,7 @@ use tidegate_core::{
 };
 
 use super::*;
-use crate::telemetry::{ClockSample, OverSample, PeerSample, Traffic};
+use crate::telemetry::{ClockSample, GuardSample, OverSample, PeerSample, Traffic};
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
     let policy = |(name, shadow): &(&str, bool)| {
@@ -156,6 +156,9 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     let sample = NodeSample {
         peers: vec![peer, silent],
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
+        clock_error: Some(0.75),
+        clock_alarm: true,
+        relabelled: 11,
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
@@ -169,6 +172,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         repair: RepairStats { compared: 14, differing: 15, repaired: 16 },
         keys: 9,
         memory_bytes: 1024,
+        guard: Some(GuardSample { state: 2, opened: vec![("slow", 4)], calls: 5, calls_limit: 6 }),
     };
     let metrics = Metrics::new();
     let lines = lines(&metrics, sample);
@@ -185,6 +189,9 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_frames_dropped_total{reason="malformed"} 7"#);
     assert_has(&lines, r#"tidegate_peer_refused_total{reason="certificate"} 8"#);
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
+    assert_has(&lines, "tidegate_clock_error_seconds 0.75");
+    assert_has(&lines, "tidegate_clock_alarm 1");
+    assert_has(&lines, "tidegate_checks_relabelled_total 11");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
     let hourly = r#"policy="api",limit="hourly""#;
     assert_has(&lines, &format!("tidegate_over_admitted_total{{{hourly}}} 11"));
@@ -193,6 +200,10 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_compared_ranges_total{result="all"} 14"#);
     assert_has(&lines, r#"tidegate_compared_ranges_total{result="different"} 15"#);
     assert_has(&lines, "tidegate_repaired_total 16");
+    assert_has(&lines, "tidegate_breaker_state 2");
+    assert_has(&lines, r#"tidegate_breaker_opened_total{reason="slow"} 4"#);
+    assert_has(&lines, "tidegate_store_calls 5");
+    assert_has(&lines, "tidegate_store_calls_limit 6");
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));

@@ -79,11 +79,21 @@ async fn a_goodbye_is_seen_at_once() {
 
 #[test]
 fn a_killed_and_restarted_node_is_seen_as_another_session() {
+    kill_and_restart(1, 2);
+}
+
+#[test]
+fn so_is_one_whose_clock_was_set_back_meanwhile() {
+    kill_and_restart(7, 2);
+}
+
+/// A run of `us` is killed, and another begins at its address.
+fn kill_and_restart(first_boot: u64, second_boot: u64) {
     let authority = Authority::generate().unwrap();
-    let mut first = config(&authority, "us", 1);
+    let mut first = config(&authority, "us", first_boot);
     let address = first.advertise;
     let socket = first.socket.try_clone().unwrap();
-    let mut second = config(&authority, "us", 2);
+    let mut second = config(&authority, "us", second_boot);
     second.advertise = address;
 
     // Killed with its runtime, the first run says no goodbye.
@@ -135,6 +145,11 @@ async fn a_newer_run_replaces_an_older_one_and_never_the_other_way_round() {
     tokio::time::timeout(PATIENCE, refused).await.unwrap();
     eu.send(&newer, "still there").await;
     assert!(eu.events.try_recv().is_err(), "no break");
+
+    // When the newer one is gone, nothing speaks against the older one.
+    newer.transport.close().await;
+    assert_eq!(eu.next().await, Event::Disconnected(newer.session()));
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
 }
 
 #[tokio::test]

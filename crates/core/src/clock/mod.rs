@@ -1,0 +1,251 @@
+//! Cluster time: the clock that labels are cut from, and how it follows the stores' clocks.
+//!
+//! It runs on the node's monotonic clock and is drawn towards the *target*: the median of what the
+//! regions' store clocks show. So a store clock that is set moves it only as far as it moves the median,
+//! and never at once if that is backwards.
+
+use alloc::vec::Vec;
+
+use crate::time::{ClusterTime, Mono, Span, StoreTime};
+
+pub(crate) use estimate::{Estimate, TIME_MAX};
+
+mod estimate;
+#[cfg(test)]
+mod tests;
+
+/// A lag beyond this is made up for by a step: it is more than what measurements scatter by, and well
+/// below what a label's bounds tolerate. Anything else is approached by running fast or slow.
+const STEP: Span = Span::millis(100);
+/// While it approaches, the clock gains or loses one part in so many: it runs at 1.5 or 0.5 times its speed.
+const SLEW: u64 = 2;
+/// Below this, in µs, a change of the own store's estimate waits for the next time that the clock is aimed:
+/// every check brings a reading.
+const NUDGE: u64 = 100;
+/// What is seen further ahead than this is not followed: where a clock was once off by more than an hour,
+/// a person is needed, not another clock that is.
+const FOLLOW_MAX: Span = Span::secs(3_600);
+
+/// How the own store's clock stands to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClockStatus {
+    /// The own store's clock minus the median of all regions', in µs; `None` until it was read, and when
+    /// it was not read for an hour.
+    pub error: Option<i64>,
+    /// Whether that is more than [`Settings::clock_error`](crate::engine::Settings::clock_error); ends
+    /// below three quarters of it.
+    pub alarm: bool,
+    /// How far cluster time is ahead of its target, in µs: what slewing has still to do.
+    pub ahead: i64,
+    /// Regions whose clocks have weight, the own one included.
+    pub regions: usize,
+}
+
+/// What a node says of its clocks, when asked at some instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) cluster: ClusterTime,
+    /// Whether the node is past the time in which it may still set its cluster time back.
+    pub(crate) settled: bool,
+    /// The store's clock and how wrong that may be; `None` if it was not read for an hour.
+    pub(crate) store: Option<(StoreTime, Span)>,
+}
+
+/// How the store's clock stands to cluster time at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Relation {
+    /// Store's clock minus cluster time.
+    ahead: i64,
+}
+
+impl Relation {
+    /// What the store's clock shows when cluster time shows `time`, as things stand.
+    pub(crate) const fn store_time_of(self, time: ClusterTime) -> StoreTime {
+        StoreTime(time.0.saturating_add_signed(self.ahead))
+    }
+}
+
+/// One node's cluster time.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    /// An instant, and what cluster time was then.
+    at: Mono,
+    shows: ClusterTime,
+    /// Where it is drawn to, minus monotonic time.
+    target: i64,
+    /// The own store's clock, once it was read.
+    own: Option<Estimate>,
+    /// Its offset when the clock was last aimed.
+    aimed: i64,
+    /// The other regions' store clocks minus monotonic time.
+    others: Vec<i64>,
+    /// Whether labels are in use: from then on it never runs backwards (INV-9). Before, it is a guess.
+    settled: bool,
+    error_max: Span,
+    alarm: bool,
+}
+
+impl Clock {
+    /// A clock that shows `guess` at `now`, until something better is known; `error_max` is how far the
+    /// own store's clock may be off before that is an alarm.
+    pub(crate) fn new(now: Mono, guess: ClusterTime, error_max: Span) -> Self {
+        let guess = ClusterTime(guess.0.min(TIME_MAX));
+        let target = offset(guess, now);
+        Self {
+            at: now,
+            shows: guess,
+            target,
+            own: None,
+            aimed: 0,
+            others: Vec::new(),
+            settled: false,
+            error_max,
+            alarm: false,
+        }
+    }
+
+    // -- getters
+
+    /// What time labels are cut from. It grows with `now`, at half to one and a half times its speed.
+    pub(crate) fn cluster_time(&self, now: Mono) -> ClusterTime {
+        let elapsed = now.since(self.at);
+        let most = (elapsed.0 / SLEW) as i64;
+        let gap = self.target - offset(self.shows, self.at);
+        ClusterTime((self.shows + elapsed).0.saturating_add_signed(gap.clamp(-most, most)))
+    }
+
+    /// How the store's clock stands to cluster time. A store that was never read is taken to show it.
+    pub(crate) fn relation(&self, now: Mono) -> Relation {
+        let cluster = offset(self.cluster_time(now), now);
+        Relation { ahead: self.own.map_or(0, |own| own.offset() - cluster) }
+    }
+
+    /// What the store's clock shows; `None` until it was read.
+    pub(crate) fn store_time(&self, now: Mono) -> Option<StoreTime> {
+        self.own.map(|own| StoreTime(now.0.saturating_add_signed(own.offset())))
+    }
+
+    /// What to tell others.
+    pub(crate) fn reading(&self, now: Mono) -> Reading {
+        let own = self.own.filter(|own| !own.is_old(now));
+        Reading {
+            cluster: self.cluster_time(now),
+            settled: self.settled,
+            store: own
+                .map(|own| (StoreTime(now.0.saturating_add_signed(own.offset())), own.error(now))),
+        }
+    }
+
+    pub(crate) fn status(&self, now: Mono) -> ClockStatus {
+        ClockStatus {
+            error: self.own_error(now),
+            alarm: self.alarm,
+            ahead: offset(self.cluster_time(now), now) - self.target,
+            regions: self.others.len() + usize::from(self.own_error(now).is_some()),
+        }
+    }
+
+    fn own_error(&self, now: Mono) -> Option<i64> {
+        let own = self.own.filter(|own| !own.is_old(now))?;
+        Some(own.offset() - self.target)
+    }
+
+    // -- inputs
+
+    /// Takes a reading that the own store made between `asked` and `now`.
+    pub(crate) fn handle_store(&mut self, asked: Mono, now: Mono, reading: StoreTime) {
+        let latest = reading + now.since(asked);
+        let Some(new) = Estimate::new(asked, now, reading.0, latest.0) else { return };
+        match &mut self.own {
+            Some(own) => {
+                own.update(new);
+                if own.offset().abs_diff(self.aimed) < NUDGE {
+                    return;
+                }
+            }
+            None => self.own = Some(new),
+        }
+        self.aim(now);
+    }
+
+    /// Takes where the other regions' store clocks stand now.
+    pub(crate) fn handle_others(&mut self, now: Mono, others: Vec<i64>) {
+        self.others = others;
+        self.aim(now);
+    }
+
+    /// A node of this region whose labels are in use showed `time` just before: this one is not behind
+    /// it (INV-10), and joins it if its own labels are not in use yet.
+    pub(crate) fn handle_sibling(&mut self, now: Mono, time: ClusterTime) {
+        if self.settled {
+            self.handle_seen(now, time);
+        } else if time.0 < TIME_MAX {
+            self.follow(now, time);
+        }
+    }
+
+    /// The region was at `time` already: a record in its store is of a label that began then.
+    pub(crate) fn handle_seen(&mut self, now: Mono, time: ClusterTime) {
+        let ahead = time.since(self.cluster_time(now));
+        if ahead > Span::ZERO && ahead <= FOLLOW_MAX {
+            self.follow(now, time);
+        }
+    }
+
+    /// A label of this clock is in use from now on.
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// Draws the clock to the median of what is known.
+    fn aim(&mut self, now: Mono) {
+        // Threads race each other by a little, but the clock does not go back for one of them.
+        let now = now.max(self.at);
+        self.set(now, self.cluster_time(now));
+        let own = self.own.filter(|own| !own.is_old(now)).map(|own| own.offset());
+        self.aimed = own.unwrap_or(self.aimed);
+        let mut all: Vec<i64> = self.others.iter().copied().chain(own).collect();
+        if let Some(median) = median(&mut all) {
+            self.target = median;
+        }
+        let goal = ClusterTime(now.0.saturating_add_signed(self.target));
+        if !self.settled || goal.since(self.shows) > STEP {
+            self.set(now, goal);
+        }
+        if let Some(error) = self.own_error(now) {
+            let bound = if self.alarm { Span(self.error_max.0 / 4 * 3) } else { self.error_max };
+            self.alarm = error.unsigned_abs() > bound.0;
+        } else {
+            self.alarm = false;
+        }
+    }
+
+    fn set(&mut self, now: Mono, time: ClusterTime) {
+        debug_assert!(!self.settled || time >= self.cluster_time(now), "INV-9");
+        self.at = self.at.max(now);
+        self.shows = time;
+    }
+
+    /// As [`set`](Self::set), for what another node saw: better than a guess.
+    fn follow(&mut self, now: Mono, time: ClusterTime) {
+        self.set(now, time);
+        self.settled = true;
+        if self.own.is_none() && self.others.is_empty() {
+            self.target = offset(time, self.at);
+        }
+    }
+}
+
+/// A time minus monotonic time.
+fn offset(time: ClusterTime, now: Mono) -> i64 {
+    let time = i64::try_from(time.0).unwrap_or(i64::MAX);
+    time.saturating_sub_unsigned(now.0)
+}
+
+/// The middle one, or the mean of the two in the middle.
+fn median(values: &mut [i64]) -> Option<i64> {
+    values.sort_unstable();
+    let (low, high) =
+        (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some(low + (high - low) / 2)
+}
