@@ -12,6 +12,7 @@
 
 pub mod central;
 pub mod checker;
+pub mod explore;
 pub mod frames;
 pub mod ledger;
 pub mod network;
@@ -23,6 +24,7 @@ pub mod scenario;
 pub mod slots;
 pub mod store;
 pub mod subjects;
+pub mod swarm;
 pub mod topology;
 pub mod trace;
 pub mod workload;
@@ -35,6 +37,6 @@ use world::World;
 
 /// Runs a scenario with a seed.
 pub fn run(scenario: &Scenario, seed: u64) -> Result<Report, TooMuch> {
-    let finished = World::new(scenario, seed)?.run();
-    Ok(Report::new(scenario, seed, &finished))
+    let mut finished = World::new(scenario, seed)?.run();
+    Ok(Report::new(scenario, seed, &mut finished))
 }

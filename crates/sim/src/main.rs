@@ -5,13 +5,15 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
+    ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
 };
 
 use clap::{Args, Parser, Subcommand};
-use tidegate_sim::{run, scenario::Scenario};
+use tidegate_sim::{explore::explore, run, scenario::Source};
 
 /// Try limits, traffic and places before trusting them.
 #[derive(Debug, Parser)]
@@ -23,10 +25,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run one scenario and print what it came to.
+    /// Run one scenario, or one world of a swarm, and print what it came to.
     Run(Run),
-    /// (later) Run a scenario with many seeds.
-    Explore(Later),
+    /// Run a scenario or a swarm with many seeds.
+    Explore(Explore),
     /// (later) Run a scenario's limits with every algorithm, side by side.
     Compare(Later),
     /// (later) Measure every target.
@@ -35,9 +37,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// The scenario file, such as config/scenarios/three-regions.toml.
+    /// The scenario or swarm file, such as config/scenarios/three-regions.toml.
     scenario: PathBuf,
-    /// Where all chance comes from, instead of the scenario's own seed.
+    /// Where all chance comes from, instead of the file's own seed.
     #[arg(long)]
     seed: Option<u64>,
     /// Also write the report for people to this file.
@@ -46,6 +48,24 @@ struct Run {
     /// Write the result as JSON: to this file, or alone to stdout.
     #[arg(long, value_name = "PATH", num_args = 0..=1)]
     json: Option<Option<PathBuf>>,
+    /// Also write the scenario that a swarm draws for the seed to this file.
+    #[arg(long, value_name = "PATH")]
+    drawn: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Explore {
+    /// The scenario or swarm file, such as config/scenarios/swarm.toml.
+    scenario: PathBuf,
+    /// The seeds, from the first to just before the last, such as 0..200.
+    #[arg(long, value_name = "A..B", value_parser = seeds)]
+    seeds: Range<u64>,
+    /// How many seeds run at a time; as many as there are cores if left out.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Arguments of a command that does not exist yet: whatever they are.
@@ -58,29 +78,45 @@ struct Later {
 const HOLDS: u8 = 0;
 const VIOLATED: u8 = 1;
 const MISTAKE: u8 = 2;
+/// How often progress is told, in seeds.
+const PROGRESS: u64 = 100;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => simulate(&arguments),
-        Command::Explore(_) => Err(later("explore")),
+        Command::Explore(arguments) => explore_seeds(&arguments),
         Command::Compare(_) => Err(later("compare")),
         Command::Targets(_) => Err(later("targets")),
     };
     let code = outcome.unwrap_or_else(|message| {
-        // Nothing can be done about a broken stderr.
-        let _ = writeln!(io::stderr(), "tidegate-sim: {message}");
+        tell(&format!("tidegate-sim: {message}\n"));
         MISTAKE
     });
     ExitCode::from(code)
 }
 
 fn later(command: &str) -> String {
-    format!("`{command}` is not built yet; there is `run`")
+    format!("`{command}` is not built yet; there are `run` and `explore`")
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let wanted = "write the first and the one after the last, such as 0..200";
+    let (first, end) = text.split_once("..").ok_or(wanted)?;
+    let number = |part: &str| part.parse::<u64>().map_err(|_| wanted);
+    let range = number(first)?..number(end)?;
+    if range.is_empty() { Err("there is no seed in it".into()) } else { Ok(range) }
 }
 
 fn simulate(arguments: &Run) -> Result<u8, String> {
-    let scenario = Scenario::load(&arguments.scenario).map_err(|error| error.to_string())?;
-    let seed = arguments.seed.unwrap_or(scenario.seed);
+    let source = Source::load(&arguments.scenario).map_err(|error| error.to_string())?;
+    let seed = arguments.seed.unwrap_or(source.seed());
+    if let Some(path) = &arguments.drawn {
+        let Source::Swarm(swarm) = &source else {
+            return Err("`--drawn` is for swarms: a scenario is what it is".into());
+        };
+        write(path, &swarm.draw(seed).text)?;
+    }
+    let scenario = source.scenario(seed).map_err(|error| error.to_string())?;
     let report = run(&scenario, seed)
         .map_err(|error| format!("{}: {error}", arguments.scenario.display()))?;
     if let Some(path) = &arguments.report {
@@ -97,8 +133,44 @@ fn simulate(arguments: &Run) -> Result<u8, String> {
     Ok(if report.holds() { HOLDS } else { VIOLATED })
 }
 
+fn explore_seeds(arguments: &Explore) -> Result<u8, String> {
+    let source = Source::load(&arguments.scenario).map_err(|error| error.to_string())?;
+    // Whatever is wrong with one seed's scenario is a mistake, not a violation.
+    source.scenario(arguments.seeds.start).map_err(|error| error.to_string())?;
+    let jobs = arguments
+        .jobs
+        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let path = arguments.scenario.display().to_string();
+    let replay = |seed: u64| format!("tidegate-sim run {} --seed {seed}", quoted(&path));
+    let total = arguments.seeds.end - arguments.seeds.start;
+    let watched = io::stderr().is_terminal();
+    let result = explore(&source, arguments.seeds.clone(), jobs, &replay, |done, failed| {
+        if done % PROGRESS == 0 || done == total {
+            let end = if watched && done < total { '\r' } else { '\n' };
+            tell(&format!("{done} of {total} seeds, {failed} failed{end}"));
+        }
+    });
+    print(&if arguments.json { format!("{}\n", result.to_json()) } else { result.to_string() })?;
+    Ok(if result.holds() { HOLDS } else { VIOLATED })
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if !path.is_empty() && path.chars().all(plain) {
+        path.to_owned()
+    } else {
+        format!("'{}'", path.replace('\'', "'\\''"))
+    }
+}
+
 fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// To stderr; nothing can be done if that is broken.
+fn tell(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// The one way to stdout. A reader that has gone away is no mistake.

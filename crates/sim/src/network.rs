@@ -6,7 +6,11 @@
 
 use tidegate_core::time::Span;
 
-use crate::{queue::Instant, rng::Stream, topology::Topology};
+use crate::{
+    queue::Instant,
+    rng::Stream,
+    topology::{End, Topology},
+};
 
 /// After so long without a word an end gives the link up.
 pub const SILENCE_MAX: Span = Span::secs(3);
@@ -24,8 +28,8 @@ pub struct Link {
     pub up: bool,
     /// By end: the other end's life to which it believes itself connected.
     pub believes: [Option<usize>; 2],
-    /// By sending end.
-    random: [Stream; 2],
+    /// By sending end: for the weather, and for faults, so that a fault shifts nothing of the weather.
+    random: [[Stream; 2]; 2],
 }
 
 /// All links, and what passed.
@@ -43,6 +47,15 @@ pub struct Network {
 /// When a sent frame arrives: never, once or twice.
 pub type Arrivals = [Option<Instant>; 2];
 
+/// What becomes of a sent frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fate {
+    /// When it arrives.
+    pub arrivals: Arrivals,
+    /// Whether with other bytes than were sent.
+    pub corrupt: bool,
+}
+
 impl Network {
     /// No link is up yet.
     pub fn new(topology: Topology, seed: u64) -> Self {
@@ -50,8 +63,10 @@ impl Network {
         let mut links = Vec::new();
         for b in 0..region_of.len() {
             for a in 0..b {
-                let random = [(a, b), (b, a)]
-                    .map(|(x, y)| Stream::new(seed, "link", (x as u64) << 32 | y as u64));
+                let random = ["link", "link-fault"].map(|purpose| {
+                    [(a, b), (b, a)]
+                        .map(|(x, y)| Stream::new(seed, purpose, (x as u64) << 32 | y as u64))
+                });
                 let ends = [a, b];
                 links.push(Link { ends, epoch: 0, up: false, believes: [None; 2], random });
             }
@@ -85,15 +100,6 @@ impl Network {
         (0..self.links.len()).filter(|at| self.links[*at].ends.contains(&node)).collect()
     }
 
-    /// The places of the links between two regions.
-    pub fn between_regions(&self, a: usize, b: usize) -> Vec<usize> {
-        let joins = |link: &Link| {
-            let [x, y] = link.ends.map(|end| self.region_of[end]);
-            (x, y) == (a, b) || (x, y) == (b, a)
-        };
-        (0..self.links.len()).filter(|at| joins(&self.links[*at])).collect()
-    }
-
     /// The round trip of a link without jitter.
     pub fn round_trip(&self, at: usize) -> Span {
         let [x, y] = self.links[at].ends.map(|end| self.region_of[end]);
@@ -102,8 +108,13 @@ impl Network {
 
     /// Whether a link's path is whole in both directions.
     pub fn is_whole(&self, at: usize, now: Instant) -> bool {
-        let [x, y] = self.links[at].ends.map(|end| self.region_of[end]);
+        let [x, y] = self.ends(at);
         !self.topology.is_cut(x, y, now) && !self.topology.is_cut(y, x, now)
+    }
+
+    /// Both ends of a link, with their regions.
+    pub fn ends(&self, at: usize) -> [End; 2] {
+        self.links[at].ends.map(|node| (node, self.region_of[node]))
     }
 
     /// Breaks a link: what is under way is gone.
@@ -114,7 +125,7 @@ impl Network {
     }
 
     /// Sends a frame of `bytes` bytes over a link that is up.
-    pub fn send(&mut self, from: usize, to: usize, bytes: usize, now: Instant) -> Arrivals {
+    pub fn send(&mut self, from: usize, to: usize, bytes: usize, now: Instant) -> Fate {
         let (x, y) = (self.region_of[from], self.region_of[to]);
         self.frames += 1;
         if x != y {
@@ -123,19 +134,52 @@ impl Network {
         let weather = self.topology.weather;
         let half = self.topology.round_trips[x][y].0 as f64 / 2.0;
         let at = self.between(from, to);
-        let random = &mut self.links[at].random[usize::from(from > to)];
+        let side = usize::from(from > to);
+        let [random, faulty] = &mut self.links[at].random;
+        let (random, faulty) = (&mut random[side], &mut faulty[side]);
         // Every frame draws as many numbers, so that one more loss shifts nothing behind it.
-        let lost = random.fraction() < weather.loss;
-        let twice = random.fraction() < weather.duplication;
+        let mut lost = random.fraction() < weather.loss;
+        let mut twice = random.fraction() < weather.duplication;
         let mut delay = || {
             let jitter = half * weather.jitter * random.fraction();
             Span((half + jitter + random.exponential(weather.jitter_tail.0 as f64)) as u64)
         };
-        let (first, second) = (now + delay(), now + delay());
-        if lost || self.topology.is_cut(x, y, now) {
-            return [None, None];
+        let (mut first, mut second) = (now + delay(), now + delay());
+        let mut corrupt = false;
+        if let Some(fault) = self.topology.fault((from, x), (to, y), now) {
+            lost |= faulty.fraction() < fault.loss;
+            twice |= faulty.fraction() < fault.duplication;
+            corrupt = faulty.fraction() < fault.corrupt;
+            let overtaken = faulty.fraction() < fault.reorder;
+            let by = Span((faulty.fraction() * fault.reorder_by.0 as f64) as u64);
+            first = first + fault.delay + if overtaken { by } else { Span::ZERO };
+            second = second + fault.delay;
         }
-        [Some(first), twice.then_some(second)]
+        if lost || self.topology.is_cut((from, x), (to, y), now) {
+            return Fate { arrivals: [None, None], corrupt };
+        }
+        Fate { arrivals: [Some(first), twice.then_some(second)], corrupt }
+    }
+
+    /// What the bytes of a corrupt frame have become.
+    pub fn mangle(&mut self, from: usize, to: usize, bytes: &[u8]) -> Vec<u8> {
+        let at = self.between(from, to);
+        let random = &mut self.links[at].random[1][usize::from(from > to)];
+        let mut mangled = bytes.to_vec();
+        match random.below(4) {
+            0 => mangled.truncate(random.below(bytes.len() as u64) as usize),
+            1 => mangled = (0..random.below(200)).map(|_| random.below(256) as u8).collect(),
+            2 => mangled.extend((0..1 + random.below(20)).map(|_| random.below(256) as u8)),
+            _ => {
+                for _ in 0..1 + random.below(8) {
+                    let place = random.below(mangled.len() as u64) as usize;
+                    if let Some(byte) = mangled.get_mut(place) {
+                        *byte ^= 1 << random.below(8);
+                    }
+                }
+            }
+        }
+        mangled
     }
 }
 
@@ -144,14 +188,27 @@ mod tests {
     use tidegate_core::ids::RegionName;
 
     use super::*;
-    use crate::topology::{Cut, Region, Weather};
+    use crate::topology::{Cut, LinkFault, Place, Region, Weather};
 
     fn network(loss: f64, duplication: f64) -> Network {
         let region = |name: &str| Region { name: RegionName::new(name).expect("a name"), nodes: 2 };
         let weather = Weather { jitter: 0.2, jitter_tail: Span::millis(3), loss, duplication };
         let mut topology =
             Topology::usual(vec![region("us-east"), region("us-west"), region("eu-west")], weather);
-        topology.cuts.push(Cut { from: 0, to: 1, start: Instant(1_000), end: Instant(2_000) });
+        let (from, to) = (Place::Region(0), Place::Region(1));
+        topology.cuts.push(Cut { from, to, start: Instant(1_000), end: Instant(2_000) });
+        topology.link_faults.push(LinkFault {
+            from: Place::Node(0),
+            to: Place::Region(2),
+            start: Instant(5_000),
+            end: Instant(6_000),
+            loss: 0.2,
+            duplication: 0.3,
+            reorder: 0.5,
+            reorder_by: Span::secs(2),
+            corrupt: 0.1,
+            delay: Span::secs(1),
+        });
         Network::new(topology, 7)
     }
 
@@ -166,8 +223,7 @@ mod tests {
             }
         }
         assert_eq!(network.of_node(3).len(), 5);
-        assert_eq!(network.between_regions(2, 0).len(), 4);
-        assert_eq!(network.between_regions(1, 1).len(), 1);
+        assert_eq!(network.ends(network.between(0, 4)), [(0, 0), (4, 2)]);
     }
 
     #[test]
@@ -175,7 +231,9 @@ mod tests {
         let mut network = network(0.0, 0.0);
         let mut sum = 0;
         for _ in 0..10_000 {
-            let [Some(at), None] = network.send(0, 2, 10, Instant(0)) else { panic!("once") };
+            let [Some(at), None] = network.send(0, 2, 10, Instant(0)).arrivals else {
+                panic!("once")
+            };
             assert!(at.0 >= 32_500, "{at:?}");
             sum += at.0;
         }
@@ -187,17 +245,18 @@ mod tests {
     #[test]
     fn a_cut_takes_all_of_one_direction() {
         let mut network = network(0.0, 0.0);
-        assert_eq!(network.send(0, 2, 1, Instant(1_500)), [None, None]);
-        assert!(network.send(2, 0, 1, Instant(1_500))[0].is_some());
+        assert_eq!(network.send(0, 2, 1, Instant(1_500)).arrivals, [None, None]);
+        assert!(network.send(2, 0, 1, Instant(1_500)).arrivals[0].is_some());
         assert!(!network.is_whole(network.between(0, 2), Instant(1_500)));
         assert!(network.is_whole(network.between(0, 4), Instant(1_500)));
-        assert!(network.send(0, 2, 1, Instant(2_000))[0].is_some());
+        assert!(network.send(0, 2, 1, Instant(2_000)).arrivals[0].is_some());
     }
 
     #[test]
     fn shares_are_lost_and_doubled() {
         let mut network = network(0.25, 0.1);
-        let sent: Vec<_> = (0..10_000).map(|_| network.send(0, 2, 1, Instant(0))).collect();
+        let sent: Vec<_> =
+            (0..10_000).map(|_| network.send(0, 2, 1, Instant(0)).arrivals).collect();
         let lost = sent.iter().filter(|a| a[0].is_none()).count();
         let doubled = sent.iter().filter(|a| a[1].is_some()).count();
         assert!((2_300..2_700).contains(&lost), "{lost}");
@@ -210,7 +269,35 @@ mod tests {
         for _ in 0..100 {
             let (sure, perhaps) =
                 (calm.send(0, 2, 1, Instant(0)), stormy.send(0, 2, 1, Instant(0)));
-            assert!(perhaps[0].is_none() || perhaps == sure);
+            assert!(perhaps.arrivals[0].is_none() || perhaps == sure);
         }
+    }
+
+    #[test]
+    fn a_fault_of_links_hits_its_shares_its_direction_and_its_time() {
+        let mut network = network(0.0, 0.0);
+        let during = Instant(5_500);
+        let fates: Vec<_> = (0..10_000).map(|_| network.send(0, 4, 1, during)).collect();
+        let share = |test: &dyn Fn(&Fate) -> bool| fates.iter().filter(|f| test(f)).count();
+        assert!((1_850..2_150).contains(&share(&|f| f.arrivals[0].is_none())));
+        assert!((900..1_100).contains(&share(&|f| f.corrupt)));
+        // Of the four fifths that arrive, three tenths arrive twice, and half come later than the rest.
+        assert!((2_250..2_550).contains(&share(&|f| f.arrivals[1].is_some())));
+        let late = during + Span::millis(1_100);
+        assert!((3_500..4_100).contains(&share(&|f| f.arrivals[0].is_some_and(|at| at > late))));
+        assert!(share(&|f| f.arrivals[0].is_some_and(|at| at < during + Span::secs(1))) == 0);
+        for (from, to, at) in [(4, 0, 5_500), (1, 4, 5_500), (0, 4, 6_000)] {
+            let fate = network.send(from, to, 1, Instant(at));
+            assert!(!fate.corrupt && fate.arrivals[1].is_none(), "{from} to {to}");
+            assert!(fate.arrivals[0].is_some_and(|a| a < Instant(at) + Span::millis(400)));
+        }
+    }
+
+    #[test]
+    fn mangled_bytes_are_other_bytes() {
+        let mut network = network(0.0, 0.0);
+        let bytes: Vec<u8> = (0..100).collect();
+        let same = (0..1_000).filter(|_| network.mangle(0, 2, &bytes) == bytes).count();
+        assert!(same < 50, "{same}: bits may flip back, but seldom");
     }
 }

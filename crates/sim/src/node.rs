@@ -12,6 +12,7 @@ use tidegate_core::{
 use crate::{
     queue::Instant,
     rng::Stream,
+    scenario::drifted,
     subjects::{SECRET, Subject},
 };
 
@@ -31,8 +32,12 @@ pub struct Life {
     /// What decides and replicates.
     pub engine: Engine<OneThread>,
     started: Instant,
+    /// By how many millionths its monotonic clock runs too fast.
+    drift_ppm: i64,
     /// When its timer rings next.
     pub wake_at: Instant,
+    /// Until when its process stands still.
+    pub paused_until: Instant,
     synced: bool,
 }
 
@@ -44,36 +49,46 @@ pub struct Node {
     pub region: usize,
     /// The run that lasts.
     pub life: Option<Life>,
-    boots: u64,
+}
+
+/// What a node's clocks show when it starts.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// The wall clock.
+    pub wall: ClusterTime,
+    /// By how many millionths the monotonic clock runs too fast.
+    pub drift_ppm: i64,
 }
 
 impl Node {
     /// A node that has never run.
     pub const fn new(id: NodeId, region: usize) -> Self {
-        Self { id, region, life: None, boots: 0 }
+        Self { id, region, life: None }
     }
 
-    /// Starts another run. `gossip` and `call_max` are the engine's, `clock` is the true cluster time.
+    /// Starts another run. Its boot number is what its wall clock shows in milliseconds, as a server's.
+    /// `gossip` and `call_max` are the engine's.
     pub fn start(
         &mut self,
         number: usize,
         [gossip, call_max]: [Span; 2],
         now: Instant,
-        clock: ClusterTime,
+        clocks: Clocks,
         seed: u64,
     ) -> Session {
-        self.boots += 1;
-        let session = Session { id: self.id.clone(), boot: Boot(self.boots) };
+        let session = Session { id: self.id.clone(), boot: Boot(clocks.wall.0 / 1_000) };
         let call_max = Some(call_max);
         let settings = Settings { gossip, call_max, shards: 1, ..Settings::new(session.clone()) };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
-        let engine = Engine::new(settings, mono_at(number, Span::ZERO), clock, random);
+        let engine = Engine::new(settings, mono_at(number, Span::ZERO), clocks.wall, random);
         let life = Life {
             number,
             session: session.clone(),
             engine,
             started: now,
+            drift_ppm: clocks.drift_ppm,
             wake_at: Instant(u64::MAX),
+            paused_until: Instant(0),
             synced: false,
         };
         self.life = Some(life);
@@ -88,8 +103,9 @@ const fn mono_at(number: usize, age: Span) -> Mono {
 
 impl Life {
     /// What its monotonic clock shows.
-    pub const fn mono(&self, now: Instant) -> Mono {
-        mono_at(self.number, now.since(self.started))
+    pub fn mono(&self, now: Instant) -> Mono {
+        let age = now.since(self.started);
+        mono_at(self.number, Span(age.0.saturating_add_signed(drifted(age, self.drift_ppm))))
     }
 
     /// When its timer should ring: as its engine says, but not at once again.
@@ -98,7 +114,10 @@ impl Life {
         let deadline = self.engine.next_deadline(mono);
         let deadline = self.engine.next_heal(mono).map_or(deadline, |heal| heal.min(deadline));
         let age = deadline.since(mono_at(self.number, Span::ZERO));
-        (self.started + age).max(now + TIMER_GRAIN)
+        // A clock that drifts shows this age earlier or later. Early by a little is harmless.
+        let true_age = age.0.saturating_add_signed(-drifted(age, self.drift_ppm));
+        let late = Span(u64::from(self.drift_ppm != 0));
+        (self.started + Span(true_age) + late).max(now + TIMER_GRAIN)
     }
 
     /// Whether it asks its store already: once `peers` others have told all they know of its region's

@@ -65,6 +65,15 @@ pub struct Report {
     pub regions: BTreeMap<String, RegionReport>,
     /// From the end of the load until all nodes knew the same exact sums; null if they never did.
     pub convergence_ms: Option<f64>,
+    /// From the end of the last fault until all was as if there had been none; null if there was no fault
+    /// that ends, or that never came.
+    pub normal_ms: Option<f64>,
+    /// Admitted beyond what the rule allows, whatever goes wrong.
+    pub wrong_admits: u64,
+    /// Admitted in the last windows, and not known to every node at the end.
+    pub lost: u64,
+    /// The part of it that some living node knows.
+    pub lost_though_known: u64,
     /// Bytes of frames between regions under load, per admitted request.
     pub bytes_per_admitted: f64,
     /// What must hold of every run.
@@ -79,7 +88,7 @@ pub struct Report {
 
 impl Report {
     /// Sums a run up.
-    pub fn new(scenario: &Scenario, seed: u64, finished: &Finished) -> Self {
+    pub fn new(scenario: &Scenario, seed: u64, finished: &mut Finished) -> Self {
         let sum = |field: fn(&RegionCount) -> u64| finished.counts.iter().map(field).sum::<u64>();
         let order: Vec<String> =
             scenario.topology.regions.iter().map(|region| region.name.to_string()).collect();
@@ -87,6 +96,7 @@ impl Report {
             let RegionCount { offered, admitted, refused, without_store, unanswered } = *count;
             (name.clone(), RegionReport { offered, admitted, refused, without_store, unanswered })
         });
+        let losses = finished.panel.losses();
         let checkers = finished.panel.results().into_iter().map(|(name, violations)| {
             let Violations { count, told } = violations;
             CheckerReport { name, violations: count, told }
@@ -115,6 +125,10 @@ impl Report {
             under: all.under,
             regions: regions.collect(),
             convergence_ms: finished.panel.converged_after().map(|span| span.0 as f64 / 1e3),
+            normal_ms: finished.panel.normal_after().map(|span| span.0 as f64 / 1e3),
+            wrong_admits: finished.panel.wrongly_admitted(),
+            lost: losses.lost,
+            lost_though_known: losses.though_known,
             bytes_per_admitted: if admitted == 0 { 0.0 } else { bytes / admitted as f64 },
             checkers: checkers.collect(),
             limits,
@@ -217,6 +231,14 @@ impl fmt::Display for Report {
             None => "should have known the same exact sums in time, and did NOT".into(),
         };
         writeln!(f, "After the load every node {convergence}.")?;
+        if let Some(ms) = self.normal_ms {
+            writeln!(f, "After the last fault all was normal again within {ms:.0} ms.")?;
+        }
+        writeln!(
+            f,
+            "Admitted beyond the rule: {}. Not known to all at the end: {}, of which somebody knows {}.",
+            self.wrong_admits, self.lost, self.lost_though_known
+        )?;
         writeln!(
             f,
             "Between regions {:.2} bytes were sent per admitted request.\n",

@@ -1,4 +1,6 @@
-//! A region's store: core's table behind a delay, and what may go wrong with its answers.
+//! A region's store: core's table behind a delay, and what may go wrong with its answers and its memory.
+
+use std::collections::BTreeMap;
 
 use tidegate_core::{
     ids::StoreEpoch,
@@ -19,6 +21,8 @@ pub struct Fate {
     pub step: Option<Span>,
     /// When answers come. A question that is not stepped has none.
     pub answers: [Option<Span>; 2],
+    /// When the node learns instead that the step will not be carried out.
+    pub refused: Option<Span>,
 }
 
 /// One region's store, shared by its nodes.
@@ -27,6 +31,8 @@ pub struct RegionStore {
     table: Table,
     settings: StoreSettings,
     faults: Vec<StoreFault>,
+    /// Copies that a coming loss will bring back.
+    saved: BTreeMap<usize, Table>,
     random: Stream,
 }
 
@@ -34,26 +40,39 @@ impl RegionStore {
     /// An empty store with the faults of its region.
     pub fn new(settings: StoreSettings, faults: Vec<StoreFault>, random: Stream) -> Self {
         let table = Table::new(settings.records, StoreEpoch(1));
-        Self { table, settings, faults, random }
+        Self { table, settings, faults, saved: BTreeMap::new(), random }
     }
 
     /// Draws what becomes of a question asked now.
     pub fn fate(&mut self, now: Instant) -> Fate {
         let StoreSettings { delay, .. } = self.settings;
         let half = delay.divided_by(2);
-        let good = Fate { step: Some(half), answers: [Some(delay), None] };
+        let good = Fate { step: Some(half), answers: [Some(delay), None], refused: None };
+        let none = Fate { step: None, answers: [None, None], refused: None };
         let Some(fault) = self.faults.iter().find(|fault| fault.start <= now && now < fault.end)
         else {
             return good;
         };
-        // Two draws whatever comes of them, so that another share shifts nothing behind it.
-        let (drawn, stepped) = (self.random.fraction(), self.random.fraction() < 0.5);
-        if drawn < fault.never {
-            Fate { step: stepped.then_some(half), answers: [None, None] }
-        } else if drawn < fault.never + fault.late {
+        // As many draws whatever comes of them, so that another share shifts nothing behind it.
+        let (mut drawn, stepped) = (self.random.fraction(), self.random.fraction() < 0.5);
+        let longer = Span(self.random.exponential(fault.slow_by.0 as f64) as u64);
+        let mut is = |share: f64| {
+            drawn -= share;
+            drawn < 0.0
+        };
+        if is(fault.never) {
+            Fate { step: stepped.then_some(half), ..none }
+        } else if is(fault.late) {
             Fate { answers: [Some(delay + fault.late_by), None], ..good }
-        } else if drawn < fault.never + fault.late + fault.twice {
+        } else if is(fault.twice) {
             Fate { answers: [Some(delay), Some(delay + delay + Span::millis(1))], ..good }
+        } else if is(fault.slow) {
+            let step = half + longer.divided_by(2);
+            Fate { step: Some(step), answers: [Some(delay + longer), None], ..none }
+        } else if is(fault.gone) {
+            Fate { refused: Some(Span::ZERO), ..none }
+        } else if is(fault.refuse) {
+            Fate { refused: Some(delay), ..none }
         } else {
             good
         }
@@ -73,10 +92,18 @@ impl RegionStore {
         self.table.sweep(now, budget);
     }
 
-    /// Forgets everything, and begins a new epoch.
-    pub fn lose_memory(&mut self) {
+    /// Keeps a copy of all records, for a failover to a replica that is as old.
+    pub fn save(&mut self, loss: usize) {
+        self.saved.insert(loss, self.table.clone());
+    }
+
+    /// Becomes what was saved for this loss, or forgets everything; and begins a new epoch.
+    pub fn lose_memory(&mut self, loss: Option<usize>) {
         let next = StoreEpoch(self.table.epoch().0 + 1);
-        self.table = Table::new(self.settings.records, next);
+        let saved = loss.and_then(|loss| self.saved.remove(&loss));
+        let mut table = saved.unwrap_or_else(|| Table::new(self.settings.records, next));
+        table.begin_epoch(next);
+        self.table = table;
     }
 }
 
@@ -84,46 +111,65 @@ impl RegionStore {
 mod tests {
     use super::*;
 
-    fn store(late: f64, twice: f64, never: f64) -> RegionStore {
+    const FAULT: StoreFault = StoreFault {
+        region: 0,
+        start: Instant(100),
+        end: Instant(200),
+        late: 0.0,
+        late_by: Span::millis(50),
+        twice: 0.0,
+        never: 0.0,
+        slow: 0.0,
+        slow_by: Span::millis(20),
+        gone: 0.0,
+        refuse: 0.0,
+    };
+
+    fn store(fault: StoreFault) -> RegionStore {
         let settings =
             StoreSettings { delay: Span::millis(2), timeout: Span::millis(30), records: 10 };
-        let fault = StoreFault {
-            region: 0,
-            start: Instant(100),
-            end: Instant(200),
-            late,
-            late_by: Span::millis(50),
-            twice,
-            never,
-        };
         RegionStore::new(settings, vec![fault], Stream::new(7, "store", 0))
     }
 
-    const GOOD: Fate = Fate { step: Some(Span::millis(1)), answers: [Some(Span::millis(2)), None] };
+    const GOOD: Fate =
+        Fate { step: Some(Span::millis(1)), answers: [Some(Span::millis(2)), None], refused: None };
 
     #[test]
     fn outside_a_fault_all_is_well() {
-        let mut store = store(0.0, 0.0, 1.0);
+        let mut store = store(StoreFault { never: 1.0, ..FAULT });
         assert_eq!(store.fate(Instant(99)), GOOD);
         assert_eq!(store.fate(Instant(200)), GOOD);
     }
 
     #[test]
     fn each_fault_does_what_it_says() {
-        let late = store(1.0, 0.0, 0.0).fate(Instant(100));
+        let fate = |fault| store(fault).fate(Instant(100));
+        let late = fate(StoreFault { late: 1.0, ..FAULT });
         assert_eq!(late, Fate { answers: [Some(Span::millis(52)), None], ..GOOD });
-        let twice = store(0.0, 1.0, 0.0).fate(Instant(100));
+        let twice = fate(StoreFault { twice: 1.0, ..FAULT });
         assert_eq!(twice.answers, [Some(Span::millis(2)), Some(Span::millis(5))]);
-        let mut never = store(0.0, 0.0, 1.0);
+        let none = Fate { step: None, answers: [None, None], refused: None };
+        let gone = fate(StoreFault { gone: 1.0, ..FAULT });
+        assert_eq!(gone, Fate { refused: Some(Span::ZERO), ..none });
+        let refuse = fate(StoreFault { refuse: 1.0, ..FAULT });
+        assert_eq!(refuse, Fate { refused: Some(Span::millis(2)), ..none });
+
+        let mut never = store(StoreFault { never: 1.0, ..FAULT });
         let fates: Vec<_> = (0..1_000).map(|_| never.fate(Instant(100))).collect();
         assert!(fates.iter().all(|fate| fate.answers == [None, None]));
         let stepped = fates.iter().filter(|fate| fate.step.is_some()).count();
         assert!((430..570).contains(&stepped), "{stepped}");
+
+        let mut slow = store(StoreFault { slow: 1.0, ..FAULT });
+        let fates: Vec<_> = (0..1_000).map(|_| slow.fate(Instant(100))).collect();
+        assert!(fates.iter().all(|fate| fate.step < fate.answers[0]));
+        let too_slow = fates.iter().filter(|f| f.answers[0] > Some(Span::millis(30))).count();
+        assert!((180..320).contains(&too_slow), "a quarter is beyond the deadline: {too_slow}");
     }
 
     #[test]
     fn faults_hit_their_shares() {
-        let mut store = store(0.2, 0.3, 0.1);
+        let mut store = store(StoreFault { late: 0.2, twice: 0.3, never: 0.1, ..FAULT });
         let fates: Vec<_> = (0..10_000).map(|_| store.fate(Instant(150))).collect();
         let share = |test: fn(&Fate) -> bool| fates.iter().filter(|f| test(f)).count();
         assert!((1_850..2_150).contains(&share(|f| f.answers[0] == Some(Span::millis(52)))));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tidegate_core::{
     ids::{Key, Secret},
-    policy::{PolicySet, Scope},
+    policy::{OnStoreFailure, PolicySet, Scope},
     time::{Label, Window},
 };
 
@@ -33,6 +33,8 @@ pub struct KeyFacts {
     pub region: Option<usize>,
     /// Whether a refusal of this limit refuses (not so in shadow).
     pub enforced: bool,
+    /// What answers when the store does not.
+    pub on_store_failure: OnStoreFailure,
 }
 
 impl KeyFacts {
@@ -123,6 +125,7 @@ impl Subjects {
                         window: limit.window,
                         region,
                         enforced: !policy.shadow,
+                        on_store_failure: policy.on_store_failure,
                     };
                     if regional {
                         self.keys.extend((0..self.regions).map(|region| facts(Some(region))));

@@ -41,17 +41,78 @@ pub struct Weather {
     pub duplication: f64,
 }
 
-/// Nothing passes from one region to another for a while. One way: cut both for a partition.
+/// What a fault of links goes from or to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// All nodes of a region.
+    Region(usize),
+    /// One node, by its place in [`Topology::nodes`].
+    Node(usize),
+}
+
+/// One end of a link: a node and its region.
+pub type End = (usize, usize);
+
+impl Place {
+    /// Whether a node belongs to it.
+    pub const fn holds(self, (node, region): End) -> bool {
+        match self {
+            Self::Region(whole) => whole == region,
+            Self::Node(one) => one == node,
+        }
+    }
+}
+
+/// Nothing passes from one place to another for a while. One way: cut both for a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// Region that sends, by its place in [`Topology::regions`].
-    pub from: usize,
-    /// Region that would receive.
-    pub to: usize,
+    /// Who sends.
+    pub from: Place,
+    /// Who would receive.
+    pub to: Place,
     /// From this instant on …
     pub start: Instant,
     /// … until just before this one.
     pub end: Instant,
+}
+
+impl Cut {
+    /// Whether it is about what one node sends to another.
+    pub const fn concerns(&self, from: End, to: End) -> bool {
+        self.from.holds(from) && self.to.holds(to)
+    }
+}
+
+/// For a while, frames from one place to another fare badly.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinkFault {
+    /// Who sends.
+    pub from: Place,
+    /// Who receives.
+    pub to: Place,
+    /// From this instant on …
+    pub start: Instant,
+    /// … until just before this one.
+    pub end: Instant,
+    /// Share of frames lost.
+    pub loss: f64,
+    /// Share of frames that arrive twice.
+    pub duplication: f64,
+    /// Share of frames that others overtake …
+    pub reorder: f64,
+    /// … for they come up to so much later.
+    pub reorder_by: Span,
+    /// Share of frames that arrive with other bytes than were sent.
+    pub corrupt: f64,
+    /// By how much every frame comes later.
+    pub delay: Span,
+}
+
+impl LinkFault {
+    /// Whether what it does can keep a count from arriving in the usual time.
+    pub fn delays(&self) -> bool {
+        self.loss > 0.0 || self.corrupt > 0.0 || self.reorder > 0.0 || self.delay > Span::ZERO
+    }
 }
 
 /// Regions, distances and cuts.
@@ -65,6 +126,8 @@ pub struct Topology {
     pub weather: Weather,
     /// One-way cuts.
     pub cuts: Vec<Cut>,
+    /// Links that fare badly.
+    pub link_faults: Vec<LinkFault>,
 }
 
 impl Topology {
@@ -74,7 +137,7 @@ impl Topology {
             regions.iter().map(|b| usual_round_trip(a.name.as_str(), b.name.as_str())).collect()
         };
         let round_trips = regions.iter().map(row).collect();
-        Self { regions, round_trips, weather, cuts: Vec::new() }
+        Self { regions, round_trips, weather, cuts: Vec::new(), link_faults: Vec::new() }
     }
 
     /// The place of the region of this name.
@@ -96,10 +159,17 @@ impl Topology {
         nodes
     }
 
-    /// Whether anything sent now from one region to another is dropped.
-    pub fn is_cut(&self, from: usize, to: usize, now: Instant) -> bool {
-        let hit = |cut: &Cut| cut.from == from && cut.to == to && cut.start <= now && now < cut.end;
-        self.cuts.iter().any(hit)
+    /// Whether anything sent now from one node to another is dropped.
+    pub fn is_cut(&self, from: End, to: End, now: Instant) -> bool {
+        self.cuts.iter().any(|cut| cut.start <= now && now < cut.end && cut.concerns(from, to))
+    }
+
+    /// What befalls a frame sent now from one node to another: of several faults the first.
+    pub fn fault(&self, from: End, to: End, now: Instant) -> Option<&LinkFault> {
+        self.link_faults.iter().find(|fault| {
+            let hit = fault.from.holds(from) && fault.to.holds(to);
+            hit && fault.start <= now && now < fault.end
+        })
     }
 
     /// The longest round trip between two regions.
@@ -140,10 +210,13 @@ mod tests {
     #[test]
     fn a_cut_has_a_direction_a_start_and_an_end() {
         let mut topology = three();
-        topology.cuts.push(Cut { from: 0, to: 1, start: Instant(10), end: Instant(20) });
-        assert!(!topology.is_cut(0, 1, Instant(9)));
-        assert!(topology.is_cut(0, 1, Instant(10)));
-        assert!(!topology.is_cut(0, 1, Instant(20)));
-        assert!(!topology.is_cut(1, 0, Instant(15)));
+        let (from, to) = (Place::Region(0), Place::Node(3));
+        topology.cuts.push(Cut { from, to, start: Instant(10), end: Instant(20) });
+        let (east, west, sibling) = ((1, 0), (3, 1), (2, 1));
+        assert!(!topology.is_cut(east, west, Instant(9)));
+        assert!(topology.is_cut(east, west, Instant(10)));
+        assert!(!topology.is_cut(east, west, Instant(20)));
+        assert!(!topology.is_cut(west, east, Instant(15)));
+        assert!(!topology.is_cut(east, sibling, Instant(15)));
     }
 }

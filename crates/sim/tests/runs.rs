@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tidegate_sim::{report::Report, run, scenario::Scenario};
+use tidegate_sim::{
+    report::Report,
+    run,
+    scenario::{Scenario, Source},
+};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/scenarios")
@@ -153,9 +157,12 @@ fn every_shipped_scenario_is_good() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder()).expect("scenarios are shipped") {
         let path = entry.expect("a readable folder").path();
-        let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        assert!(!scenario.name.is_empty());
-        names.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+        if path.is_file() {
+            let source = Source::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            let scenario = source.scenario(1).unwrap_or_else(|error| panic!("{error}"));
+            assert!(!scenario.name.is_empty());
+            names.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+        }
     }
     names.sort();
     let expected = [
@@ -163,7 +170,63 @@ fn every_shipped_scenario_is_good() {
         "naive-10x.toml",
         "restart.toml",
         "store-faults.toml",
+        "swarm.toml",
         "three-regions.toml",
     ];
     assert_eq!(names, expected);
+}
+
+#[test]
+fn every_fault_by_itself_holds_and_is_felt() {
+    // By name: what must be seen of it in the report, so that none is a fault in name only.
+    type Felt = fn(&Report) -> bool;
+    let without_store: Felt = |r| r.regions["us-east"].without_store > 20;
+    let normal: Felt = |r| r.normal_ms.is_some();
+    let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
+    let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
+    let any: Felt = |_| true;
+    let expected: [(&str, Felt); 24] = [
+        ("clock-of-a-node", any),
+        ("clock-skew", any),
+        ("link-corrupt", slow),
+        ("link-cut", slow),
+        ("link-duplicates", normal),
+        ("link-flapping", slow),
+        ("link-half-open", normal),
+        ("link-loss", slow),
+        ("link-reordering", slow),
+        ("link-slow", slow),
+        ("node-crashed", slow),
+        ("node-crashed-with-store", slow),
+        ("node-gone", |r| r.lost_though_known == 0),
+        ("node-paused", slow),
+        ("region-crashed", unanswered),
+        ("store-full", without_store),
+        ("store-gone", without_store),
+        ("store-late", without_store),
+        ("store-refusing", without_store),
+        ("store-rolled-back", normal),
+        ("store-silent", without_store),
+        ("store-slow", without_store),
+        ("store-twice", normal),
+        ("store-wiped", normal),
+    ];
+    let folder = folder().join("faults");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).expect("scenarios are shipped") {
+        let path = entry.expect("a readable folder").path();
+        names.push(path.file_stem().expect("a file").to_string_lossy().into_owned());
+    }
+    names.sort();
+    assert_eq!(names, expected.map(|(name, _)| name));
+    let calm = result(&Scenario::load(&folder.join("store-full.toml")).expect("good"), 1);
+    for (name, felt) in expected {
+        let path = folder.join(format!("{name}.toml"));
+        let scenario = Scenario::load(&path).unwrap_or_else(|error| panic!("{error}"));
+        let report = result(&scenario, 1);
+        assert_holds(&report);
+        assert!(felt(&report), "{name}: {report}");
+        assert_eq!((report.wrong_admits, report.lost_though_known), (0, 0), "{name}: {report}");
+        assert_eq!(report.offered, calm.offered, "{name}: the same traffic, but for its callers");
+    }
 }

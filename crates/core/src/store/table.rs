@@ -19,7 +19,7 @@ const ROOM_SWEEP_PLACES: usize = 256;
 
 /// A table of records. When it is full it forgets what has expired; it takes no new key if that does not
 /// suffice, and never forgets a live one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Table {
     slab: Slab<(Key, Record)>,
     index: HashTable<u32>,

@@ -5,16 +5,16 @@
 
 use std::collections::VecDeque;
 
-use tidegate_core::time::{ClusterTime, Label};
+use tidegate_core::time::{ClusterTime, Label, Span};
 
-use super::{Charge, Seen, SlotSeen};
+use super::{Charge, Seen, Step};
 use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
 
 /// Open windows per key: by the time that so many newer ones are open, all that could be told was told.
 const OPEN_MAX: u64 = 3;
-/// Remembered deliveries per window and receiver. A store call lasts some ten milliseconds, in which no
-/// node takes so many frames.
-const DELIVERIES_MAX: usize = 1_024;
+/// Remembered news per window and receiver. A store call lasts some hundred milliseconds, in which no
+/// node learns so much.
+const NEWS_MAX: usize = 4_096;
 
 /// One run of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,20 +27,69 @@ pub struct LifeFacts {
     pub since: Instant,
 }
 
-/// What a receiver knew before a delivery.
-#[derive(Debug, Clone, Copy)]
-struct Delivery {
-    mark: u64,
-    life: usize,
-    before: u64,
+/// What is known beforehand of a run.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// When what happens.
+    pub schedule: Schedule,
+    /// Times in which counts may not travel as they should, with the time to recover from it.
+    pub disturbed: Vec<(Instant, Instant)>,
+    /// How far from the truth a store's clock may be.
+    pub clock_error: Span,
+    /// Whether anything goes wrong that heals again.
+    pub faulty: bool,
+    /// From when on nothing is wrong any more; not before the load begins.
+    pub healed: Instant,
+    /// How soon after that all must be as if nothing had been.
+    pub recover_within: Span,
+    /// Whether stores have room for every key.
+    pub roomy: bool,
 }
 
-/// What one life was told of a window.
+impl Facts {
+    /// By when all must be as if nothing had been.
+    pub fn recovered(&self) -> Instant {
+        self.healed + self.recover_within
+    }
+}
+
+/// A life learnt something.
+#[derive(Debug, Clone, Copy)]
+struct News {
+    mark: u64,
+    /// About whom.
+    life: usize,
+    /// By how much its known use grew.
+    grew: u64,
+}
+
+/// What one life knows of a window: what it was told, and what it admitted itself.
 #[derive(Debug, Clone, Default)]
 struct Heard {
     /// Net use by life.
     net: Vec<u64>,
-    recent: VecDeque<Delivery>,
+    recent: VecDeque<News>,
+}
+
+/// One operation of a step that a store carried out, and what the book makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weighed {
+    /// What was seen.
+    pub step: Step,
+    /// What the asking node had been told of all other regions that count.
+    pub others: u64,
+    /// The least that the record must have held before the charge: all charges since the store was last
+    /// empty, and all that any asking node had known of its region.
+    pub record: u64,
+}
+
+/// The last step in a window that admitted something in a region.
+#[derive(Debug, Clone)]
+pub struct LastStep {
+    /// What the asking node had been told, by region.
+    pub told: Vec<u64>,
+    /// What the region's stores had agreed to, and its record did not know of any more.
+    pub forgotten: u64,
 }
 
 /// One window of one key.
@@ -54,10 +103,14 @@ pub struct WindowBook {
     pub admitted: Vec<u64>,
     /// The part of it that no store had agreed to.
     pub without_store: u64,
-    /// What a lost store had known alone, by region.
-    pub forgotten: Vec<u64>,
-    /// By region, at the plan of its last admission: what the asking node had been told of each region.
-    pub last_step: Vec<Option<Vec<u64>>>,
+    /// By region.
+    pub last_step: Vec<Option<LastStep>>,
+    /// What stores agreed to, by region.
+    agreed: Vec<u64>,
+    /// The least that the stores' records hold, by region.
+    record: Vec<u64>,
+    /// Copies of it, by coming loss: what that store will hold again.
+    saved: Vec<(usize, u64)>,
     heard: Vec<Heard>,
 }
 
@@ -75,8 +128,10 @@ impl WindowBook {
             label,
             admitted: Vec::new(),
             without_store: 0,
-            forgotten: vec![0; regions],
             last_step: vec![None; regions],
+            agreed: vec![0; regions],
+            record: vec![0; regions],
+            saved: Vec::new(),
             heard: Vec::new(),
         }
     }
@@ -91,32 +146,29 @@ impl WindowBook {
         self.heard.get(listener).and_then(|heard| heard.net.get(of)).copied().unwrap_or(0)
     }
 
-    fn hear(&mut self, mark: u64, listener: usize, slot: &SlotSeen) {
+    /// `listener` learns that life `of` has used `net`.
+    fn learn(&mut self, mark: u64, listener: usize, of: usize, net: u64) {
         let heard = at_least(&mut self.heard, listener);
-        let known = at_least(&mut heard.net, slot.life);
-        let net = slot.tally.counts.net();
+        let known = at_least(&mut heard.net, of);
         if net > *known {
-            let before = std::mem::replace(known, net);
-            heard.recent.push_back(Delivery { mark, life: slot.life, before });
-            if heard.recent.len() > DELIVERIES_MAX {
+            let grew = net - std::mem::replace(known, net);
+            heard.recent.push_back(News { mark, life: of, grew });
+            if heard.recent.len() > NEWS_MAX {
                 heard.recent.pop_front();
             }
         }
     }
 
-    /// What `listener` had been told of each region when the book stood at `mark`.
-    fn heard_at(
-        &self,
-        lives: &[LifeFacts],
-        regions: usize,
-        listener: usize,
-        mark: u64,
-    ) -> Vec<u64> {
+    /// What `knower` knew of each region when the book stood at `mark`.
+    fn known_at(&self, lives: &[LifeFacts], regions: usize, knower: usize, mark: u64) -> Vec<u64> {
         let mut by_region = vec![0; regions];
-        let Some(heard) = self.heard.get(listener) else { return by_region };
+        let Some(heard) = self.heard.get(knower) else { return by_region };
         for (life, net) in heard.net.iter().enumerate() {
-            let then = heard.recent.iter().find(|d| d.mark > mark && d.life == life);
-            by_region[lives[life].region] += then.map_or(*net, |d| d.before);
+            by_region[lives[life].region] += net;
+        }
+        // Takes back what was learnt since, the newest first.
+        for news in heard.recent.iter().rev().take_while(|news| news.mark > mark) {
+            by_region[lives[news.life].region] -= news.grew;
         }
         by_region
     }
@@ -129,14 +181,14 @@ pub struct Book {
     pub keys: Vec<KeyFacts>,
     /// How many regions there are.
     pub regions: usize,
-    /// When what happens.
-    pub schedule: Schedule,
-    /// Times in which something was broken, with the time to recover from it.
-    pub disturbed: Vec<(Instant, Instant)>,
+    /// What is known beforehand.
+    pub facts: Facts,
     /// Every life so far.
     pub lives: Vec<LifeFacts>,
     /// Whether it lasts, by life.
     pub alive: Vec<bool>,
+    /// The operations of the step that was seen last, or what was answered last without the store.
+    pub weighed: Vec<Weighed>,
     /// Open windows by key, oldest first.
     open: Vec<Vec<WindowBook>>,
     mark: u64,
@@ -144,18 +196,13 @@ pub struct Book {
 
 impl Book {
     /// An empty book.
-    pub fn new(
-        keys: Vec<KeyFacts>,
-        regions: usize,
-        schedule: Schedule,
-        disturbed: Vec<(Instant, Instant)>,
-    ) -> Self {
+    pub fn new(keys: Vec<KeyFacts>, regions: usize, facts: Facts) -> Self {
         let open = vec![Vec::new(); keys.len()];
-        let (lives, alive) = (Vec::new(), Vec::new());
-        Self { keys, regions, schedule, disturbed, lives, alive, open, mark: 0 }
+        let (lives, alive, weighed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { keys, regions, facts, lives, alive, weighed, open, mark: 0 }
     }
 
-    /// Counts deliveries: says what had been told when.
+    /// Counts what lives learn: says who knew what when.
     pub const fn mark(&self) -> u64 {
         self.mark
     }
@@ -163,6 +210,11 @@ impl Book {
     /// An open window.
     pub fn window(&self, key: usize, label: Label) -> Option<&WindowBook> {
         self.open[key].iter().find(|window| window.label == label)
+    }
+
+    /// All open windows.
+    pub fn windows(&self) -> impl Iterator<Item = &WindowBook> {
+        self.open.iter().flatten()
     }
 
     /// The lives of a region.
@@ -175,26 +227,41 @@ impl Book {
         self.lives_of(region).map(|life| window.admitted_by(life)).sum()
     }
 
-    /// Whether a life must hear of a window's counts of another life: one that was there for all of it.
-    pub fn must_hear(&self, window: &WindowBook, listener: usize, of: usize) -> bool {
-        let (here, there) = (self.lives[listener], self.lives[of]);
-        let concerned = here.region == there.region || self.keys[window.key].region.is_none();
-        let (start, _) = self.span_of(window.key, window.label);
-        listener != of && concerned && self.alive[listener] && here.since <= start
+    /// What any living node knows of a life's use in a window: what nobody does is lost.
+    pub fn known_of(&self, window: &WindowBook, life: usize) -> u64 {
+        if self.alive[life] {
+            return window.admitted_by(life);
+        }
+        let living = (0..self.lives.len()).filter(|n| self.alive[*n]);
+        living.map(|n| window.heard_by(n, life)).max().unwrap_or(0)
     }
 
-    /// The first instant of a window, and the first after it.
-    fn span_of(&self, key: usize, label: Label) -> (Instant, Instant) {
+    /// Whether a life hears of another's counts of a key at all.
+    pub fn concerned(&self, key: usize, listener: usize, of: usize) -> bool {
+        let same_region = self.lives[listener].region == self.lives[of].region;
+        listener != of && self.alive[listener] && (same_region || self.keys[key].region.is_none())
+    }
+
+    /// Whether a life must hear of a window's counts of another life: one that was there for all of it.
+    pub fn must_hear(&self, window: &WindowBook, listener: usize, of: usize) -> bool {
+        let (start, _) = self.span_of(window.key, window.label);
+        self.concerned(window.key, listener, of) && self.lives[listener].since <= start
+    }
+
+    /// The first instant of a window, and the first after it, as the clock says that is furthest off.
+    pub fn span_of(&self, key: usize, label: Label) -> (Instant, Instant) {
         let window = self.keys[key].window;
-        let instant = |time: ClusterTime| Instant(time.since(self.schedule.epoch).0);
-        (instant(window.start(label)), instant(window.end(label)))
+        let instant = |time: ClusterTime| Instant(time.since(self.facts.schedule.epoch).0);
+        let (start, end) = (instant(window.start(label)), instant(window.end(label)));
+        let error = self.facts.clock_error;
+        (Instant(start.0.saturating_sub(error.0)), end + error)
     }
 
     /// Whether nothing was broken while a window was open, nor until its counts had to be known.
     pub fn undisturbed(&self, key: usize, label: Label) -> bool {
         let (start, end) = self.span_of(key, label);
-        let end = end + self.schedule.converge_within();
-        self.disturbed.iter().all(|(from, to)| *to <= start || end <= *from)
+        let end = end + self.facts.schedule.converge_within();
+        self.facts.disturbed.iter().all(|(from, to)| *to <= start || end <= *from)
     }
 
     fn window_mut(
@@ -229,25 +296,44 @@ impl Book {
                 self.lives.push(life);
                 self.alive.push(true);
             }
-            Seen::Stopped { life, store_lost } => self.stop(life, store_lost),
+            Seen::Stopped { life } => self.alive[life] = false,
             Seen::Delivered { to, slots, .. } => {
                 self.mark += 1;
                 let mark = self.mark;
                 for slot in slots {
                     if let Some(window) = self.window_mut(slot.key, slot.label, &mut closed) {
-                        window.hear(mark, to, slot);
+                        window.learn(mark, to, slot.life, slot.tally.counts.net());
                     }
                 }
             }
-            Seen::Stepped { life, planned, charges } => {
-                self.step(life, planned, charges, &mut closed);
-            }
-            Seen::Answered { life, store, allowed: true, charges } => {
+            Seen::Stepped { life, planned, steps } => self.step(life, planned, steps, &mut closed),
+            Seen::Answered { life, planned, store, allowed: true, charges } => {
+                self.weighed.clear();
+                if store.is_none() {
+                    charges.iter().for_each(|charge| self.weigh_answer(life, planned, charge));
+                }
+                self.mark += 1;
+                let mark = self.mark;
                 for charge in charges {
                     if let Some(window) = self.window_mut(charge.key, charge.label, &mut closed) {
-                        *at_least(&mut window.admitted, life) += charge.cost;
+                        let admitted = at_least(&mut window.admitted, life);
+                        *admitted += charge.cost;
+                        let admitted = *admitted;
                         window.without_store += if store.is_none() { charge.cost } else { 0 };
+                        window.learn(mark, life, life, admitted);
                     }
+                }
+            }
+            Seen::StoreSaved { region, loss } => {
+                for window in self.open.iter_mut().flatten() {
+                    let record = window.record[region];
+                    window.saved.push((loss, record));
+                }
+            }
+            Seen::StoreLost { region, kept } => {
+                for window in self.open.iter_mut().flatten() {
+                    let held = window.saved.iter().find(|(loss, _)| Some(*loss) == kept);
+                    window.record[region] = held.map_or(0, |(_, record)| *record);
                 }
             }
             _ => {}
@@ -255,40 +341,43 @@ impl Book {
         closed
     }
 
-    fn step(
-        &mut self,
-        life: usize,
-        planned: u64,
-        charges: &[Charge],
-        closed: &mut Vec<WindowBook>,
-    ) {
+    /// What a node that admits something without its store must reckon with: what it knows now of its own
+    /// region, and what it knew of the others when it planned.
+    fn weigh_answer(&mut self, life: usize, planned: u64, charge: &Charge) {
+        let Some(window) = self.window(charge.key, charge.label) else { return };
         let region = self.lives[life].region;
-        for charge in charges {
-            let regions = self.regions;
-            self.window_mut(charge.key, charge.label, closed);
-            let lives = &self.lives;
-            let open = self.open[charge.key].iter_mut().find(|w| w.label == charge.label);
-            if let Some(window) = open {
-                window.last_step[region] = Some(window.heard_at(lives, regions, life, planned));
-            }
-        }
+        let known = |mark: u64| window.known_at(&self.lives, self.regions, life, mark);
+        let (record, told) = (known(self.mark)[region], known(planned));
+        let regional = self.keys[charge.key].region.is_some();
+        let others = if regional { 0 } else { told.iter().sum::<u64>() - told[region] };
+        let Charge { key, label, cost } = *charge;
+        let step = Step { key, label, cost, holds: record + cost };
+        self.weighed.push(Weighed { step, others, record });
     }
 
-    /// A life ends. With the store goes what nobody else was told of the region's dead lives.
-    fn stop(&mut self, life: usize, store_lost: bool) {
-        self.alive[life] = false;
-        if !store_lost {
-            return;
-        }
-        let region = self.lives[life].region;
-        let dead: Vec<usize> = self.lives_of(region).filter(|n| !self.alive[*n]).collect();
-        let listeners: Vec<usize> = (0..self.lives.len()).filter(|n| self.alive[*n]).collect();
-        for window in self.open.iter_mut().flatten() {
-            let known =
-                |of: usize| listeners.iter().map(|n| window.heard_by(*n, of)).min().unwrap_or(0);
-            let lost: u64 =
-                dead.iter().map(|of| window.admitted_by(*of).saturating_sub(known(*of))).sum();
-            window.forgotten[region] = window.forgotten[region].max(lost);
+    fn step(&mut self, life: usize, planned: u64, steps: &[Step], closed: &mut Vec<WindowBook>) {
+        self.weighed.clear();
+        let (region, regions) = (self.lives[life].region, self.regions);
+        for step in steps {
+            self.window_mut(step.key, step.label, closed);
+            let (regional, quantity) =
+                (self.keys[step.key].region.is_some(), self.keys[step.key].quantity);
+            let Self { lives, open, weighed, .. } = self;
+            let Some(window) = open[step.key].iter_mut().find(|w| w.label == step.label) else {
+                continue;
+            };
+            let told = window.known_at(lives, regions, life, planned);
+            // What others told of the region weighs no more than the quantity: that refuses as surely.
+            let record = window.record[region].max(told[region].min(quantity));
+            let all: u64 = told.iter().sum();
+            let others = if regional { 0 } else { all - told[region] };
+            weighed.push(Weighed { step: *step, others, record });
+            window.record[region] = record + step.cost;
+            window.agreed[region] += step.cost;
+            if step.cost > 0 {
+                let forgotten = window.agreed[region].saturating_sub(window.record[region]);
+                window.last_step[region] = Some(LastStep { told, forgotten });
+            }
         }
     }
 

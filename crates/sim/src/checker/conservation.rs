@@ -25,6 +25,10 @@ impl Checker for Conservation {
                 let node = book.lives[from].node;
                 self.violations.note(at, format_args!("node {node} spoke of what never was"));
             }
+            Seen::CorruptTaken { to } => {
+                let node = book.lives[to].node;
+                self.violations.note(at, format_args!("node {node} took a corrupt frame"));
+            }
             Seen::Sent { slots, .. } => {
                 for slot in slots {
                     // A window that is closed in the book was judged when it closed.
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn in_a_disturbed_window_less_may_be_told() {
         let mut bench = bench();
-        bench.book.disturbed.push((Instant(2_400_000), Instant(2_600_000)));
+        bench.book.facts.disturbed.push((Instant(2_400_000), Instant(2_600_000)));
         bench.admit(0, 3);
         assert_eq!(bench.finish(), 0);
     }
@@ -160,8 +164,16 @@ mod tests {
     fn an_answer_against_the_store_is_found() {
         let mut bench = bench();
         let charges = [Charge { key: 0, label: LABEL, cost: 1 }];
-        bench.see(Seen::Answered { life: 0, store: Some(false), allowed: true, charges: &charges });
+        let store = Some(false);
+        bench.see(Seen::Answered { life: 0, planned: 0, store, allowed: true, charges: &charges });
         bench.tell(0, 1, 1);
+        assert_eq!(bench.finish(), 1);
+    }
+
+    #[test]
+    fn a_corrupt_frame_that_is_taken_is_found() {
+        let mut bench = bench();
+        bench.see(Seen::CorruptTaken { to: 1 });
         assert_eq!(bench.finish(), 1);
     }
 

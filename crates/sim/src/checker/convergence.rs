@@ -14,6 +14,15 @@ use crate::queue::Instant;
 /// A window, and what a node knew of it, region by region.
 type View = (Label, Vec<Counts>);
 
+/// What the living nodes do not know of, at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Losses {
+    /// Of all that was admitted: what some node does not know of.
+    pub lost: u64,
+    /// The part of it that a living node knows.
+    pub though_known: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Convergence {
@@ -22,6 +31,7 @@ pub struct Convergence {
     quiet: Option<Instant>,
     /// Since when all views are right.
     since: Option<Instant>,
+    losses: Losses,
     violations: Violations,
 }
 
@@ -29,12 +39,40 @@ impl Convergence {
     /// A checker of these keys.
     pub fn new(book: &Book) -> Self {
         let views = vec![Vec::new(); book.keys.len()];
-        Self { views, quiet: None, since: None, violations: Violations::default() }
+        Self {
+            views,
+            quiet: None,
+            since: None,
+            losses: Losses::default(),
+            violations: Violations::default(),
+        }
     }
 
     /// From quiet to convergence, if it came.
     pub fn after(&self) -> Option<Span> {
         Some(self.since?.since(self.quiet?))
+    }
+
+    /// What living nodes do not know of, once the run is over.
+    pub const fn losses(&self) -> Losses {
+        self.losses
+    }
+
+    /// Adds up what the living nodes' views of a key leave out, of the node that knows least.
+    fn count_losses(&mut self, book: &Book, key: usize) {
+        let views = self.views[key].iter().enumerate();
+        let living = views.filter(|(life, _)| book.alive[*life]).filter_map(|(_, v)| v.as_ref());
+        let living: Vec<&View> = living.collect();
+        for region in 0..book.regions {
+            let missing = |(label, counts): &&View| {
+                let (least, most) = truth(book, key, *label, region);
+                let known = counts[region].used;
+                (most.saturating_sub(known), least.saturating_sub(known))
+            };
+            let (lost, though_known) = living.iter().map(missing).max().unwrap_or_default();
+            self.losses.lost += lost;
+            self.losses.though_known += though_known;
+        }
     }
 
     /// The keys that are viewed at all.
@@ -84,13 +122,7 @@ impl Convergence {
 /// What a region admitted in a window: at least what some living node was told, at most all of it.
 fn truth(book: &Book, key: usize, label: Label, region: usize) -> (u64, u64) {
     let Some(window) = book.window(key, label) else { return (0, 0) };
-    let live = |life: &usize| book.alive[*life];
-    let known = |life: usize| {
-        if live(&life) {
-            return window.admitted_by(life);
-        }
-        (0..book.lives.len()).filter(live).map(|n| window.heard_by(n, life)).max().unwrap_or(0)
-    };
+    let known = |life: usize| book.known_of(window, life);
     (book.lives_of(region).map(known).sum(), book.admitted_in(window, region))
 }
 
@@ -109,7 +141,7 @@ impl Checker for Convergence {
                 }
                 views[life] = Some((label, regions.to_vec()));
             }
-            Seen::Sampled if self.quiet.is_some() => {
+            Seen::Sampled { .. } if self.quiet.is_some() => {
                 let right = self.watched().next().is_some()
                     && self.watched().all(|key| self.wrong(book, key).is_none());
                 self.since = if right { self.since.or(Some(at)) } else { None };
@@ -119,6 +151,8 @@ impl Checker for Convergence {
     }
 
     fn finish(&mut self, book: &Book, at: Instant) {
+        let watched: Vec<usize> = self.watched().collect();
+        watched.into_iter().for_each(|key| self.count_losses(book, key));
         if self.since.is_some() {
             return;
         }
@@ -155,7 +189,7 @@ mod tests {
         let at = QUIET + Span::millis(ms);
         bench.view(at, 0, first);
         bench.view(at, 1, second);
-        bench.see_at(at, Seen::Sampled);
+        bench.see_at(at, Seen::Sampled { unfit: 0 });
     }
 
     #[test]
@@ -189,7 +223,7 @@ mod tests {
     fn a_node_that_is_not_viewed_is_no_accord() {
         let mut bench = bench();
         bench.view(QUIET, 0, [3, 4]);
-        bench.see_at(QUIET, Seen::Sampled);
+        bench.see_at(QUIET, Seen::Sampled { unfit: 0 });
         assert_eq!(bench.checker.after(), None);
         assert!(bench.finish() > 0);
     }
@@ -197,7 +231,7 @@ mod tests {
     #[test]
     fn without_any_view_nothing_has_converged() {
         let mut bench = bench();
-        bench.see_at(QUIET, Seen::Sampled);
+        bench.see_at(QUIET, Seen::Sampled { unfit: 0 });
         assert!(bench.finish() > 0);
     }
 
@@ -206,7 +240,7 @@ mod tests {
         let start = |second: [u64; 2]| {
             let mut bench = bench();
             bench.tell(1, 0, 2);
-            bench.see(Seen::Stopped { life: 1, store_lost: true });
+            bench.see(Seen::Stopped { life: 1 });
             bench.see(Seen::Started(super::super::LifeFacts {
                 node: 1,
                 region: 1,
@@ -215,7 +249,7 @@ mod tests {
             let at = QUIET + Span::millis(5);
             bench.view(at, 0, [3, 2]);
             bench.view(at, 2, second);
-            bench.see_at(at, Seen::Sampled);
+            bench.see_at(at, Seen::Sampled { unfit: 0 });
             bench.finish()
         };
         assert_eq!(start([3, 2]), 0);

@@ -18,11 +18,19 @@ impl Checker for Invariants {
     }
 
     fn see(&mut self, book: &Book, at: Instant, seen: &Seen<'_>) {
-        if let Seen::Broken { life, invariant, times } = *seen {
-            let node = book.lives[life].node;
-            for _ in 0..times {
-                self.violations.note(at, format_args!("{invariant} was broken on node {node}"));
+        match *seen {
+            Seen::Broken { life, invariant, times } => {
+                let node = book.lives[life].node;
+                for _ in 0..times {
+                    self.violations.note(at, format_args!("{invariant} was broken on node {node}"));
+                }
             }
+            Seen::Quarantined { life, peer } => {
+                let [node, peer] = [life, peer].map(|life| book.lives[life].node);
+                let what = format_args!("node {node} quarantined node {peer}, which never lies");
+                self.violations.note(at, what);
+            }
+            _ => {}
         }
     }
 
@@ -42,6 +50,13 @@ mod tests {
         let mut bench = Bench::new(book(), Invariants::default());
         bench.see(Seen::Broken { life: 1, invariant: Invariant::Floored, times: 3 });
         assert_eq!(bench.finish(), 3);
+    }
+
+    #[test]
+    fn an_honest_peer_is_not_quarantined() {
+        let mut bench = Bench::new(book(), Invariants::default());
+        bench.see(Seen::Quarantined { life: 1, peer: 0 });
+        assert_eq!(bench.finish(), 1);
     }
 
     #[test]

@@ -12,10 +12,12 @@ use tidegate_core::{
     time::{Label, Span},
 };
 
-pub use book::{Book, LifeFacts, WindowBook};
+pub use book::{Book, Facts, LastStep, LifeFacts, Weighed, WindowBook};
 pub use conservation::Conservation;
-pub use convergence::Convergence;
+pub use convergence::{Convergence, Losses};
+pub use gate::Gate;
 pub use invariants::Invariants;
+pub use liveness::Liveness;
 pub use merge_laws::MergeLaws;
 pub use plain_bound::PlainBound;
 
@@ -24,7 +26,9 @@ use crate::queue::Instant;
 mod book;
 mod conservation;
 mod convergence;
+mod gate;
 mod invariants;
+mod liveness;
 mod merge_laws;
 mod plain_bound;
 #[cfg(test)]
@@ -42,6 +46,19 @@ pub struct Charge {
     pub label: Label,
     /// How much.
     pub cost: u64,
+}
+
+/// One operation of a step that a store carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Which key.
+    pub key: usize,
+    /// In which window.
+    pub label: Label,
+    /// How much was charged; 0 if nothing was.
+    pub cost: u64,
+    /// What the store said that its record holds afterwards.
+    pub holds: u64,
 }
 
 /// One slot in a frame.
@@ -62,12 +79,24 @@ pub struct SlotSeen {
 pub enum Seen<'a> {
     /// A node runs. Lives start in the order of their numbers.
     Started(LifeFacts),
-    /// A node died, and its region's store with it or not.
+    /// A node died.
     Stopped {
         /// Whose life ended.
         life: usize,
-        /// Whether the store is empty now.
-        store_lost: bool,
+    },
+    /// A store's memory was copied, for a loss to come.
+    StoreSaved {
+        /// Whose.
+        region: usize,
+        /// For which loss.
+        loss: usize,
+    },
+    /// A store lost its memory.
+    StoreLost {
+        /// Whose.
+        region: usize,
+        /// It holds again what was copied for this loss; `None`: nothing.
+        kept: Option<usize>,
     },
     /// A node sent a frame.
     Sent {
@@ -90,25 +119,44 @@ pub enum Seen<'a> {
         /// What it told.
         slots: &'a [SlotSeen],
     },
-    /// A store carried out a command and admitted it.
+    /// A node will not listen any more to a peer, which never lies.
+    Quarantined {
+        /// Who.
+        life: usize,
+        /// To whom.
+        peer: usize,
+    },
+    /// A node took a frame whose bytes were not those that had been sent.
+    CorruptTaken {
+        /// Who took it.
+        to: usize,
+    },
+    /// A store carried out a command.
     Stepped {
         /// Who had asked.
         life: usize,
         /// The [`Book::mark`] at the time it planned.
         planned: u64,
-        /// What was charged.
-        charges: &'a [Charge],
+        /// Its operations.
+        steps: &'a [Step],
     },
     /// A request was answered.
     Answered {
         /// Who answered.
         life: usize,
+        /// The [`Book::mark`] at the time it planned.
+        planned: u64,
         /// What the store had said, if it was asked and answered in time.
         store: Option<bool>,
         /// Whether it may pass.
         allowed: bool,
         /// What it is charged for.
         charges: &'a [Charge],
+    },
+    /// A request had no living node to answer it.
+    Unanswered {
+        /// Where it came.
+        region: usize,
     },
     /// What a node knows of a key.
     Viewed {
@@ -130,10 +178,15 @@ pub enum Seen<'a> {
         /// How often.
         times: u64,
     },
+    /// The last fault has ended.
+    Healed,
     /// The load has ended, and nothing is broken any more.
     Quiet,
     /// All nodes were viewed once more.
-    Sampled,
+    Sampled {
+        /// Nodes that are down, stand still or are not ready, and links that are down.
+        unfit: usize,
+    },
 }
 
 /// What a checker found wrong.
@@ -177,8 +230,10 @@ pub struct Panel {
     book: Book,
     merge_laws: MergeLaws,
     conservation: Conservation,
-    convergence: Convergence,
+    gate: Gate,
     plain_bound: PlainBound,
+    liveness: Liveness,
+    convergence: Convergence,
     invariants: Invariants,
 }
 
@@ -190,8 +245,10 @@ impl Panel {
             book,
             merge_laws: MergeLaws::new(Tally::merge),
             conservation: Conservation::default(),
-            convergence,
+            gate: Gate::default(),
             plain_bound: PlainBound::default(),
+            liveness: Liveness::default(),
+            convergence,
             invariants: Invariants::default(),
         }
     }
@@ -206,10 +263,37 @@ impl Panel {
         self.convergence.after()
     }
 
+    /// From the end of the last fault until all was as if there had been none; `None` if there was no
+    /// fault, or that never came.
+    pub fn normal_after(&self) -> Option<Span> {
+        self.liveness.normal_after(&self.book)
+    }
+
+    /// What admissions nobody knows of at the end, and which of them somebody should.
+    pub const fn losses(&self) -> Losses {
+        self.convergence.losses()
+    }
+
+    /// What was admitted beyond what `plain` allows.
+    pub const fn wrongly_admitted(&self) -> u64 {
+        self.plain_bound.excess()
+    }
+
     /// The book, and every checker to tell from it.
-    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 5]) {
-        let Self { book, merge_laws, conservation, convergence, plain_bound, invariants } = self;
-        (book, [merge_laws, conservation, convergence, plain_bound, invariants])
+    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 7]) {
+        let Self {
+            book,
+            merge_laws,
+            conservation,
+            gate,
+            plain_bound,
+            liveness,
+            convergence,
+            invariants,
+        } = self;
+        let checkers: [&mut dyn Checker; 7] =
+            [merge_laws, conservation, gate, plain_bound, liveness, convergence, invariants];
+        (book, checkers)
     }
 
     /// Writes down what was seen and tells every checker.
@@ -233,10 +317,8 @@ impl Panel {
     }
 
     /// Every checker's name and what it found.
-    pub fn results(&self) -> Vec<(&'static str, Violations)> {
-        let Self { merge_laws, conservation, convergence, plain_bound, invariants, .. } = self;
-        let all: [&dyn Checker; 5] =
-            [merge_laws, conservation, convergence, plain_bound, invariants];
-        all.iter().map(|checker| (checker.name(), checker.violations().clone())).collect()
+    pub fn results(&mut self) -> Vec<(&'static str, Violations)> {
+        let (_, checkers) = self.parts();
+        checkers.iter().map(|checker| (checker.name(), checker.violations().clone())).collect()
     }
 }

@@ -7,33 +7,41 @@
 //!
 //! where the sum is what *j* admitted within the true staleness of that node's knowledge, and at most L
 //! each. This holds for every region that admitted; the tightest of them is the bound that is checked.
-//! Beside it stands what no store had agreed to (a policy's answer to a failed store), and what a lost
-//! store had known alone. For a regional limit nobody else counts, and the bound is L itself.
+//! Beside it stands what no store had agreed to (a policy's answer to a failed store), and what *k*'s
+//! store had agreed to and had forgotten, with nobody who asked it knowing better. For a regional limit
+//! nobody else counts, and the bound is L itself.
 
-use super::{Book, Checker, Seen, Violations, WindowBook};
+use super::{Book, Checker, LastStep, Seen, Violations, WindowBook};
 use crate::queue::Instant;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct PlainBound {
     violations: Violations,
+    excess: u64,
+}
+
+impl PlainBound {
+    /// What was admitted beyond the bound, over all windows.
+    pub const fn excess(&self) -> u64 {
+        self.excess
+    }
 }
 
 /// The most that the plain rule may admit in a window.
 fn bound(book: &Book, window: &WindowBook) -> u64 {
     let facts = &book.keys[window.key];
     let quantity = facts.quantity;
-    let untold = |asking: usize, told: &[u64]| -> u64 {
+    let over = |asking: usize, last: &LastStep| -> u64 {
         let others = (0..book.regions).filter(|region| *region != asking);
-        let unheard = |region: usize| {
-            book.admitted_in(window, region).saturating_sub(told[region]).min(quantity)
-        };
-        if facts.region.is_some() { 0 } else { others.map(unheard).sum() }
+        let untold =
+            |region: usize| book.admitted_in(window, region).saturating_sub(last.told[region]);
+        let untold: u64 = if facts.region.is_some() { 0 } else { others.map(untold).sum() };
+        untold + last.forgotten
     };
     let last_steps = window.last_step.iter().enumerate();
-    let tightest = last_steps.filter_map(|(k, told)| Some(untold(k, told.as_ref()?))).min();
-    let forgotten: u64 = window.forgotten.iter().sum();
-    quantity + tightest.unwrap_or(0) + window.without_store + forgotten
+    let tightest = last_steps.filter_map(|(k, last)| Some(over(k, last.as_ref()?))).min();
+    quantity + tightest.unwrap_or(0) + window.without_store
 }
 
 impl Checker for PlainBound {
@@ -49,6 +57,7 @@ impl Checker for PlainBound {
         let bound = bound(book, window);
         if facts.enforced && admitted > bound {
             let of = facts.show(window.label);
+            self.excess += admitted - bound;
             self.violations
                 .note(at, format_args!("{of}: {admitted} admitted, at most {bound} may be"));
         }
@@ -103,37 +112,40 @@ mod tests {
         bench.admit(0, 6);
         let planned = bench.book.mark();
         bench.tell(0, 1, 6);
-        bench.see(Seen::Stepped { life: 1, planned, charges: &charges });
-        bench.see(Seen::Answered { life: 1, store: Some(true), allowed: true, charges: &charges });
+        bench.step(1, planned, 6);
+        let store = Some(true);
+        bench.see(Seen::Answered { life: 1, planned, store, allowed: true, charges: &charges });
         assert_eq!(bench.finish(), 0);
     }
 
     #[test]
     fn what_no_store_agreed_to_is_set_apart() {
-        let charges = [Charge { key: 0, label: LABEL, cost: 5 }];
         let mut bench = bench();
         bench.admit(0, 10);
-        bench.see(Seen::Answered { life: 0, store: None, allowed: true, charges: &charges });
+        bench.admit_without_store(0, 5);
         assert_eq!(bench.finish(), 0);
     }
 
     #[test]
-    fn a_lost_store_may_give_again_what_it_knew_alone() {
+    fn a_lost_store_may_give_again_what_the_asking_node_cannot_know() {
         let again = |told: u64, again: u64| {
             let mut bench = bench();
             bench.admit(0, 10);
-            bench.tell(0, 1, told);
-            bench.see(Seen::Stopped { life: 0, store_lost: true });
+            bench.tell(0, 1, 8);
+            bench.see(Seen::Stopped { life: 0 });
+            bench.see(Seen::StoreLost { region: 0, kept: None });
             bench.see(Seen::Started(super::super::LifeFacts {
                 node: 0,
                 region: 0,
                 since: Instant(0),
             }));
+            bench.tell_of(0, 1, 2, told);
             bench.admit(2, again);
             bench.finish()
         };
         assert_eq!(again(7, 3), 0);
-        assert_eq!(again(7, 4), 1);
+        assert_eq!(again(7, 4), 1, "7 were known, and 4 more are 11");
+        assert_eq!(again(0, 10), 0, "it had heard from nobody");
     }
 
     #[test]

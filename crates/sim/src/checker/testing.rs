@@ -3,11 +3,12 @@
 use tidegate_core::{
     counts::Tally,
     ids::{Caller, Key, LimitId},
+    policy::OnStoreFailure,
     store::Counts,
     time::{ClusterTime, Label, Span, Window},
 };
 
-use super::{Book, Charge, Checker, LifeFacts, Seen, SlotSeen};
+use super::{Book, Charge, Checker, Facts, LifeFacts, Seen, SlotSeen, Step};
 use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
 
 pub(super) const AT: Instant = Instant(2_500_000);
@@ -26,6 +27,7 @@ pub(super) fn book() -> Book {
         window,
         region: None,
         enforced: true,
+        on_store_failure: OnStoreFailure::Degrade,
     };
     let schedule = Schedule {
         window,
@@ -36,18 +38,28 @@ pub(super) fn book() -> Book {
         end: Instant(3_900_000),
         epoch: ClusterTime(100_000_000),
     };
-    Book::new(vec![key], 2, schedule, Vec::new())
+    let facts = Facts {
+        schedule,
+        disturbed: Vec::new(),
+        clock_error: Span::ZERO,
+        faulty: false,
+        healed: schedule.load_start,
+        recover_within: Span::secs(8),
+        roomy: true,
+    };
+    Book::new(vec![key], 2, facts)
 }
 
 /// Feeds a checker as the panel does, from two lives that have started.
 pub(super) struct Bench<C> {
     pub(super) book: Book,
     pub(super) checker: C,
+    charged: [u64; 2],
 }
 
 impl<C: Checker> Bench<C> {
     pub(super) fn new(book: Book, checker: C) -> Self {
-        let mut bench = Self { book, checker };
+        let mut bench = Self { book, checker, charged: [0; 2] };
         bench.see(Seen::Started(LifeFacts { node: 0, region: 0, since: Instant(0) }));
         bench.see(Seen::Started(LifeFacts { node: 1, region: 1, since: Instant(0) }));
         bench
@@ -68,13 +80,34 @@ impl<C: Checker> Bench<C> {
     pub(super) fn admit(&mut self, life: usize, cost: u64) {
         let charges = [Charge { key: 0, label: LABEL, cost }];
         let planned = self.book.mark();
-        self.see(Seen::Stepped { life, planned, charges: &charges });
-        self.see(Seen::Answered { life, store: Some(true), allowed: true, charges: &charges });
+        self.step(life, planned, cost);
+        let store = Some(true);
+        self.see(Seen::Answered { life, planned, store, allowed: true, charges: &charges });
+    }
+
+    /// A node admits by itself.
+    pub(super) fn admit_without_store(&mut self, life: usize, cost: u64) {
+        let charges = [Charge { key: 0, label: LABEL, cost }];
+        let planned = self.book.mark();
+        self.see(Seen::Answered { life, planned, store: None, allowed: true, charges: &charges });
+    }
+
+    /// A store charges, as one does that knows nothing but its charges.
+    pub(super) fn step(&mut self, life: usize, planned: u64, cost: u64) {
+        let region = self.book.lives[life].region;
+        self.charged[region] += cost;
+        let steps = [Step { key: 0, label: LABEL, cost, holds: self.charged[region] }];
+        self.see(Seen::Stepped { life, planned, steps: &steps });
     }
 
     /// A node tells the other its own count.
     pub(super) fn tell(&mut self, from: usize, to: usize, used: u64) {
-        let slots = [slot(from, used)];
+        self.tell_of(from, from, to, used);
+    }
+
+    /// A node tells the other a life's count.
+    pub(super) fn tell_of(&mut self, of: usize, from: usize, to: usize, used: u64) {
+        let slots = [slot(of, used)];
         self.see(Seen::Sent { from, slots: &slots });
         self.see(Seen::Delivered { from, to, slots: &slots });
     }
@@ -86,7 +119,7 @@ impl<C: Checker> Bench<C> {
 
     /// Ends the run and counts the violations.
     pub(super) fn finish(mut self) -> u64 {
-        let end = self.book.schedule.end;
+        let end = self.book.facts.schedule.end;
         self.checker.finish(&self.book, end);
         for window in self.book.take_all() {
             self.checker.close(&self.book, end, &window);

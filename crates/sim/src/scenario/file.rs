@@ -5,9 +5,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de::Error};
 use tidegate_core::time::Span;
 
+pub(super) use super::file_faults::{Clock, Cut, LinkFault, Pause, Restart, StoreFault, StoreLoss};
+
 /// A span of time as people write it, such as `"50ms"`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Length(pub(super) Span);
+pub(crate) struct Length(pub(crate) Span);
+
+impl Length {
+    pub(super) const ZERO: Self = Self(Span::ZERO);
+}
 
 impl<'de> Deserialize<'de> for Length {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -22,9 +28,10 @@ pub(super) struct File {
     #[serde(default = "one")]
     pub(super) seed: u64,
     pub(super) policies: String,
-    pub(super) windows: u64,
-    #[serde(default = "two")]
-    pub(super) warm_up: u64,
+    pub(super) windows: Option<u64>,
+    pub(super) warm_up: Option<u64>,
+    pub(super) duration: Option<Length>,
+    pub(super) begin: Option<Length>,
     #[serde(default = "gossip")]
     pub(super) gossip: Length,
     pub(super) tail: Option<Length>,
@@ -34,12 +41,22 @@ pub(super) struct File {
     pub(super) store: Store,
     #[serde(default)]
     pub(super) load: Vec<Load>,
+    #[serde(default = "recover_within")]
+    pub(super) recover_within: Length,
     #[serde(default)]
     pub(super) cut: Vec<Cut>,
     #[serde(default)]
+    pub(super) link_fault: Vec<LinkFault>,
+    #[serde(default)]
     pub(super) restart: Vec<Restart>,
     #[serde(default)]
+    pub(super) pause: Vec<Pause>,
+    #[serde(default)]
     pub(super) store_fault: Vec<StoreFault>,
+    #[serde(default)]
+    pub(super) store_loss: Vec<StoreLoss>,
+    #[serde(default)]
+    pub(super) clock: Vec<Clock>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,56 +107,11 @@ pub(super) struct Load {
     pub(super) weights: Option<BTreeMap<String, f64>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Cut {
-    pub(super) from: String,
-    pub(super) to: String,
-    #[serde(default)]
-    pub(super) both_ways: bool,
-    pub(super) start: Length,
-    pub(super) end: Length,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Restart {
-    pub(super) node: String,
-    pub(super) at: Length,
-    pub(super) down: Length,
-    pub(super) store: StoreFate,
-}
-
-/// What becomes of a region's store when a node restarts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StoreFate {
-    /// It lives elsewhere and keeps its memory.
-    Kept,
-    /// It lived in the node and is empty.
-    Lost,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct StoreFault {
-    pub(super) region: String,
-    pub(super) start: Length,
-    pub(super) end: Length,
-    #[serde(default)]
-    pub(super) late: f64,
-    pub(super) late_by: Option<Length>,
-    #[serde(default)]
-    pub(super) twice: f64,
-    #[serde(default)]
-    pub(super) never: f64,
-}
-
 fn one() -> u64 {
     1
 }
-fn two() -> u64 {
-    2
+fn recover_within() -> Length {
+    Length(Span::secs(8))
 }
 fn one_node() -> usize {
     1

@@ -10,12 +10,19 @@ use tidegate_core::{
     time::{ClusterTime, Span, Window},
 };
 
-pub use file::StoreFate;
+pub use faults::{ClockFault, Faults, Pause, Restart, StoreFate, StoreFault, StoreLoss, drifted};
+
+pub use source::Source;
 
 use crate::{queue::Instant, topology::Topology};
 
+pub(crate) use file::Length;
+
 mod build;
+mod faults;
 mod file;
+mod file_faults;
+mod source;
 
 /// Virtual time before the load begins: links come up, clocks are compared, nodes get ready.
 pub const LEAD_IN: Span = Span::secs(2);
@@ -68,38 +75,6 @@ pub struct StoreSettings {
     pub records: usize,
 }
 
-/// For a while, some answers of a region's store go wrong. The shares add up to 1 at most.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StoreFault {
-    /// Whose store, by the region's place.
-    pub region: usize,
-    /// From this instant on …
-    pub start: Instant,
-    /// … until just before this one.
-    pub end: Instant,
-    /// Share of answers that come late …
-    pub late: f64,
-    /// … by this much.
-    pub late_by: Span,
-    /// Share of answers that come twice.
-    pub twice: f64,
-    /// Share of questions that are never answered; the step runs or does not, evenly.
-    pub never: f64,
-}
-
-/// A node dies and comes back as another session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Restart {
-    /// Which node, by its place in [`Topology::nodes`].
-    pub node: usize,
-    /// When it dies.
-    pub at: Instant,
-    /// How long until it runs again.
-    pub down: Span,
-    /// What becomes of its region's store.
-    pub store: StoreFate,
-}
-
 /// When what happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
@@ -149,10 +124,10 @@ pub struct Scenario {
     pub store: StoreSettings,
     /// What traffic.
     pub loads: Vec<Load>,
-    /// What goes wrong with nodes.
-    pub restarts: Vec<Restart>,
-    /// What goes wrong with stores.
-    pub store_faults: Vec<StoreFault>,
+    /// What goes wrong with nodes, stores and clocks; with links: see the topology.
+    pub faults: Faults,
+    /// How soon after the last fault all must be as if there had been none.
+    pub recover_within: Span,
     /// For how long.
     pub schedule: Schedule,
 }

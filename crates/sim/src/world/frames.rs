@@ -63,18 +63,35 @@ impl World<'_> {
             return;
         }
         let epoch = link.epoch;
-        for arrival in self.network.send(node, peer, bytes.len(), now).into_iter().flatten() {
+        let fate = self.network.send(node, peer, bytes.len(), now);
+        let (bytes, corrupt) = if fate.corrupt {
+            match self.corrupt(node, peer, bytes) {
+                Some(mangled) => (mangled, true),
+                None => return,
+            }
+        } else {
+            (bytes.to_vec(), false)
+        };
+        for arrival in fate.arrivals.into_iter().flatten() {
             let flight = Flight {
                 link: at,
                 epoch,
                 from: node,
                 to: peer,
-                bytes: bytes.to_vec(),
+                bytes: bytes.clone(),
+                corrupt,
                 slots: slots.clone(),
             };
             let frame = self.flights.insert(flight);
             self.queue.push(arrival, Event::Frame { frame });
         }
+    }
+
+    /// Mangles a frame's bytes. What can still be read as a frame is dropped, as by a transport that
+    /// authenticates what it carries; the rest must be refused by whoever takes it.
+    fn corrupt(&mut self, from: usize, to: usize, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mangled = self.network.mangle(from, to, bytes);
+        frames::slots_of(&mangled).is_none().then_some(mangled)
     }
 
     /// Reads a frame as the checkers see it; `None` if there is anything strange about it.
@@ -104,10 +121,21 @@ impl World<'_> {
         else {
             return;
         };
-        let taken = to.engine.handle_frame(to.mono(now), &from.session, &flight.bytes);
+        // What is mangled on the way no honest peer has said: it must not be held against one.
+        let said_by = if flight.corrupt { &self.nobody } else { &from.session };
+        let taken = to.engine.handle_frame(to.mono(now), said_by, &flight.bytes);
         let (from, to) = (from.number, to.number);
-        if let (Ok(()), Some(slots)) = (taken, &flight.slots) {
-            self.panel.see(now, &Seen::Delivered { from, to, slots });
+        while let Some(life) = &self.nodes[flight.to].life
+            && let Some(sentence) = life.engine.poll_sentence()
+        {
+            if sentence.session != self.nobody {
+                self.panel.see(now, &Seen::Quarantined { life: to, peer: from });
+            }
+        }
+        match (taken, &flight.slots) {
+            (Ok(()), _) if flight.corrupt => self.panel.see(now, &Seen::CorruptTaken { to }),
+            (Ok(()), Some(slots)) => self.panel.see(now, &Seen::Delivered { from, to, slots }),
+            _ => {}
         }
         self.note(6, u64::from(taken.is_ok()), 0);
         self.schedule_wake(now, flight.to);

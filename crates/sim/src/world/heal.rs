@@ -14,15 +14,16 @@ impl World<'_> {
             && let Some((command, ticket)) = life.engine.poll_heal(life.mono(now))
         {
             let fate = self.stores[region].fate(now);
-            let time = self.store_time(now);
+            let time = self.store_time(region, now);
             let reply = fate.step.map(|_| self.stores[region].apply(&command, time));
             let in_time = |after: Span| after <= self.scenario.store.timeout;
             let outcome = match reply {
                 Some(Ok(reply)) if fate.answers[0].is_some_and(in_time) => Outcome::Reply(reply),
                 Some(Err(_)) => Outcome::Cancelled,
+                None if fate.refused.is_some() => Outcome::Cancelled,
                 _ => Outcome::Unknown,
             };
-            self.note(12, node as u64, command.operations.len() as u64);
+            self.note(20, node as u64, command.operations.len() as u64);
             let Some(life) = &self.nodes[node].life else { return };
             life.engine.handle_healed(life.mono(now), ticket, &outcome);
         }

@@ -15,7 +15,7 @@ impl World<'_> {
             return;
         }
         let alive = ends.iter().all(|end| self.nodes[*end].life.is_some());
-        if alive && self.network.is_whole(link, now) {
+        if alive && self.can_meet(now, link) {
             // A handshake takes a round trip and a half.
             let trip = self.network.round_trip(link);
             let epoch = self.network.link(link).epoch;
@@ -27,12 +27,21 @@ impl World<'_> {
         // Without both ends there is nobody to dial: a start does.
     }
 
+    /// Whether a handshake can succeed now: the path is whole and neither end stands still.
+    fn can_meet(&mut self, now: Instant, link: usize) -> bool {
+        let ends = self.network.link(link).ends;
+        let awake = |end: &usize| {
+            self.nodes[*end].life.as_ref().is_none_or(|life| life.paused_until <= now)
+        };
+        ends.iter().all(awake) && self.network.is_whole(link, now)
+    }
+
     pub(super) fn connect(&mut self, now: Instant, at: usize, epoch: u64) {
         let link = self.network.link(at);
         if link.up || link.epoch != epoch {
             return;
         }
-        if !self.network.is_whole(at, now) {
+        if !self.can_meet(now, at) {
             self.queue.push(now + REDIAL, Event::Dial { link: at });
             return;
         }
@@ -67,19 +76,32 @@ impl World<'_> {
 
     pub(super) fn begin_cut(&mut self, now: Instant, cut: usize) {
         let cut = self.scenario.topology.cuts[cut];
-        for link in self.network.between_regions(cut.from, cut.to) {
-            let epoch = self.network.link(link).epoch;
-            self.queue.push(now + SILENCE_MAX, Event::Silence { link, epoch, since: now });
+        for link in 0..self.network.len() {
+            let [a, b] = self.network.ends(link);
+            if cut.concerns(a, b) || cut.concerns(b, a) {
+                self.expect_silence(now, link);
+            }
         }
+    }
+
+    /// Looks at a link again when its ends, having heard nothing since now, would give it up.
+    pub(super) fn expect_silence(&mut self, now: Instant, link: usize) {
+        let epoch = self.network.link(link).epoch;
+        self.queue.push(now + SILENCE_MAX, Event::Silence { link, epoch, since: now });
     }
 
     /// Breaks a link over which nothing can have passed since `since`, in at least one direction.
     pub(super) fn fall_silent(&mut self, now: Instant, at: usize, epoch: u64, since: Instant) {
-        let [a, b] = self.network.link(at).ends.map(|end| self.nodes[end].region);
-        let lasts = self.scenario.topology.cuts.iter().any(|cut| {
-            let here = (cut.from, cut.to) == (a, b) || (cut.from, cut.to) == (b, a);
+        let [a, b] = self.network.ends(at);
+        let cut = self.scenario.topology.cuts.iter().any(|cut| {
+            let here = cut.concerns(a, b) || cut.concerns(b, a);
             here && cut.start <= since && now < cut.end
         });
+        let paused = self.scenario.faults.pauses.iter().any(|pause| {
+            let here = pause.node == a.0 || pause.node == b.0;
+            here && pause.at <= since && now < pause.at + pause.lasts
+        });
+        let lasts = cut || paused;
         let link = self.network.link(at);
         if link.epoch != epoch {
             return; // another connection by now
@@ -101,11 +123,24 @@ impl World<'_> {
             (link.ends, std::mem::take(&mut link.believes))
         };
         for (end, believed) in ends.into_iter().zip(believes) {
-            if let (Some(life), Some(session)) = (&self.nodes[end].life, self.session_of(believed))
-            {
-                life.engine.handle_disconnected(life.mono(now), session);
-                self.schedule_wake(now, end);
+            if let (Some(life), Some(peer)) = (&self.nodes[end].life, believed) {
+                self.lose_peer(now, end, life.number, peer);
             }
+        }
+    }
+
+    /// Tells a node that a peer's session is gone: when it can hear it.
+    pub(super) fn lose_peer(&mut self, now: Instant, node: usize, life: usize, peer: usize) {
+        let Some(here) = self.nodes[node].life.as_ref().filter(|l| l.number == life) else {
+            return;
+        };
+        if now < here.paused_until {
+            self.queue.push(here.paused_until, Event::PeerLost { node, life, peer });
+            return;
+        }
+        if let Some(session) = self.session_of(Some(peer)) {
+            here.engine.handle_disconnected(here.mono(now), session);
+            self.schedule_wake(now, node);
         }
     }
 }

@@ -1,14 +1,13 @@
-//! Nodes start, die and come back; stores forget what has expired.
+//! Nodes start, stand still, die and come back; stores forget what has expired, and more when they must.
 
-use tidegate_core::time::Span;
+use tidegate_core::time::{ClusterTime, Span};
 
 use super::{Event, World};
 use crate::{
     checker::{LifeFacts, Seen},
-    network::SILENCE_MAX,
-    node::Life,
+    node::{Clocks, Life},
     queue::Instant,
-    scenario::StoreFate,
+    scenario::{ClockFault, Restart, StoreFate},
 };
 
 /// How often stores forget what has expired, and how much they look at.
@@ -19,11 +18,11 @@ impl World<'_> {
     pub(super) fn start(&mut self, now: Instant, node: usize) {
         let number = self.panel.book().lives.len();
         self.note(10, node as u64, number as u64);
-        let clock = self.scenario.schedule.cluster_time(now);
+        let clocks = self.clocks_of(node, now);
         let started = &mut self.nodes[node];
         let region = started.region;
         let spans = [self.scenario.gossip, self.scenario.store.timeout];
-        let session = started.start(number, spans, now, clock, self.seed);
+        let session = started.start(number, spans, now, clocks, self.seed);
         self.sessions.insert(session, number);
         self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {
@@ -32,26 +31,80 @@ impl World<'_> {
         self.schedule_wake(now, node);
     }
 
+    /// What a node's clocks show if it starts now.
+    fn clocks_of(&self, node: usize, now: Instant) -> Clocks {
+        let faults = &self.scenario.faults;
+        let (mut offset, mut drift_ppm) = (0, 0);
+        for fault in &faults.clocks {
+            if let ClockFault::Node { node: whose, offset: off, drift_ppm: drift } = *fault
+                && whose == node
+            {
+                offset += off;
+                drift_ppm += drift;
+            }
+        }
+        let comes_back =
+            |restart: &&Restart| restart.node == node && restart.over() == now && now > Instant(0);
+        let back = faults.restarts.iter().find(comes_back).map_or(Span::ZERO, |r| r.clock_back);
+        let truth = self.scenario.schedule.cluster_time(now);
+        let wall = ClusterTime(truth.0.saturating_add_signed(offset)) - back;
+        Clocks { wall, drift_ppm }
+    }
+
+    /// A node's process stands still.
+    pub(super) fn pause(&mut self, now: Instant, pause: usize) {
+        let pause = self.scenario.faults.pauses[pause];
+        self.note(12, pause.node as u64, pause.lasts.0);
+        let Some(life) = &mut self.nodes[pause.node].life else { return };
+        life.paused_until = now + pause.lasts;
+        // Its timer rings as soon as it can.
+        life.wake_at = life.paused_until;
+        self.queue.push(life.wake_at, Event::Wake { node: pause.node, life: life.number });
+        for link in self.network.of_node(pause.node) {
+            self.expect_silence(now, link);
+        }
+    }
+
+    /// Copies a store for a loss to come.
+    pub(super) fn save_store(&mut self, now: Instant, loss: usize) {
+        let region = self.scenario.faults.store_losses[loss].region;
+        self.note(13, region as u64, loss as u64);
+        self.stores[region].save(loss);
+        self.panel.see(now, &Seen::StoreSaved { region, loss });
+    }
+
+    /// A store loses its memory, and its nodes live on.
+    pub(super) fn lose_store(&mut self, now: Instant, loss: usize) {
+        let facts = self.scenario.faults.store_losses[loss];
+        let kept = facts.back.map(|_| loss);
+        self.note(14, facts.region as u64, loss as u64);
+        self.stores[facts.region].lose_memory(kept);
+        self.panel.see(now, &Seen::StoreLost { region: facts.region, kept });
+    }
+
     pub(super) fn stop(&mut self, now: Instant, restart: usize) {
-        let restart = self.scenario.restarts[restart];
+        let restart = self.scenario.faults.restarts[restart];
         let node = restart.node;
         let Some(life) = self.nodes[node].life.take() else { return };
         let store_lost = restart.store == StoreFate::Lost;
         self.note(11, node as u64, u64::from(store_lost));
-        if store_lost {
-            self.stores[self.nodes[node].region].lose_memory();
-        }
         for at in self.network.of_node(node) {
             self.network.break_link(at);
             let link = self.network.link(at);
             let side = usize::from(link.ends[1] == node);
             link.believes[side] = None;
-            let epoch = link.epoch;
-            self.queue.push(now + SILENCE_MAX, Event::Silence { link: at, epoch, since: now });
+            self.expect_silence(now, at);
         }
         self.examine(now, &life);
-        self.panel.see(now, &Seen::Stopped { life: life.number, store_lost });
-        self.queue.push(now + restart.down, Event::Start { node });
+        self.panel.see(now, &Seen::Stopped { life: life.number });
+        if store_lost {
+            let region = self.nodes[node].region;
+            self.stores[region].lose_memory(None);
+            self.panel.see(now, &Seen::StoreLost { region, kept: None });
+        }
+        if let Some(down) = restart.down {
+            self.queue.push(now + down, Event::Start { node });
+        }
     }
 
     /// At the end of a life: tells what its engine found broken.
@@ -62,8 +115,10 @@ impl World<'_> {
     }
 
     pub(super) fn sweep(&mut self, now: Instant) {
-        let time = self.store_time(now);
-        self.stores.iter_mut().for_each(|store| store.sweep(time, SWEEP_BUDGET));
+        for region in 0..self.stores.len() {
+            let time = self.store_time(region, now);
+            self.stores[region].sweep(time, SWEEP_BUDGET);
+        }
         self.queue.push(now + SWEEP, Event::Sweep);
     }
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use tidegate_core::{
     check::Ticket,
     engine::Outcome,
-    ids::Session,
+    ids::{Boot, NodeId, Session},
     store::StoreCommand,
     time::{Span, StoreTime},
 };
 
 use crate::{
     central::Central,
-    checker::{Book, Panel, Seen, SlotSeen},
+    checker::{Book, Facts, Panel, Seen, SlotSeen},
     ledger::{Ledger, TooMuch},
     network::Network,
     node::Node,
@@ -40,6 +40,7 @@ const RECOVERY: Span = Span::secs(4);
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Arrival { source: usize },
+    Ask { node: usize, life: usize, subject: usize },
     Step { call: usize },
     Answer { call: usize },
     Deadline { call: usize },
@@ -49,8 +50,13 @@ enum Event {
     Connected { link: usize, epoch: u64 },
     CutBegins { cut: usize },
     Silence { link: usize, epoch: u64, since: Instant },
+    PeerLost { node: usize, life: usize, peer: usize },
     Stop { restart: usize },
     Start { node: usize },
+    Pause { pause: usize },
+    StoreSaved { loss: usize },
+    StoreLost { loss: usize },
+    Healed,
     Sweep,
     Sample,
     Quiet,
@@ -78,6 +84,8 @@ struct Request {
     node: usize,
     life: usize,
     region: usize,
+    /// Where the book stood when it was planned.
+    planned: u64,
 }
 
 /// A question to a store that is under way.
@@ -87,8 +95,6 @@ struct Call {
     /// Taken by the first answer, or by the deadline.
     ticket: Option<Ticket>,
     reply: Option<Outcome>,
-    /// Where the book stood when it was planned.
-    planned: u64,
     asked: u8,
     /// Events that still name it.
     events: u8,
@@ -101,6 +107,8 @@ struct Flight {
     from: usize,
     to: usize,
     bytes: Vec<u8>,
+    /// Whether these are not the bytes that were sent.
+    corrupt: bool,
     slots: Option<Vec<SlotSeen>>,
 }
 
@@ -123,6 +131,8 @@ pub struct World<'a> {
     calls: Slots<Call>,
     flights: Slots<Flight>,
     sessions: BTreeMap<Session, usize>,
+    /// Whom mangled frames seem to come from.
+    nobody: Session,
     counts: Vec<RegionCount>,
     quiet: bool,
     /// The key that was viewed last under load.
@@ -158,12 +168,12 @@ impl<'a> World<'a> {
         let subjects = Subjects::new(&scenario.policies, &scenario.loads, regions);
         let ledger = Ledger::new(&subjects, &scenario.schedule)?;
         let stores = (0..regions).map(|region| {
-            let faults = scenario.store_faults.iter().filter(|f| f.region == region).copied();
+            let faults =
+                scenario.faults.store_faults.iter().filter(|f| f.region == region).copied();
             let random = Stream::new(seed, "store", region as u64);
             RegionStore::new(scenario.store, faults.collect(), random)
         });
-        let book =
-            Book::new(subjects.keys.clone(), regions, scenario.schedule, disturbances(scenario));
+        let book = Book::new(subjects.keys.clone(), regions, facts(scenario, &subjects));
         let mut world = Self {
             scenario,
             seed,
@@ -181,6 +191,7 @@ impl<'a> World<'a> {
             calls: Slots::default(),
             flights: Slots::default(),
             sessions: BTreeMap::new(),
+            nobody: nobody(),
             counts: vec![RegionCount::default(); regions],
             quiet: false,
             next_view: 0,
@@ -203,9 +214,21 @@ impl<'a> World<'a> {
         for (cut, facts) in self.scenario.topology.cuts.iter().enumerate() {
             self.queue.push(facts.start, Event::CutBegins { cut });
         }
-        for (restart, facts) in self.scenario.restarts.iter().enumerate() {
+        let faults = &self.scenario.faults;
+        for (restart, facts) in faults.restarts.iter().enumerate() {
             self.queue.push(facts.at, Event::Stop { restart });
         }
+        for (pause, facts) in faults.pauses.iter().enumerate() {
+            self.queue.push(facts.at, Event::Pause { pause });
+        }
+        for (loss, facts) in faults.store_losses.iter().enumerate() {
+            if let Some(back) = facts.back {
+                let saved = Instant(facts.at.0.saturating_sub(back.0));
+                self.queue.push(saved, Event::StoreSaved { loss });
+            }
+            self.queue.push(facts.at, Event::StoreLost { loss });
+        }
+        self.queue.push(self.panel.book().facts.healed, Event::Healed);
         self.queue.push(Instant(0), Event::Sweep);
         self.queue.push(schedule.load_start, Event::Sample);
         self.queue.push(schedule.load_end, Event::Quiet);
@@ -238,7 +261,12 @@ impl<'a> World<'a> {
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
+        if let Some(until) = self.asleep_until(now, event) {
+            self.queue.push(until, event);
+            return;
+        }
         match event {
+            Event::Ask { node, life, subject } => self.ask(now, node, life, subject),
             Event::Arrival { source } => self.arrive(now, source),
             Event::Step { call } => self.step(now, call),
             Event::Answer { call } => self.answer(now, call),
@@ -249,7 +277,12 @@ impl<'a> World<'a> {
             Event::Connected { link, epoch } => self.connect(now, link, epoch),
             Event::CutBegins { cut } => self.begin_cut(now, cut),
             Event::Silence { link, epoch, since } => self.fall_silent(now, link, epoch, since),
+            Event::PeerLost { node, life, peer } => self.lose_peer(now, node, life, peer),
             Event::Stop { restart } => self.stop(now, restart),
+            Event::Pause { pause } => self.pause(now, pause),
+            Event::StoreSaved { loss } => self.save_store(now, loss),
+            Event::StoreLost { loss } => self.lose_store(now, loss),
+            Event::Healed => self.panel.see(now, &Seen::Healed),
             Event::Start { node } => self.start(now, node),
             Event::Sweep => self.sweep(now),
             Event::Sample => self.sample(now),
@@ -269,18 +302,60 @@ impl<'a> World<'a> {
         self.trace.number(b);
     }
 
-    fn store_time(&self, now: Instant) -> StoreTime {
-        StoreTime(self.scenario.schedule.cluster_time(now).0)
+    /// Until when an event must wait because the process that it is for stands still.
+    fn asleep_until(&mut self, now: Instant, event: Event) -> Option<Instant> {
+        let (node, life) = match event {
+            Event::Wake { node, life } | Event::Ask { node, life, .. } => (node, life),
+            Event::Answer { call } | Event::Deadline { call } => {
+                let request = self.calls.get_mut(call)?.request;
+                (request.node, request.life)
+            }
+            Event::Frame { frame } => {
+                let node = self.flights.get_mut(frame)?.to;
+                (node, self.nodes[node].life.as_ref()?.number)
+            }
+            _ => return None,
+        };
+        let life = self.nodes[node].life.as_ref().filter(|here| here.number == life)?;
+        (now < life.paused_until).then_some(life.paused_until)
+    }
+
+    /// What a region's store's clock shows.
+    fn store_time(&self, region: usize, now: Instant) -> StoreTime {
+        let error = self.scenario.faults.store_clock_error(region, now);
+        StoreTime(self.scenario.schedule.cluster_time(now).0.saturating_add_signed(error))
     }
 }
 
-/// Times in which something is broken, with the time to recover. Where frames are lost at random, no
-/// window's counts are certain to be everywhere soon.
-fn disturbances(scenario: &Scenario) -> Vec<(Instant, Instant)> {
-    if scenario.topology.weather.loss > 0.0 {
-        return vec![(Instant(0), Instant(u64::MAX))];
+/// A session that no node has.
+fn nobody() -> Session {
+    let id = NodeId::new("nowhere", "nobody").expect("names");
+    Session { id, boot: Boot(0) }
+}
+
+/// What the checkers must know of a scenario.
+fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
+    let Scenario { schedule, faults, topology, .. } = scenario;
+    // Where frames are lost at random, no window's counts are certain to be everywhere soon.
+    let mut disturbed: Vec<_> = if topology.weather.loss > 0.0 {
+        vec![(Instant(0), Instant(u64::MAX))]
+    } else {
+        faults.delays(topology)
+    };
+    disturbed.iter_mut().for_each(|(_, to)| *to = *to + RECOVERY);
+    let healed = faults.healed(topology);
+    // A store without room for every key refuses some for good.
+    let held = |region: usize| {
+        subjects.keys.iter().filter(|key| key.region.is_none_or(|r| r == region)).count()
+    };
+    let roomy = (0..topology.regions.len()).all(|region| held(region) <= scenario.store.records);
+    Facts {
+        schedule: *schedule,
+        disturbed,
+        clock_error: faults.worst_store_clock(schedule.end),
+        faulty: healed.is_some(),
+        healed: healed.unwrap_or(schedule.load_start).max(schedule.load_start),
+        recover_within: scenario.recover_within,
+        roomy,
     }
-    let cuts = scenario.topology.cuts.iter().map(|cut| (cut.start, cut.end));
-    let restarts = scenario.restarts.iter().map(|restart| (restart.at, restart.at + restart.down));
-    cuts.chain(restarts).map(|(from, to)| (from, to + RECOVERY)).collect()
 }

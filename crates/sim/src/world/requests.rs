@@ -9,7 +9,7 @@ use tidegate_core::{
 
 use super::{Call, Event, Request, World};
 use crate::{
-    checker::{Charge, Seen},
+    checker::{Charge, Seen, Step},
     node::Node,
     queue::Instant,
 };
@@ -49,19 +49,28 @@ impl World<'_> {
             .filter(|(_, node)| alive(node))
             .map(|(n, _)| n)
             .nth(drawn);
-        let Some(node) = chosen else {
-            self.counts[region].unanswered += 1;
-            return;
-        };
-        self.ask(now, node, subject);
+        match chosen.and_then(|node| Some((node, self.nodes[node].life.as_ref()?.number))) {
+            // A process that stands still is asked all the same, and answers later.
+            Some((node, life)) => self.handle(now, Event::Ask { node, life, subject }),
+            None => self.leave_unanswered(now, region),
+        }
     }
 
-    pub(super) fn ask(&mut self, now: Instant, node: usize, subject: usize) {
+    /// A request has no node to answer it.
+    fn leave_unanswered(&mut self, now: Instant, region: usize) {
+        self.counts[region].unanswered += 1;
+        self.panel.see(now, &Seen::Unanswered { region });
+    }
+
+    pub(super) fn ask(&mut self, now: Instant, node: usize, life: usize, subject: usize) {
         let peers = self.nodes.len() - 1;
         let asked = &mut self.nodes[node];
         let region = asked.region;
-        let Some(life) = &mut asked.life else { return };
-        let request = Request { subject, node, life: life.number, region };
+        let Some(life) = asked.life.as_mut().filter(|here| here.number == life) else {
+            return self.leave_unanswered(now, region);
+        };
+        let planned = self.panel.book().mark();
+        let request = Request { subject, node, life: life.number, region, planned };
         let ready = life.is_ready(now, peers);
         match life.plan(&self.scenario.policies, &self.subjects.all[subject], now) {
             Plan::Unmatched => self.counts[region].admitted += 1,
@@ -83,24 +92,31 @@ impl World<'_> {
         ticket: Ticket,
         asked: u8,
     ) {
+        let request = Request { planned: self.panel.book().mark(), ..request };
         let fate = self.stores[request.region].fate(now);
-        let planned = self.panel.book().mark();
+        if fate.refused == Some(Span::ZERO) {
+            self.complete(now, request, ticket, Outcome::Cancelled, asked);
+            return;
+        }
         if fate.answers == [Some(Span::ZERO), None] && fate.step == Some(Span::ZERO) {
-            let outcome = self.apply(now, request, &command, planned);
+            let outcome = self.apply(now, request, &command);
             self.complete(now, request, ticket, outcome, asked);
             return;
         }
         let timeout = self.scenario.store.timeout;
-        let in_time = fate.answers[0].is_some_and(|after| after <= timeout);
+        // A refusal is an answer to a question that was not stepped.
+        let first = fate.answers[0].or(fate.refused);
+        let in_time = first.is_some_and(|after| after <= timeout);
         let due = [
             fate.step.map(|after| (after, 0)),
-            fate.answers[0].map(|after| (after, 1)),
+            first.map(|after| (after, 1)),
             fate.answers[1].map(|after| (after, 1)),
             (!in_time).then_some((timeout, 2)),
         ];
         let events = due.iter().flatten().count() as u8;
         let ticket = Some(ticket);
-        let call = Call { request, command, ticket, reply: None, planned, asked, events };
+        let reply = fate.refused.map(|_| Outcome::Cancelled);
+        let call = Call { request, command, ticket, reply, asked, events };
         let call = self.calls.insert(call);
         for (after, kind) in due.into_iter().flatten() {
             let event = match kind {
@@ -118,31 +134,24 @@ impl World<'_> {
         now: Instant,
         request: Request,
         command: &StoreCommand,
-        planned: u64,
     ) -> Outcome {
-        let time = self.store_time(now);
+        let time = self.store_time(request.region, now);
         let Ok(reply) = self.stores[request.region].apply(command, time) else {
             return Outcome::Cancelled;
         };
         if let StoreReply::Done { admitted, operations, .. } = &reply {
             self.note(2, request.subject as u64, u64::from(*admitted));
-            if *admitted {
-                let subject = &self.subjects.all[request.subject];
-                let charged = subject
-                    .met
-                    .iter()
-                    .zip(&command.operations)
-                    .zip(operations)
-                    .filter(|(_, reply)| reply.passes)
-                    .map(|((met, operation), _)| Charge {
-                        key: met.key_in(request.region),
-                        label: operation.label,
-                        cost: subject.cost,
-                    });
-                let charges: Vec<Charge> = charged.collect();
-                let seen = Seen::Stepped { life: request.life, planned, charges: &charges };
-                self.panel.see(now, &seen);
-            }
+            let subject = &self.subjects.all[request.subject];
+            let met = subject.met.iter().zip(&command.operations).zip(operations);
+            let steps = met.map(|((met, operation), reply)| Step {
+                key: met.key_in(request.region),
+                label: operation.label,
+                cost: if *admitted && reply.passes { subject.cost } else { 0 },
+                holds: reply.counts.net(),
+            });
+            let steps: Vec<Step> = steps.collect();
+            let Request { life, planned, .. } = request;
+            self.panel.see(now, &Seen::Stepped { life, planned, steps: &steps });
         }
         Outcome::Reply(reply)
     }
@@ -158,10 +167,10 @@ impl World<'_> {
     }
 
     pub(super) fn step(&mut self, now: Instant, call: usize) {
-        if let Some(Call { request, command, planned, .. }) = self.calls.get_mut(call) {
-            let (request, planned) = (*request, *planned);
+        if let Some(Call { request, command, .. }) = self.calls.get_mut(call) {
+            let request = *request;
             let command = std::mem::take(command);
-            let outcome = self.apply(now, request, &command, planned);
+            let outcome = self.apply(now, request, &command);
             if let Some(call) = self.calls.get_mut(call) {
                 call.reply = Some(outcome);
             }
@@ -203,8 +212,7 @@ impl World<'_> {
         let life = self.nodes[request.node].life.as_ref().filter(|l| l.number == request.life);
         let Some(life) = life else {
             // The node died with its question: nobody is answered.
-            self.counts[request.region].unanswered += 1;
-            return;
+            return self.leave_unanswered(now, request.region);
         };
         let store = match &outcome {
             Outcome::Reply(StoreReply::Done { admitted, .. }) => Some(*admitted),
@@ -228,7 +236,7 @@ impl World<'_> {
         store: Option<bool>,
         decision: &Decision,
     ) {
-        let Request { subject, life, region, node } = request;
+        let Request { subject, life, region, node, planned } = request;
         let met = &self.subjects.all[subject].met;
         let charged = met
             .iter()
@@ -249,7 +257,8 @@ impl World<'_> {
         count.admitted += u64::from(decision.allowed);
         count.refused += u64::from(!decision.allowed);
         count.without_store += u64::from(store.is_none());
-        let seen = Seen::Answered { life, store, allowed: decision.allowed, charges: &charges };
+        let allowed = decision.allowed;
+        let seen = Seen::Answered { life, planned, store, allowed, charges: &charges };
         self.panel.see(now, &seen);
         self.schedule_wake(now, node);
     }

@@ -34,13 +34,35 @@ impl World<'_> {
                 self.view(now, self.next_view, schedule.cluster_time(now));
             }
         }
-        self.panel.see(now, &Seen::Sampled);
+        let unfit = self.unfit(now);
+        self.panel.see(now, &Seen::Sampled { unfit });
         // Once they agree it is enough to see now and then that they still do.
         let impatient = self.quiet && self.panel.converged_after().is_none();
         let pause = if impatient { QUIET_SAMPLE } else { self.scenario.gossip };
         if self.quiet || now + pause < schedule.load_end {
             self.queue.push(now + pause, Event::Sample);
         }
+    }
+
+    /// How much is not as it should be: nodes that are down, still or not ready, and links that are down.
+    /// Nodes that never come back are missed by nobody.
+    fn unfit(&mut self, now: Instant) -> usize {
+        let peers = self.nodes.len() - 1;
+        let faults = &self.scenario.faults;
+        let mut unfit = 0;
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let fit = node
+                .life
+                .as_mut()
+                .is_some_and(|life| life.paused_until <= now && life.is_ready(now, peers));
+            unfit += usize::from(!fit && !faults.is_gone(at, now));
+        }
+        for at in 0..self.network.len() {
+            let link = self.network.link(at);
+            let missed = !link.up && !link.ends.iter().any(|end| faults.is_gone(*end, now));
+            unfit += usize::from(missed);
+        }
+        unfit
     }
 
     /// Views what every node knows of a key in the window of a true time.

@@ -10,19 +10,23 @@ use tidegate_core::{
 };
 
 use super::{
-    CALLERS_MAX, LEAD_IN, Load, NODES_MAX, REGIONS_MAX, Restart, Scenario, Schedule, StoreFault,
-    StoreSettings, WINDOWS_MAX, file,
+    CALLERS_MAX, LEAD_IN, Load, NODES_MAX, REGIONS_MAX, Scenario, Schedule, StoreSettings,
+    WINDOWS_MAX, file,
 };
 use crate::{
     queue::Instant,
-    topology::{Cut, Region, Topology, Weather},
+    topology::{Region, Topology, Weather},
 };
+
+mod faults;
 
 /// Load begins at the first window's edge from this Unix second on: a fixed day, since runs must repeat.
 const EPOCH: ClusterTime = ClusterTime(1_728_000_000_000_000);
 /// The largest cost of a request, and more than any rate that can be simulated.
 const COST_MAX: u64 = 1_000_000;
 const PER_SECOND_MAX: f64 = 10_000_000.0;
+/// Windows that are not measured, unless the scenario says otherwise.
+const WARM_UP: u64 = 2;
 /// The longest simulated time.
 const DURATION_MAX: Span = Span::secs(400 * 86_400);
 /// The shortest gossip period.
@@ -67,13 +71,13 @@ pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, V
     let loads = build_loads(&mut notes, &file.load, &topology, &policies);
     let limit = file.load.first().and_then(|load| subject(load, &policies));
     let schedule = limit.zip(loads.first()).and_then(|(limit, load)| {
-        build_schedule(&mut notes, &file, &topology, limit.window, multiple_of(load, limit))
+        let longest = longest_window(&file.load, &policies);
+        let multiple = multiple_of(load, limit);
+        build_schedule(&mut notes, &file, &topology, limit.window, longest, multiple)
     });
     // Without a window nothing that has a time can be judged.
     let Some(schedule) = schedule else { return Err(notes.0) };
-    topology.cuts = build_cuts(&mut notes, &file.cut, &topology, &schedule);
-    let restarts = build_restarts(&mut notes, &file.restart, &topology, &schedule);
-    let store_faults = build_store_faults(&mut notes, &file.store_fault, &topology, &schedule);
+    let faults = faults::build(&mut notes, &file, &mut topology, &schedule);
     if !notes.0.is_empty() {
         return Err(notes.0);
     }
@@ -85,8 +89,8 @@ pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, V
         gossip: file.gossip.0,
         store,
         loads,
-        restarts,
-        store_faults,
+        recover_within: file.recover_within.0,
+        faults,
         schedule,
     })
 }
@@ -169,6 +173,16 @@ fn subject<'a>(load: &file::Load, policies: &'a PolicySet) -> Option<&'a Limit> 
     let met =
         || policies.policies.iter().filter(|p| p.applies_to(&attributes)).flat_map(|p| &p.limits);
     met().find(|limit| limit.scope == Scope::Global).or_else(|| met().next())
+}
+
+/// The longest window of any limit that a load meets.
+fn longest_window(loads: &[file::Load], policies: &PolicySet) -> Span {
+    let met = loads.iter().flat_map(|load| {
+        let attributes = first_attributes(load);
+        let applying = policies.policies.iter().filter(move |p| p.applies_to(&attributes));
+        applying.flat_map(|policy| &policy.limits)
+    });
+    met.map(|limit| limit.window.length()).max().unwrap_or_default()
 }
 
 fn build_loads(
@@ -323,39 +337,83 @@ fn given_weights(
     weights
 }
 
+/// How long the load lasts, and which part of it is measured, from its beginning on.
+struct Lengths {
+    warm_up: Span,
+    measured: Span,
+    all: Span,
+}
+
 fn build_schedule(
     notes: &mut Notes,
     file: &file::File,
     topology: &Topology,
     window: Window,
+    longest: Span,
     multiple: f64,
 ) -> Option<Schedule> {
-    if !(1..=WINDOWS_MAX).contains(&file.windows) {
-        notes.add("windows", format_args!("{}; must be 1 to {WINDOWS_MAX}", file.windows));
-        return None;
-    }
-    if file.warm_up >= file.windows {
-        notes.add(
-            "warm_up",
-            format_args!("{} of {} windows leaves none to measure", file.warm_up, file.windows),
-        );
-        return None;
-    }
     let length = window.length();
-    let all = length.times(file.windows);
-    if all > DURATION_MAX {
-        notes.add("windows", "more than 400 days; lower `windows`");
-        return None;
-    }
+    let lengths = match (file.windows, file.duration) {
+        (Some(windows), None) => lengths_in_windows(notes, file, windows, length, multiple),
+        (None, Some(all)) => lengths_in_time(notes, file, all.0, length),
+        _ => {
+            notes.add("windows", "give either `windows` (full windows of the limit) or `duration` (of the load, such as \"20s\")");
+            None
+        }
+    }?;
     // Two gossip periods, the way there and half of it back, and time to answer.
     let usual = file.gossip.0.times(2)
         + topology.longest_round_trip().times(3).divided_by(2)
         + Span::millis(100);
     let within = file.converge_within.map_or(usual, |length| length.0);
-    if within == Span::ZERO || within > length {
+    let limit = if file.duration.is_some() { longest } else { length };
+    if within == Span::ZERO || within > limit {
         notes.add("converge_within", format_args!(
             "{} ms for counts to converge; must be above 0 and at most a window, {} ms: lengthen the window, or give `converge_within`",
-            within.as_millis(), length.as_millis()));
+            within.as_millis(), limit.as_millis()));
+        return None;
+    }
+    let begin = file.begin.map_or(Span::ZERO, |length| length.0);
+    if begin >= length {
+        notes.add("begin", "must be shorter than a window: it is how far into one the load begins");
+        return None;
+    }
+    let load_start = Instant(0) + LEAD_IN;
+    let measured_to = load_start + lengths.measured;
+    let load_end = load_start + lengths.all;
+    // The first edge of a window from the epoch on.
+    let edge = window.start(window.label_at(EPOCH + length - Span::micros(1)));
+    Some(Schedule {
+        window,
+        load_start,
+        measured_from: load_start + lengths.warm_up,
+        measured_to,
+        load_end,
+        end: load_end + within,
+        epoch: edge + begin - LEAD_IN,
+    })
+}
+
+/// So many full windows, and a part of one more.
+fn lengths_in_windows(
+    notes: &mut Notes,
+    file: &file::File,
+    windows: u64,
+    length: Span,
+    multiple: f64,
+) -> Option<Lengths> {
+    if !(1..=WINDOWS_MAX).contains(&windows) {
+        notes.add("windows", format_args!("{windows}; must be 1 to {WINDOWS_MAX}"));
+        return None;
+    }
+    let warm_up = file.warm_up.unwrap_or(WARM_UP);
+    if warm_up >= windows {
+        notes.add("warm_up", format_args!("{warm_up} of {windows} windows leaves none to measure"));
+        return None;
+    }
+    let measured = length.times(windows);
+    if measured > DURATION_MAX {
+        notes.add("windows", "more than 400 days; lower `windows`");
         return None;
     }
     // The load ends when half of the limit is spent, so that there is still something to tell.
@@ -365,155 +423,23 @@ fn build_schedule(
         notes.add("tail", "must be above 0 and shorter than a window: the load ends within a window, while its counts are live");
         return None;
     }
-    let load_start = Instant(0) + LEAD_IN;
-    let measured_to = load_start + all;
-    let load_end = measured_to + tail;
-    // The first edge of a window from the epoch on.
-    let edge = window.start(window.label_at(EPOCH + length - Span::micros(1)));
-    Some(Schedule {
-        window,
-        load_start,
-        measured_from: load_start + length.times(file.warm_up),
-        measured_to,
-        load_end,
-        end: load_end + within,
-        epoch: edge - LEAD_IN,
-    })
+    Some(Lengths { warm_up: length.times(warm_up), measured, all: measured + tail })
 }
 
-/// A time within the load, from its beginning on.
-fn moment(notes: &mut Notes, place: &str, schedule: &Schedule, length: file::Length) -> Instant {
-    let at = schedule.load_start + length.0;
-    if at > schedule.load_end {
-        let all = schedule.load_end.since(schedule.load_start).as_millis();
-        notes.add(
-            place,
-            format_args!("{} ms is after the load's end at {all} ms", length.0.as_millis()),
-        );
-    }
-    at
-}
-
-fn span_of_time(
+/// So much time, whatever windows it holds.
+fn lengths_in_time(
     notes: &mut Notes,
-    place: &str,
-    schedule: &Schedule,
-    start: file::Length,
-    end: file::Length,
-) -> (Instant, Instant) {
-    let start = moment(notes, &format!("{place}, start"), schedule, start);
-    let end = moment(notes, &format!("{place}, end"), schedule, end);
-    if start >= end {
-        notes.add(place, "`end` must be after `start`");
+    file: &file::File,
+    all: Span,
+    length: Span,
+) -> Option<Lengths> {
+    if file.tail.is_some() {
+        notes.add("tail", "has no place beside `duration`, which is all of the load");
     }
-    (start, end)
-}
-
-fn build_cuts(
-    notes: &mut Notes,
-    files: &[file::Cut],
-    topology: &Topology,
-    schedule: &Schedule,
-) -> Vec<Cut> {
-    let mut cuts = Vec::new();
-    for (n, cut) in files.iter().enumerate() {
-        let place = format!("cut {}", n + 1);
-        let (start, end) = span_of_time(notes, &place, schedule, cut.start, cut.end);
-        let Some(from) = notes.region(&format!("{place}, from"), topology, &cut.from) else {
-            continue;
-        };
-        let others: Vec<usize> = if cut.to == "*" {
-            (0..topology.regions.len()).filter(|at| *at != from).collect()
-        } else {
-            notes.region(&format!("{place}, to"), topology, &cut.to).into_iter().collect()
-        };
-        for to in others {
-            if from == to {
-                notes.add(&place, "`from` and `to` are the same region");
-            }
-            cuts.push(Cut { from, to, start, end });
-            if cut.both_ways {
-                cuts.push(Cut { from: to, to: from, start, end });
-            }
-        }
+    let warm_up = length.times(file.warm_up.unwrap_or(0));
+    if all == Span::ZERO || all > DURATION_MAX || warm_up >= all {
+        notes.add("duration", "must be above 0, longer than the warm-up, and at most 400 days");
+        return None;
     }
-    cuts
-}
-
-fn build_restarts(
-    notes: &mut Notes,
-    files: &[file::Restart],
-    topology: &Topology,
-    schedule: &Schedule,
-) -> Vec<Restart> {
-    let nodes = topology.nodes();
-    let mut restarts: Vec<Restart> = Vec::new();
-    for (n, restart) in files.iter().enumerate() {
-        let place = format!("restart {}", n + 1);
-        let at = moment(notes, &format!("{place}, at"), schedule, restart.at);
-        let back = file::Length(restart.at.0 + restart.down.0);
-        moment(notes, &format!("{place}, at + down"), schedule, back);
-        let Some(node) = nodes.iter().position(|(_, id)| id.node.as_str() == restart.node) else {
-            let names: Vec<_> = nodes.iter().map(|(_, id)| id.node.as_str()).collect();
-            notes.add(
-                &place,
-                format_args!(
-                    "no node is called `{}`; there are {}",
-                    restart.node,
-                    names.join(", ")
-                ),
-            );
-            continue;
-        };
-        let restart = Restart { node, at, down: restart.down.0, store: restart.store };
-        let overlaps = |other: &Restart| {
-            other.node == node && at <= other.at + other.down && other.at <= at + restart.down
-        };
-        if restarts.iter().any(overlaps) {
-            notes.add(&place, "the node is still down from another restart");
-        }
-        restarts.push(restart);
-    }
-    restarts
-}
-
-fn build_store_faults(
-    notes: &mut Notes,
-    files: &[file::StoreFault],
-    topology: &Topology,
-    schedule: &Schedule,
-) -> Vec<StoreFault> {
-    let mut faults = Vec::new();
-    for (n, fault) in files.iter().enumerate() {
-        let place = format!("store_fault {}", n + 1);
-        let (start, end) = span_of_time(notes, &place, schedule, fault.start, fault.end);
-        for (field, share) in [("late", fault.late), ("twice", fault.twice), ("never", fault.never)]
-        {
-            notes.share(&format!("{place}, {field}"), share);
-        }
-        if fault.late + fault.twice + fault.never > 1.0 {
-            notes.add(&place, "`late`, `twice` and `never` add up to more than 1");
-        }
-        if fault.late > 0.0 && fault.late_by.is_none() {
-            notes.add(
-                &place,
-                "`late` without `late_by`; say by how much, such as `late_by = \"50ms\"`",
-            );
-        }
-        let late_by = fault.late_by.map_or(Span::ZERO, |length| length.0);
-        let Some(region) = notes.region(&format!("{place}, region"), topology, &fault.region)
-        else {
-            continue;
-        };
-        faults.push(StoreFault {
-            region,
-            start,
-            end,
-            late: fault.late,
-            late_by,
-            twice: fault.twice,
-            never: fault.never,
-        });
-    }
-    faults
+    Some(Lengths { warm_up, measured: all, all })
 }

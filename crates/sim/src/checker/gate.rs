@@ -1,0 +1,172 @@
+//! The gate: no single step of a store admits what it should not have.
+//!
+//! The checker keeps its own idea of every record: what the store charged since its memory was last empty,
+//! lifted by all that any asking node knew of its region when it planned. A step is right only if
+//!
+//! - the record that the store answers with holds at least that: a floor that is left out, or a merge that
+//!   forgot, shows here, and
+//! - what was charged left room: record + cost + what the asking node had been told of the other regions
+//!   is at most the quantity.
+//!
+//! What is admitted without the store is held to the same, by the policy: `degrade` by what the node knows
+//! of its region, `closed` not at all.
+//!
+//! Unlike the bound over a whole window this has no slack at all: what a store has lost is allowed for
+//! exactly as far as the asking node could not know better.
+
+use tidegate_core::policy::OnStoreFailure;
+
+use super::{Book, Checker, Seen, Violations};
+use crate::queue::Instant;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Gate {
+    violations: Violations,
+}
+
+impl Checker for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn see(&mut self, book: &Book, at: Instant, seen: &Seen<'_>) {
+        let (life, stepped) = match *seen {
+            Seen::Stepped { life, .. } => (life, true),
+            Seen::Answered { life, store: None, allowed: true, .. } => (life, false),
+            _ => return,
+        };
+        for weighed in &book.weighed {
+            let (step, facts) = (weighed.step, &book.keys[weighed.step.key]);
+            match facts.on_store_failure {
+                _ if stepped => {}
+                OnStoreFailure::Open => continue,
+                OnStoreFailure::Closed => {
+                    let of = facts.show(step.label);
+                    self.violations.note(at, format_args!("{of}: admitted without the store"));
+                    continue;
+                }
+                OnStoreFailure::Degrade if facts.enforced => {}
+                OnStoreFailure::Degrade => continue,
+            }
+            let least = weighed.record + step.cost;
+            if step.holds < least {
+                let of = facts.show(step.label);
+                self.violations.note(
+                    at,
+                    format_args!(
+                        "{of}: the store holds {} for life {life}, and should know of {least}",
+                        step.holds
+                    ),
+                );
+            }
+            if step.cost > 0 && least + weighed.others > facts.quantity {
+                let of = facts.show(step.label);
+                self.violations.note(
+                    at,
+                    format_args!(
+                        "{of}: life {life} was allowed {} above {} here and {} elsewhere, of {}",
+                        step.cost, weighed.record, weighed.others, facts.quantity
+                    ),
+                );
+            }
+        }
+    }
+
+    fn violations(&self) -> &Violations {
+        &self.violations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Step, testing::*},
+        *,
+    };
+
+    fn bench() -> Bench<Gate> {
+        Bench::new(book(), Gate::default())
+    }
+
+    fn step(bench: &mut Bench<Gate>, life: usize, cost: u64, holds: u64) {
+        let planned = bench.book.mark();
+        let steps = [Step { key: 0, label: LABEL, cost, holds }];
+        bench.see(Seen::Stepped { life, planned, steps: &steps });
+    }
+
+    #[test]
+    fn steps_within_what_is_known_are_right() {
+        let mut bench = bench();
+        bench.admit(0, 6);
+        bench.tell(0, 1, 6);
+        bench.admit(1, 4);
+        step(&mut bench, 1, 0, 4);
+        assert_eq!(bench.finish(), 0);
+    }
+
+    #[test]
+    fn a_charge_beyond_what_was_told_of_others_is_found() {
+        let mut bench = bench();
+        bench.admit(0, 6);
+        bench.tell(0, 1, 6);
+        bench.admit(1, 5);
+        assert_eq!(bench.finish(), 1);
+    }
+
+    #[test]
+    fn a_store_that_forgot_must_be_lifted_by_what_the_node_knows() {
+        let mut bench = bench();
+        bench.admit(0, 6);
+        bench.see(Seen::StoreLost { region: 0, kept: None });
+        step(&mut bench, 0, 1, 7);
+        step(&mut bench, 0, 1, 2);
+        assert_eq!(bench.finish(), 1, "the second one was not lifted");
+    }
+
+    #[test]
+    fn what_nobody_can_know_after_a_loss_may_be_admitted_again() {
+        let mut bench = bench();
+        // Charged, and the answer has not come: no node knows of it.
+        step(&mut bench, 0, 6, 6);
+        bench.see(Seen::StoreLost { region: 0, kept: None });
+        step(&mut bench, 0, 9, 9);
+        assert_eq!(bench.finish(), 0);
+    }
+
+    #[test]
+    fn a_store_rolled_back_holds_what_it_held() {
+        let mut bench = bench();
+        step(&mut bench, 0, 6, 6);
+        bench.see(Seen::StoreSaved { region: 0, loss: 3 });
+        step(&mut bench, 0, 2, 8);
+        bench.see(Seen::StoreLost { region: 0, kept: Some(3) });
+        step(&mut bench, 0, 1, 7);
+        step(&mut bench, 0, 4, 11);
+        assert_eq!(bench.finish(), 1, "11 are beyond the limit of 10");
+    }
+
+    #[test]
+    fn an_answer_without_the_store_is_held_to_its_policy() {
+        let admitted = |on_store_failure, cost| {
+            let mut bench = bench();
+            bench.book.keys[0].on_store_failure = on_store_failure;
+            bench.admit(0, 6);
+            bench.admit_without_store(0, cost);
+            bench.finish()
+        };
+        assert_eq!(admitted(OnStoreFailure::Degrade, 4), 0);
+        assert_eq!(admitted(OnStoreFailure::Degrade, 5), 1);
+        assert_eq!(admitted(OnStoreFailure::Closed, 1), 1);
+        assert_eq!(admitted(OnStoreFailure::Open, 50), 0);
+    }
+
+    #[test]
+    fn a_refused_step_lifts_the_record_too() {
+        let mut bench = bench();
+        bench.admit(0, 6);
+        bench.see(Seen::StoreLost { region: 0, kept: None });
+        step(&mut bench, 0, 0, 0);
+        assert_eq!(bench.finish(), 1);
+    }
+}
