@@ -43,7 +43,7 @@ mod take;
 
 /// An idle node sends an empty frame this often, so that peers know it lives.
 const IDLE: Span = Span::secs(1);
-/// A sibling that has not been connected for so long is taken for dead: what is known of it is passed on.
+/// Who has not been connected for so long is taken for dead: what is known of it is passed on, or compared.
 const ORPHANED_AFTER: Span = Span::secs(3);
 /// So long after a peer was heard last, nobody waits for its part of the counts any more.
 const MISSED_MAX: Span = Span::secs(3_600);
@@ -442,13 +442,21 @@ impl Exchange {
         }
     }
 
-    /// Passes on what is known of siblings that speak no more, a bounded part at a time.
+    /// Passes on what is known of siblings that speak no more, a bounded part at a time; and compares soon
+    /// with all others what each has heard of whoever is gone.
     pub(crate) fn tell_orphans<S: Shards>(&mut self, now: Mono, shards: &S, budget: usize) {
-        for peer in self.peers.values_mut().filter(|peer| peer.region == RegionIndex::OWN) {
+        let mut gone = false;
+        for peer in self.peers.values_mut() {
             if peer.silent_since.is_some_and(|since| now.since(since) >= ORPHANED_AFTER) {
                 peer.silent_since = None;
-                self.orphans.add(peer.index, shards.count());
+                gone = true;
+                if peer.region == RegionIndex::OWN {
+                    self.orphans.add(peer.index, shards.count());
+                }
             }
+        }
+        if gone {
+            self.peers.values_mut().for_each(|peer| peer.comparison.quicken());
         }
         self.orphans.tell(shards, budget);
     }

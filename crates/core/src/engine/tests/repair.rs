@@ -24,7 +24,7 @@ fn what_one_survivor_knows_of_a_dead_region_reaches_the_others() {
     let mut world = three_regions();
     world.run(12_000, |_, _| true); // the quick pass is over
     half_heard(&mut world);
-    world.run(SLOW_PASS + 1_000, |from, to| from != 2 && to != 2);
+    world.run(3_000 + 64 * 110 + 500, |from, to| from != 2 && to != 2);
     assert_eq!((world.used(1, "k"), world.used(1, "j")), (7, 3));
     let repair = world.nodes[1].0.stats().exchange.repair;
     assert_eq!(repair.repaired, 2, "{repair:?}");
