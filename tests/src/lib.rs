@@ -11,7 +11,9 @@ pub mod http;
 pub mod node;
 pub mod ports;
 pub mod redis_server;
+pub mod region;
 pub mod site;
+pub mod soak;
 pub mod stranger;
 
 mod patience;
