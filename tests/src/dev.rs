@@ -202,7 +202,12 @@ impl Cluster {
     pub fn write_policies(&self, text: &str) {
         let fresh = self.home.path().join("policies.next");
         fs::write(&fresh, text).expect("a file can be written");
-        fs::rename(fresh, self.home.path().join(POLICIES)).expect("a file can be renamed");
+        fs::rename(fresh, self.policies()).expect("a file can be renamed");
+    }
+
+    /// The policy file of all nodes.
+    pub fn policies(&self) -> PathBuf {
+        self.home.path().join(POLICIES)
     }
 
     /// The logs of all its processes: where they are, and what is in them.
