@@ -1,6 +1,6 @@
 //! Policies are replaced again and again under load: no error, nothing refused that fits, no count reset.
 //!
-//! A debug build is asked as often as a busy machine with two cores can answer, a release build
+//! A debug build is asked as often as a busy machine with two cores can answer; a release build
 //! (`cargo test --release -p tidegate-tests --test reload_under_load`) 10,000 times a second.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path, time::Duration};
@@ -108,6 +108,7 @@ fn load(node: &Node) -> JoinHandle<Value> {
 /// Counts what the load was answered; `errors` and refusals there must not be.
 #[derive(Debug, Default)]
 struct Answered {
+    offered: u64,
     allowed: u64,
     p99_us: Vec<u64>,
 }
@@ -115,7 +116,9 @@ struct Answered {
 impl Answered {
     fn add(&mut self, report: &Value) {
         assert_eq!((&report["errors"], &report["refused"]), (&0.into(), &0.into()), "{report}");
-        assert_eq!(report["offered"], report["allowed"], "{report}");
+        // On a machine that cannot hold the rate, less is sent than is due; what is sent is answered.
+        assert_eq!(report["sent"], report["allowed"], "{report}");
+        self.offered += report["offered"].as_u64().expect("a number");
         self.allowed += report["allowed"].as_u64().expect("a number");
         self.p99_us.push(report["latency_us"]["p99"].as_u64().expect("a number"));
     }
