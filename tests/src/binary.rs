@@ -18,13 +18,15 @@ use std::{
 pub fn tidegate() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        // target/<profile>/deps/<this test>
+        // target/<profile>/deps/<this test>, or target/<profile>/examples/<this example>
         let this = env::current_exe().expect("a process knows its executable");
         let directory = this
             .ancestors()
-            .find(|directory| directory.file_name() == Some(OsStr::new("deps")))
+            .find(|directory| {
+                directory.file_name().is_some_and(|name| name == "deps" || name == "examples")
+            })
             .and_then(Path::parent)
-            .expect("cargo puts tests into target/<profile>/deps");
+            .expect("cargo puts them there");
         let executable = directory.join(format!("tidegate{}", env::consts::EXE_SUFFIX));
         if !is_current(&executable) {
             build(directory);

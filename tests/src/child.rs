@@ -123,6 +123,33 @@ pub fn kill(pid: i32) {
     signal(pid, Signal::KILL);
 }
 
+/// Stops any process where it stands, until [`go_on`].
+///
+/// # Panics
+///
+/// If there is no such process.
+pub fn stand_still(pid: i32) {
+    signal(pid, Signal::STOP);
+}
+
+/// Lets a process go on that was told to stand still.
+///
+/// # Panics
+///
+/// If there is no such process.
+pub fn go_on(pid: i32) {
+    signal(pid, Signal::CONT);
+}
+
+/// Asks any process to read again what it reads.
+///
+/// # Panics
+///
+/// If there is no such process.
+pub fn hang_up(pid: i32) {
+    signal(pid, Signal::HUP);
+}
+
 fn signal(pid: i32, signal: Signal) {
     let pid = Pid::from_raw(pid).expect("process ids are positive");
     kill_process(pid, signal).expect("the process runs");

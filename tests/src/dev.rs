@@ -28,6 +28,9 @@ use crate::{
 /// How long a cluster may take to start or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The policy file in a cluster's home.
+const POLICIES: &str = "policies.toml";
+
 /// Which cluster is wanted.
 #[derive(Debug, Clone)]
 pub struct Dev {
@@ -85,7 +88,7 @@ impl Dev {
     /// If it cannot be started.
     pub fn spawn_at(&self, ports: Ports) -> Cluster {
         let home = tempfile::tempdir().expect("a directory can be made");
-        let policies = home.path().join("policies.toml");
+        let policies = home.path().join(POLICIES);
         fs::write(&policies, &self.policies).expect("a file can be written");
         let scratch = home.path().join("scratch");
         fs::create_dir(&scratch).expect("a directory can be made");
@@ -191,6 +194,31 @@ impl Cluster {
         self.process.log()
     }
 
+    /// Replaces the policy file of all nodes, as a whole.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be written.
+    pub fn write_policies(&self, text: &str) {
+        let fresh = self.home.path().join("policies.next");
+        fs::write(&fresh, text).expect("a file can be written");
+        fs::rename(fresh, self.policies()).expect("a file can be renamed");
+    }
+
+    /// The policy file of all nodes.
+    pub fn policies(&self) -> PathBuf {
+        self.home.path().join(POLICIES)
+    }
+
+    /// The logs of all its processes: where they are, and what is in them.
+    pub fn logs(&self) -> Vec<(PathBuf, String)> {
+        let read = |path: PathBuf| {
+            let text = fs::read_to_string(&path).unwrap_or_else(|error| error.to_string());
+            (path, text)
+        };
+        logs(&self.scratch).into_iter().map(read).collect()
+    }
+
     /// Waits until every node is connected with every other region.
     pub async fn connected(&self) {
         connected(self.nodes(), PATIENCE).await;
@@ -279,8 +307,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if thread::panicking() {
-            for log in logs(&self.scratch) {
-                let text = fs::read_to_string(&log).unwrap_or_else(|error| error.to_string());
+            for (log, text) in self.logs() {
                 let log = log.strip_prefix(self.home.path()).unwrap_or(&log).display();
                 eprintln!("--- {log}:\n{text}");
             }

@@ -13,7 +13,9 @@ pub mod load;
 pub mod node;
 pub mod ports;
 pub mod redis_server;
+pub mod region;
 pub mod site;
+pub mod soak;
 pub mod stranger;
 
 mod patience;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use redis::FromRedisValue;
 use tidegate_tests::{
     child,
     dev::{Cluster, Dev},
     ensure, eventually,
     node::Node,
+    region::{ask_redis, heard_each_other, of, redis_pid},
 };
 
 /// How soon every region must know the exact sum, after a heal above all.
@@ -43,11 +43,6 @@ window = "400d"
 
 const GLOBAL: [(&str, &str); 2] = [("api_key", "k"), ("route", "/global")];
 const REGIONAL: [(&str, &str); 2] = [("api_key", "k"), ("route", "/regional")];
-
-/// The nodes of one region.
-fn of<'a>(cluster: &'a Cluster, region: &str) -> Vec<&'a Node> {
-    cluster.nodes().filter(|node| node.region == region).collect()
-}
 
 /// Asks these nodes in turn, so many times in all; how many were admitted.
 async fn spend(nodes: &[&Node], attributes: &[(&str, &str)], times: usize) -> u64 {
@@ -197,44 +192,4 @@ async fn a_killed_redis_gets_its_counts_back_from_its_nodes() {
     assert_eq!(spend(&eu, &REGIONAL, 24).await, 8);
     cluster.agree_on(&GLOBAL, &[("eu", 50), ("us", 10)], CONVERGENCE).await;
     cluster.stop().await;
-}
-
-/// Waits until each of these nodes knows what the others have admitted so far: a frame that arrives
-/// may have been on its way already, the one after it has been made since.
-async fn heard_each_other(nodes: &[&Node]) {
-    let pairs = nodes.iter().flat_map(|to| nodes.iter().map(move |from| (*to, *from)));
-    for (to, from) in pairs.filter(|(to, from)| to.name != from.name) {
-        let (region, node) = (&from.region, &from.name);
-        let series = format!(
-            r#"tidegate_peer_frames_total{{region="{region}",node="{node}",direction="received"}}"#
-        );
-        let before = to.metric(&series).await.expect("the metric is there");
-        eventually(NOTICED, &format!("{} hears {node}", to.name), async || {
-            let now = to.metric(&series).await?;
-            ensure(now >= before + 2.0, || format!("{now} frames after {before}"))
-        })
-        .await;
-    }
-}
-
-/// The process id of the Redis of a region.
-async fn redis_pid(cluster: &Cluster, region: &str) -> Result<i32, String> {
-    let info: String = ask_redis(cluster, region, &["INFO", "server"]).await?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
-    pid.ok_or(info)
-}
-
-/// Asks the Redis of a region.
-async fn ask_redis<T: FromRedisValue>(
-    cluster: &Cluster,
-    region: &str,
-    words: &[&str],
-) -> Result<T, String> {
-    let url = &cluster.said_of(&format!("{region}-0")).store;
-    let client = redis::Client::open(url.as_str()).expect("it is a URL");
-    let answer = async {
-        let mut connection = client.get_multiplexed_async_connection().await?;
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
-    };
-    answer.await.map_err(|error| error.to_string())
 }
