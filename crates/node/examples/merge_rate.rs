@@ -12,7 +12,7 @@ use tidegate_core::{
     check::{Purpose, Subject},
     engine::{Completion, Engine, Outcome, Plan, Settings},
     guard::OneThread,
-    ids::{Boot, NodeId, Secret, Session},
+    ids::{Boot, NodeId, Secret, Session, StoreEpoch},
     policy::PolicySet,
     store::{Action, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Mono, Span, StoreTime},
@@ -134,7 +134,7 @@ fn always_admitted(command: &StoreCommand) -> StoreReply {
         OperationReply { passes: true, counts }
     });
     let now = StoreTime(START.0);
-    StoreReply::Done { admitted: true, now, operations: operations.collect() }
+    StoreReply::Done { admitted: true, now, epoch: StoreEpoch(1), operations: operations.collect() }
 }
 
 /// Carries what is due both ways; only the hearing of what is told is measured.
