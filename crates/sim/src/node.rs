@@ -38,6 +38,8 @@ pub struct Life {
     pub wake_at: Instant,
     /// Until when its process stands still.
     pub paused_until: Instant,
+    /// When it asks its store for its clock next: checks bring it too, but may be rare.
+    pub read_clock_at: Instant,
     synced: bool,
 }
 
@@ -89,6 +91,7 @@ impl Node {
             drift_ppm: clocks.drift_ppm,
             wake_at: Instant(u64::MAX),
             paused_until: Instant(0),
+            read_clock_at: now,
             synced: false,
         };
         self.life = Some(life);
@@ -117,7 +120,8 @@ impl Life {
         // A clock that drifts shows this age earlier or later. Early by a little is harmless.
         let true_age = age.0.saturating_add_signed(-drifted(age, self.drift_ppm));
         let late = Span(u64::from(self.drift_ppm != 0));
-        (self.started + Span(true_age) + late).max(now + TIMER_GRAIN)
+        let deadline = self.started + Span(true_age) + late;
+        deadline.min(self.read_clock_at).max(now + TIMER_GRAIN)
     }
 
     /// Whether it asks its store already: once `peers` others have told all they know of its region's

@@ -73,9 +73,6 @@ impl<S: Shards> Cutter<'_, S> {
         }
         let first = peer.comparison.outbox.front_mut().or(batches.front_mut());
         if let Some(sections) = first {
-            if peer.relayed {
-                sections.push(Section::Relayed);
-            }
             // Only who has been told all there is knows as much as this node does.
             let heard = self.heard.filter(|_| peer.region == RegionIndex::OWN && told_all);
             sections.extend(heard.cloned());
@@ -99,7 +96,10 @@ impl<S: Shards> Cutter<'_, S> {
     }
 
     /// Makes a frame ready, with what the peer is to be told about the state of the two.
-    fn frame(peer: &mut Peer, now: Mono, (number, open): (u64, u64), sections: Vec<Section>) {
+    fn frame(peer: &mut Peer, now: Mono, (number, open): (u64, u64), mut sections: Vec<Section>) {
+        if peer.relayed {
+            sections.push(Section::Relayed);
+        }
         let header = Header {
             number,
             open,

@@ -29,8 +29,12 @@ const ANSWERED_MAX: usize = 4;
 const SLOWLY: Span = Span::secs(1);
 /// So long after two nodes have met, what was told then has settled.
 const AFTER_MEETING: Span = Span::secs(4);
-/// A peer's sums and questions are looked at this often at most; others are ignored.
-const LOOK_AT_MOST: Span = Span::millis(10);
+/// Steps of a quick pass at a time.
+const QUICK_STEPS: usize = 4;
+/// A peer's sums and questions are looked at up to so many times, of each kind, in [`LOOK_WITHIN`]; others are
+/// ignored. The first level is answered by up to four of the second, and these by as many questions.
+const LOOKS_MAX: u32 = 16;
+const LOOK_WITHIN: Span = Span::millis(50);
 /// Frames of answers that wait to be sent to one peer; further answers are left out.
 const OUTBOX_MAX: usize = 16;
 /// Slots that one answer tells.
@@ -58,8 +62,8 @@ pub(super) struct Comparison {
     hurried: u32,
     /// When a quick pass may begin.
     settled_at: Mono,
-    /// When the peer's words were looked at last, by kind.
-    looked_at: [Option<Mono>; 3],
+    /// How often the peer's words were looked at, by kind, since when.
+    looks: [(u32, Mono); 3],
     /// Frames that wait to be sent.
     pub(super) outbox: VecDeque<Vec<Section>>,
 }
@@ -78,11 +82,12 @@ impl Comparison {
     }
 
     fn may_look(&mut self, now: Mono, kind: usize) -> bool {
-        let due = self.looked_at[kind].is_none_or(|at| now.since(at) >= LOOK_AT_MOST);
-        if due {
-            self.looked_at[kind] = Some(now);
+        let (looks, since) = &mut self.looks[kind];
+        if now.since(*since) >= LOOK_WITHIN {
+            (*looks, *since) = (0, now);
         }
-        due && self.outbox.len() < OUTBOX_MAX
+        *looks += 1;
+        *looks <= LOOKS_MAX && self.outbox.len() < OUTBOX_MAX
     }
 }
 
@@ -117,16 +122,30 @@ impl Exchange {
                 && peer.outgoing.is_quiet()
         };
         let slowly = self.turns.slowly_at <= now;
-        let hurried = self.next_after(due).or_else(|| {
+        let quick = self.next_after(due);
+        let is_quick = quick.is_some();
+        let next = quick.or_else(|| {
             let any = |peer: &&Peer| peer.connected && peer.comparison.settled_at <= now;
             slowly.then(|| self.next_after(any)).flatten()
         });
-        let Some(id) = hurried else { return };
+        let Some(id) = next else { return };
         if slowly {
             self.turns.slowly_at = now + SLOWLY;
         }
         self.turns.last = Some(id.clone());
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for _ in 0..if is_quick { QUICK_STEPS } else { 1 } {
+            self.compare_step(now, cluster, &id, shards);
+        }
+    }
+
+    fn compare_step<S: Shards>(
+        &mut self,
+        now: Mono,
+        cluster: ClusterTime,
+        id: &NodeId,
+        shards: &S,
+    ) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let (step, regional) = (peer.comparison.step, peer.region == RegionIndex::OWN);
         peer.comparison.step = (step + 1) % STEPS;
         peer.comparison.hurried = peer.comparison.hurried.saturating_sub(1);
@@ -134,7 +153,7 @@ impl Exchange {
         let compared = self.compared(now, cluster, regional);
         let sums = sums(&compared, &ranges, coarse_of, shards);
         let digests = Digests { bits: COARSE_BITS, first: step, step: STEPS, sums };
-        self.post(&id, vec![Section::Digests(digests)]);
+        self.post(id, vec![Section::Digests(digests)]);
     }
 
     /// The peer after the last one whose turn it was, of those that `due` takes.

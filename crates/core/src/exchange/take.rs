@@ -117,11 +117,11 @@ impl Exchange {
                 if session.id.region != self.sessions.own().id.region {
                     return Err(FrameError::SpeaksForAnother);
                 }
-                // Whose acknowledgement was lost tells its walk again. We have merged it: it teaches
+                // Whose acknowledgement was lost tells its walk again. Of a sibling that is here it teaches
                 // nothing, but refusing it would have it told for ever, with all that changes in the same
                 // frames.
                 let walking = |peer: &Peer| !peer.incoming.walk_is_complete();
-                if !self.peers.get(&from.id).is_some_and(walking) {
+                if live && !self.peers.get(&from.id).is_some_and(walking) {
                     return Ok(None);
                 }
             }

@@ -5,7 +5,7 @@ use tidegate_core::ids::Session;
 use super::{Event, Flight, World};
 use crate::{
     checker::{Seen, SlotSeen},
-    frames,
+    frames::{self, ToldSlot},
     queue::Instant,
 };
 
@@ -35,6 +35,7 @@ impl World<'_> {
         {
             self.send(now, node, life.number, &to, &bytes);
         }
+        self.read_clock(now, node);
         self.heal(now, node);
         self.schedule_wake(now, node);
     }
@@ -105,7 +106,8 @@ impl World<'_> {
                     None => sender,
                 };
                 let key = self.subjects.key_index(&slot.key, lives[life].region)?;
-                Some(SlotSeen { life, key, label: slot.label, tally: slot.tally })
+                let ToldSlot { hearsay, label, tally, .. } = slot;
+                Some(SlotSeen { life, hearsay, key, label, tally })
             })
             .collect()
     }
@@ -121,6 +123,22 @@ impl World<'_> {
         else {
             return;
         };
+        // Of who is connected only itself and its region are listened to, and a sibling of the listener.
+        let deaf_to: Vec<usize> = if self.nodes[flight.from].region == self.nodes[flight.to].region
+        {
+            Vec::new()
+        } else {
+            let peers = to.engine.peers(to.mono(now)).into_iter().filter(|peer| peer.connected);
+            peers.filter_map(|peer| self.sessions.get(&peer.session).copied()).collect()
+        };
+        let sender = from.number;
+        let lives = &self.panel.book().lives;
+        let heard = |slot: &SlotSeen| {
+            let of_sender = lives[slot.life].region == lives[sender].region;
+            of_sender || !deaf_to.contains(&slot.life)
+        };
+        let slots: Option<Vec<SlotSeen>> =
+            flight.slots.map(|slots| slots.into_iter().filter(heard).collect());
         // What is mangled on the way no honest peer has said: it must not be held against one.
         let said_by = if flight.corrupt { &self.nobody } else { &from.session };
         let taken = to.engine.handle_frame(to.mono(now), said_by, &flight.bytes);
@@ -132,7 +150,7 @@ impl World<'_> {
                 self.panel.see(now, &Seen::Quarantined { life: to, peer: from });
             }
         }
-        match (taken, &flight.slots) {
+        match (taken, &slots) {
             (Ok(()), _) if flight.corrupt => self.panel.see(now, &Seen::CorruptTaken { to }),
             (Ok(()), Some(slots)) => self.panel.see(now, &Seen::Delivered { from, to, slots }),
             _ => {}

@@ -27,10 +27,11 @@ use crate::{
 };
 
 mod frames;
-mod heal;
 mod links;
 mod lives;
 mod requests;
+mod upkeep;
+
 mod views;
 
 /// How long after a fault its consequences may last.
