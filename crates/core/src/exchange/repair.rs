@@ -29,8 +29,11 @@ const ANSWERED_MAX: usize = 4;
 const SLOWLY: Span = Span::secs(1);
 /// So long after two nodes have met, what was told then has settled.
 const AFTER_MEETING: Span = Span::secs(4);
-/// A peer's sums and questions are looked at this often at most; others are ignored.
+/// Within so long no more of a peer's sums, finer sums and questions are looked at than answer one of its
+/// steps; others are ignored.
 const LOOK_AT_MOST: Span = Span::millis(10);
+/// As many as that are: finer sums, and questions, come for several ranges at once.
+const LOOKS: [usize; 3] = [1, ANSWERED_MAX, ANSWERED_MAX];
 /// Frames of answers that wait to be sent to one peer; further answers are left out.
 const OUTBOX_MAX: usize = 16;
 /// Slots that one answer tells.
@@ -58,8 +61,8 @@ pub(super) struct Comparison {
     hurried: u32,
     /// When a quick pass may begin.
     settled_at: Mono,
-    /// When the peer's words were looked at last, by kind.
-    looked_at: [Option<Mono>; 3],
+    /// Since when the peer's words are counted together, and how many were looked at, by kind.
+    looked_at: [(Option<Mono>, usize); 3],
     /// Frames that wait to be sent.
     pub(super) outbox: VecDeque<Vec<Section>>,
 }
@@ -78,11 +81,12 @@ impl Comparison {
     }
 
     fn may_look(&mut self, now: Mono, kind: usize) -> bool {
-        let due = self.looked_at[kind].is_none_or(|at| now.since(at) >= LOOK_AT_MOST);
-        if due {
-            self.looked_at[kind] = Some(now);
+        let (since, looks) = &mut self.looked_at[kind];
+        if since.is_none_or(|at| now.since(at) >= LOOK_AT_MOST) {
+            (*since, *looks) = (Some(now), 0);
         }
-        due && self.outbox.len() < OUTBOX_MAX
+        *looks += 1;
+        *looks <= LOOKS[kind] && self.outbox.len() < OUTBOX_MAX
     }
 }
 
