@@ -26,7 +26,7 @@ pub(super) struct Cutter<'a, S> {
     /// Sessions that speak for themselves: connected peers.
     pub(super) live: &'a [SessionIndex],
     /// How old what is passed on to siblings is.
-    pub(super) heard: Option<&'a Section>,
+    pub(super) heard: &'a [Section],
     pub(super) shards: &'a S,
 }
 
@@ -72,13 +72,10 @@ impl<S: Shards> Cutter<'_, S> {
             peer.last_clock = Some(now);
         }
         let first = peer.comparison.outbox.front_mut().or(batches.front_mut());
-        if let Some(sections) = first {
-            if peer.relayed {
-                sections.push(Section::Relayed);
-            }
-            // Only who has been told all there is knows as much as this node does.
-            let heard = self.heard.filter(|_| peer.region == RegionIndex::OWN && told_all);
-            sections.extend(heard.cloned());
+        if peer.relayed
+            && let Some(sections) = first
+        {
+            sections.push(Section::Relayed);
         }
         // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing
         // is under way, nothing will ever acknowledge it: it counts as told.
@@ -94,6 +91,13 @@ impl<S: Shards> Cutter<'_, S> {
             let behind = last.then(|| peer.outgoing.position.clone());
             let number = if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
             Self::frame(peer, now, number, sections);
+        }
+        // Only who has been told all there is knows as much as this node does. There may be many: they
+        // have no room in a frame with slots.
+        if peer.region == RegionIndex::OWN && told_all && !peer.ready.is_empty() {
+            for heard in self.heard {
+                Self::frame(peer, now, (0, 0), Vec::from([heard.clone()]));
+            }
         }
         !told_all && peer.outgoing.has_window()
     }
