@@ -64,6 +64,7 @@ pub(super) struct Group {
 pub(super) struct Closing {
     /// Quantities in use; a cell names one by its place plus one.
     quantities: Vec<u64>,
+    /// Of limits that this node has decided by.
     over: BTreeMap<LimitId, OverAdmitted>,
     /// Cells that are held, by the end of their label.
     held: BTreeMap<(ClusterTime, u16), Group>,
@@ -90,6 +91,9 @@ impl Shard {
             })
         });
         let before = self.over_in(at);
+        if let Some(shape) = self.cells.get(at).and_then(|cell| self.shape_of(cell)) {
+            self.closing.over.entry(shape.limit).or_default();
+        }
         if let (Some(place), Some(cell)) = (place, self.cells.get_mut(at)) {
             let measured = cell.weighed.0 & MEASURED;
             cell.weighed = Weighed(measured | (place as u16 + 1));
@@ -141,8 +145,11 @@ impl Shard {
         tick: Tick,
     ) -> Option<bool> {
         if self.find(entry.key(), entry.label).is_none() {
-            if entry.shape.scope == Scope::Global {
-                self.closing.over.entry(entry.shape.limit).or_default().unmeasured += 1;
+            // Of limits that nobody asks for here, peers may tell as many as they like.
+            if entry.shape.scope == Scope::Global
+                && let Some(over) = self.closing.over.get_mut(&entry.shape.limit)
+            {
+                over.unmeasured += 1;
             }
             return None;
         }
@@ -188,8 +195,10 @@ impl Shard {
             if oldest.get().places.is_empty() {
                 oldest.remove();
             }
-            if hold && let Some(shape) = self.in_use(limit) {
-                let over = self.closing.over.entry(shape.limit).or_default();
+            if hold
+                && let Some(shape) = self.in_use(limit)
+                && let Some(over) = self.closing.over.get_mut(&shape.limit)
+            {
                 over.unmeasured += gone.len() as u64;
             }
             self.closing.held_cells -= gone.len();

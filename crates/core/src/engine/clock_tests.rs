@@ -387,3 +387,26 @@ fn a_restarted_node_whose_clock_numbers_it_lower_is_taken_as_its_latest_run() {
     assert!(peers.iter().all(|peer| peer.connected));
     assert_eq!(peers.iter().map(|peer| &peer.session).collect::<Vec<_>>(), vec![&earlier]);
 }
+
+#[test]
+fn what_a_starting_node_is_told_before_it_knows_the_time_is_not_lost() {
+    for guess in [9 * MINUTE, 100 * SECOND as i64, 60 * MINUTE, -9 * MINUTE] {
+        let mut world = World::new(&[0, 0, 0], &[0, 1, 2]);
+        world.settle();
+        for _ in 0..100 {
+            world.ask(0, "/global");
+        }
+        world.run(500 * MS);
+        // It loses its counts, and its store's clock is off as its own guess is.
+        world.stores[0] = Store { table: Table::new(1_000, StoreEpoch(2)), off: guess, ppm: 0 };
+        world.restart(0, guess);
+        (1..3).for_each(|other| world.connect(0, other));
+        let mut waited = 0;
+        while world.nodes[0].engine.peers(world.mono(0)).iter().any(|peer| !peer.answered) {
+            world.run(10 * MS);
+            waited += 10;
+            assert!(waited <= 1_500, "{guess}");
+        }
+        assert!(!world.ask(0, "/global"), "{guess}, after {waited} ms");
+    }
+}

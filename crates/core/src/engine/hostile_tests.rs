@@ -116,6 +116,7 @@ fn who_claims_what_cannot_be_again_and_again_is_not_listened_to_for_a_while() {
 #[test]
 fn nonsense_counts_as_a_claim_and_lateness_does_not() {
     let world = world();
+    world.nodes[0].0.clock.with(Clock::settle);
     let late = || Slots { label: 0, ..lie(None, HOURLY, 1) };
     let early = || Slots { label: u64::MAX - 1, ..lie(None, HOURLY, 1) };
     for _ in 0..100 {
@@ -143,4 +144,26 @@ fn what_one_peer_tells_a_starting_node_weighs_no_more_than_the_quantity() {
     world.now += Span::secs(3_600);
     assert!(world.ask(0, "k", 1));
     assert_eq!(world.used(0, "k"), 1);
+}
+
+#[test]
+fn late_slots_of_invented_limits_take_no_memory() {
+    let world = world();
+    world.nodes[0].0.clock.with(Clock::settle);
+    for limit in 0..1_000 {
+        assert_eq!(say(&world, Slots { label: 0, limit, ..lie(None, HOURLY, 1) }), Ok(()));
+    }
+    let stats = world.nodes[0].0.stats();
+    assert_eq!(stats.exchange.closed, 1_000);
+    assert!(stats.over_admitted.is_empty(), "{}", stats.over_admitted.len());
+}
+
+#[test]
+fn what_was_under_way_when_a_peer_was_sentenced_adds_nothing_to_it() {
+    let world = world();
+    for _ in 0..100 {
+        world.nodes[0].0.handle_unreadable(world.now, world.nodes[1].0.session());
+    }
+    let said = sentence(&world).expect("five are too many");
+    assert_eq!(said.time, Span::secs(30));
 }

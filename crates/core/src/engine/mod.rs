@@ -36,6 +36,8 @@ const UPKEEP_BUDGET: usize = 4_096;
 
 /// Places of cells that one round of upkeep looks at for the limits' exposure, over all shards.
 const SURVEY_BUDGET: u32 = 8_192;
+/// Of these, places that are looked at while checks of their shard wait.
+const SURVEY_AT_ONCE: u32 = 512;
 /// So long after all peers are in touch again, what they had to tell has come.
 const HOLD_AFTER: Span = Span::secs(10);
 
@@ -354,9 +356,9 @@ impl<G: Guarding> Engine<G> {
     /// each has left undone. None of them is a reason for the driver to stop listening to the peer: when it
     /// must, [`poll_sentence`](Self::poll_sentence) says so.
     pub fn handle_frame(&self, now: Mono, from: &Session, bytes: &[u8]) -> Result<(), FrameError> {
-        let cluster = self.cluster_time(now);
+        let clock = self.clock.with(|clock| clock.reading(now));
         self.exchange.with(|exchange| {
-            let result = exchange.handle_frame(now, cluster, from, bytes, &self.shard_set());
+            let result = exchange.handle_frame(now, clock, from, bytes, &self.shard_set());
             self.refresh(exchange);
             self.follow_clocks(now, exchange);
             result
@@ -380,10 +382,10 @@ impl<G: Guarding> Engine<G> {
 
     /// Looks after cells, logs and what waits for an acknowledgement; bounded, and harmless when early.
     pub fn handle_timeout(&self, now: Mono) {
-        let missing = self.exchange.with(|exchange| {
+        let (missing, grace) = self.exchange.with(|exchange| {
             exchange.handle_timeout(now);
             self.follow_clocks(now, exchange);
-            exchange.misses_a_peer(now)
+            (exchange.misses_a_peer(now), exchange.grace())
         });
         let hold = self.upkeep.with(|upkeep| {
             if missing {
@@ -397,7 +399,6 @@ impl<G: Guarding> Engine<G> {
         });
         let Some(hold) = hold else { return };
         let cluster = self.cluster_time(now);
-        let grace = Span::secs(2).max(self.settings.gossip.times(10));
         for shard in &self.shards {
             shard.with(|shard| shard.sweep(cluster, grace, hold, UPKEEP_BUDGET));
         }
@@ -419,10 +420,12 @@ impl<G: Guarding> Engine<G> {
         while budget > 0 {
             let (shard, from) = survey.next;
             let next = self.shards[shard].with(|shard| {
+                let budget = budget.min(SURVEY_AT_ONCE);
                 let on = shard.expose(cluster, &ages, (from, budget), &mut survey.so_far);
-                budget = budget.saturating_sub(on.unwrap_or(shard.places()).saturating_sub(from));
-                on
+                (on, on.unwrap_or(shard.places()).saturating_sub(from))
             });
+            let (next, looked) = next;
+            budget = budget.saturating_sub(looked);
             survey.next = next.map_or((shard + 1, 0), |from| (shard, from));
             if survey.next.0 == self.shards.len() {
                 survey.next = (0, 0);

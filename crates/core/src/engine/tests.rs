@@ -420,6 +420,7 @@ fn a_frame_may_not_speak_for_another_region_or_contradict_itself() {
     let mut world = three_regions();
     world.run(500, |_, _| true);
     let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
+    eu.clock.with(Clock::settle);
     let frame = |of: Option<Speaker>, refunded: u64, label: u64| {
         let entry = SlotEntry { caller: [1; 16], used: 5, refunded, refused: 0 };
         let slots =

@@ -26,7 +26,7 @@ pub(super) struct Cutter<'a, S> {
     /// Sessions that speak for themselves: connected peers.
     pub(super) live: &'a [SessionIndex],
     /// How old what is passed on to siblings is.
-    pub(super) heard: Option<&'a Section>,
+    pub(super) heard: &'a [Section],
     pub(super) shards: &'a S,
 }
 
@@ -71,12 +71,6 @@ impl<S: Shards> Cutter<'_, S> {
             sections.push(Section::Clock(clocks::told(clock)));
             peer.last_clock = Some(now);
         }
-        let first = peer.comparison.outbox.front_mut().or(batches.front_mut());
-        if let Some(sections) = first {
-            // Only who has been told all there is knows as much as this node does.
-            let heard = self.heard.filter(|_| peer.region == RegionIndex::OWN && told_all);
-            sections.extend(heard.cloned());
-        }
         // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing
         // is under way, nothing will ever acknowledge it: it counts as told.
         if numbered == 0 && peer.outgoing.position != before {
@@ -91,6 +85,13 @@ impl<S: Shards> Cutter<'_, S> {
             let behind = last.then(|| peer.outgoing.position.clone());
             let number = if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
             Self::frame(peer, now, number, sections);
+        }
+        // Only who has been told all there is knows as much as this node does. There may be many: they
+        // have no room in a frame with slots.
+        if peer.region == RegionIndex::OWN && told_all && !peer.ready.is_empty() {
+            for heard in self.heard {
+                Self::frame(peer, now, (0, 0), Vec::from([heard.clone()]));
+            }
         }
         !told_all && peer.outgoing.has_window()
     }

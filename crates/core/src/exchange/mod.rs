@@ -12,7 +12,7 @@ use crate::{
     clock::Reading,
     counts::{Cursor, Shard, place_of},
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
-    time::{ClusterTime, Mono, Span},
+    time::{Mono, Span},
     wire::{Frame, FrameError},
 };
 
@@ -262,6 +262,11 @@ impl Exchange {
         self.quarantine.all(now)
     }
 
+    /// For how long beyond its label and one window more a cell is kept.
+    pub(crate) fn grace(&self) -> Span {
+        Span::secs(2).max(self.gossip.times(10))
+    }
+
     // -- inputs
 
     /// A connection to `session` stands. Another session of a known node replaces the one before, also
@@ -275,10 +280,10 @@ impl Exchange {
         if session == self.sessions.own() {
             return Err(FrameError::UnknownSender);
         }
-        let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
         if self.quarantine.left(now, &session.id).is_some() {
             return Err(FrameError::Quarantined);
         }
+        let (index, region) = self.sessions.intern(session).map_err(FrameError::from)?;
         let known = self.peers.get(&session.id).map(|peer| peer.session.boot);
         if known.is_none() && self.peers.len() == PEERS_MAX && !self.forget_one_peer() {
             return Err(FrameError::Full);
@@ -334,14 +339,14 @@ impl Exchange {
     pub(crate) fn handle_frame<S: Shards>(
         &mut self,
         now: Mono,
-        cluster: ClusterTime,
+        clock: Reading,
         from: &Session,
         bytes: &[u8],
         shards: &S,
     ) -> Result<(), FrameError> {
         let result = match self.quarantine.left(now, &from.id) {
             Some(_) => Err(FrameError::Quarantined),
-            None => self.take_frame(now, cluster, from, bytes, shards),
+            None => self.take_frame(now, clock, from, bytes, shards),
         };
         if let Err(error) = result {
             *self.stats.dropped.entry(error).or_default() += 1;
@@ -352,7 +357,8 @@ impl Exchange {
 
     /// Holds an impossible claim against a peer's node; too many, and it is quarantined.
     pub(crate) fn handle_claim(&mut self, now: Mono, from: &Session, error: FrameError) {
-        if !error.is_impossible() {
+        // What was under way when it was sentenced counts for nothing.
+        if !error.is_impossible() || self.quarantine.left(now, &from.id).is_some() {
             return;
         }
         if let Some(time) = self.quarantine.handle_offence(now, &from.id) {
@@ -364,7 +370,7 @@ impl Exchange {
     fn take_frame<S: Shards>(
         &mut self,
         now: Mono,
-        cluster: ClusterTime,
+        clock: Reading,
         from: &Session,
         bytes: &[u8],
         shards: &S,
@@ -380,7 +386,8 @@ impl Exchange {
         }
         let (told, remarks) = self.checked(from, frame.sections)?;
 
-        let merged = self.merge(now, cluster, told, shards);
+        let cluster = clock.cluster;
+        let merged = self.merge(now, clock, told, shards);
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };
@@ -488,15 +495,15 @@ impl Exchange {
         clock: Reading,
         shards: &S,
     ) -> Option<(Session, Vec<u8>)> {
-        let live: Vec<SessionIndex> =
-            self.peers.values().filter(|p| p.connected).map(|p| p.index).collect();
-        let heard = self.heard(now);
-        let due =
-            |peer: &&mut Peer| peer.connected && (!peer.ready.is_empty() || peer.next_at <= now);
-        for peer in self.peers.values_mut().filter(due) {
+        let due = |peer: &Peer| peer.connected && (!peer.ready.is_empty() || peer.next_at <= now);
+        let (mut live, mut heard): (Vec<SessionIndex>, _) = Default::default();
+        if self.peers.values().find(|peer| due(peer)).is_some_and(|peer| peer.ready.is_empty()) {
+            live = self.peers.values().filter(|p| p.connected).map(|p| p.index).collect();
+            heard = self.heard(now);
+        }
+        for peer in self.peers.values_mut().filter(|peer| due(peer)) {
             if peer.ready.is_empty() {
-                let heard = heard.as_ref();
-                let cut = Cutter { sessions: &self.sessions, live: &live, heard, shards };
+                let cut = Cutter { sessions: &self.sessions, live: &live, heard: &heard, shards };
                 let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.

@@ -17,6 +17,8 @@ use crate::{
 /// How often the cursors of those who are not told follow; each stands where the relay's acknowledgement
 /// stood between one and two of these ago.
 const FOLLOW: Span = Span::secs(2);
+/// Ages that one frame tells: with the longest names they fill most of it.
+const HEARD_MAX: usize = 400;
 
 /// The relays of other regions.
 #[derive(Debug, Default)]
@@ -85,9 +87,9 @@ impl Exchange {
 
     /// What a sibling needs in order to know how old the counts are that this node passes on: for each
     /// peer of other regions that tells this node its changes, the age of its newest word.
-    pub(super) fn heard(&self, now: Mono) -> Option<Section> {
+    pub(super) fn heard(&self, now: Mono) -> Vec<Section> {
         if !self.relays.is_on {
-            return None;
+            return Vec::new();
         }
         let foreign = |peer: &&Peer| peer.region != RegionIndex::OWN && peer.connected;
         let heard = |peer: &Peer| {
@@ -95,7 +97,7 @@ impl Exchange {
             Some((Speaker::of(&peer.session), age.0))
         };
         let ages: Vec<_> = self.peers.values().filter(foreign).filter_map(heard).collect();
-        (!ages.is_empty()).then_some(Section::Heard(Heard { ages }))
+        ages.chunks(HEARD_MAX).map(|ages| Section::Heard(Heard { ages: ages.to_vec() })).collect()
     }
 
     /// Takes a sibling's word of how old what it passes on is.
@@ -113,5 +115,34 @@ impl Exchange {
                 peer.passed_on = peer.passed_on.max(Some(as_of));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::NAME_BYTES_MAX,
+        wire::{FRAME_BYTES_MAX, Frame, Header},
+    };
+
+    #[test]
+    fn the_longest_names_fit_in_a_frame_that_can_be_read() {
+        let name = || "n".repeat(NAME_BYTES_MAX);
+        let speaker = Speaker { region: name(), node: name(), boot: u64::MAX };
+        let ages = alloc::vec![(speaker, u64::MAX); HEARD_MAX];
+        let header = Header {
+            number: 0,
+            open: 0,
+            acknowledged: u64::MAX,
+            unmerged: u64::MAX,
+            sent: u32::MAX,
+            echo: None,
+        };
+        let sections = alloc::vec![Section::Heard(Heard { ages })];
+        let frame = Frame { header, sections };
+        let bytes = frame.encode();
+        assert!(bytes.len() <= FRAME_BYTES_MAX);
+        assert_eq!(Frame::decode(&bytes), Ok(frame));
     }
 }

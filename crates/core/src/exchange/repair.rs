@@ -31,10 +31,11 @@ const SLOWLY: Span = Span::secs(1);
 const AFTER_MEETING: Span = Span::secs(4);
 /// Steps of a quick pass at a time.
 const QUICK_STEPS: usize = 4;
-/// A peer's sums and questions are looked at up to so many times, of each kind, in [`LOOK_WITHIN`]; others are
-/// ignored. The first level is answered by up to four of the second, and these by as many questions.
-const LOOKS_MAX: u32 = 16;
+/// Within so long no more of a peer's sums, finer sums and questions are looked at than answer the steps of a
+/// quick pass; others are ignored.
 const LOOK_WITHIN: Span = Span::millis(50);
+/// As many as that are: each step is answered by several finer sums, and each of these by a question.
+const LOOKS: [usize; 3] = [QUICK_STEPS, QUICK_STEPS * ANSWERED_MAX, QUICK_STEPS * ANSWERED_MAX];
 /// Frames of answers that wait to be sent to one peer; further answers are left out.
 const OUTBOX_MAX: usize = 16;
 /// Slots that one answer tells.
@@ -62,8 +63,8 @@ pub(super) struct Comparison {
     hurried: u32,
     /// When a quick pass may begin.
     settled_at: Mono,
-    /// How often the peer's words were looked at, by kind, since when.
-    looks: [(u32, Mono); 3],
+    /// Since when the peer's words are counted together, and how many were looked at, by kind.
+    looks: [(Option<Mono>, usize); 3],
     /// Frames that wait to be sent.
     pub(super) outbox: VecDeque<Vec<Section>>,
 }
@@ -82,12 +83,12 @@ impl Comparison {
     }
 
     fn may_look(&mut self, now: Mono, kind: usize) -> bool {
-        let (looks, since) = &mut self.looks[kind];
-        if now.since(*since) >= LOOK_WITHIN {
-            (*looks, *since) = (0, now);
+        let (since, looks) = &mut self.looks[kind];
+        if since.is_none_or(|at| now.since(at) >= LOOK_WITHIN) {
+            (*since, *looks) = (Some(now), 0);
         }
         *looks += 1;
-        *looks <= LOOKS_MAX && self.outbox.len() < OUTBOX_MAX
+        *looks <= LOOKS[kind] && self.outbox.len() < OUTBOX_MAX
     }
 }
 
@@ -205,12 +206,8 @@ impl Exchange {
                 self.answer_finer(now, cluster, from, &differing, regional, shards);
             } else if !differing.is_empty() {
                 self.stats.repair.differing += differing.len() as u64;
-                // Another beginning each time: what one answer does not hold comes in another pass.
-                let turn = (self.stats.repair.compared % differing.len() as u64) as usize;
-                let differing: Vec<u32> =
-                    differing.iter().cycle().skip(turn).take(differing.len()).copied().collect();
-                let told = self.tell(now, cluster, &from.id, (index, regional), &differing, shards);
-                self.post(&from.id, vec![Section::Ask(Ask { ranges: told })]);
+                self.tell(now, cluster, &from.id, (index, regional), &differing, shards);
+                self.post(&from.id, vec![Section::Ask(Ask { ranges: differing })]);
             }
         }
         for ask in asks {
@@ -245,8 +242,7 @@ impl Exchange {
         }
     }
 
-    /// Tells a peer this node's slots in finer ranges, as many as an answer holds, and returns the ranges
-    /// that were told.
+    /// Tells a peer this node's slots in finer ranges, as many as an answer holds.
     fn tell<S: Shards>(
         &mut self,
         now: Mono,
@@ -255,28 +251,34 @@ impl Exchange {
         (index, regional): (SessionIndex, bool),
         ranges: &[u32],
         shards: &S,
-    ) -> Vec<u32> {
+    ) {
         let compared = self.compared(now, cluster, regional);
-        let (mut entries, mut told): (Vec<Entry>, Vec<u32>) = (Vec::new(), Vec::new());
-        for range in ranges {
-            if entries.len() >= ENTRIES_MAX {
-                break;
-            }
-            told.push(*range);
-            let shard = shard_of_place(*range, shards.count());
-            let mut next = Some(0);
-            while let Some(from) = next.filter(|_| entries.len() < ENTRIES_MAX) {
-                next = shards.with(shard, |shard| {
-                    let wanted = |place| fine_of(place) == *range;
-                    let at = (from, CELLS_AT_ONCE);
-                    shard.entries_in(&compared, wanted, index, at, ENTRIES_MAX, &mut entries)
-                });
+        let mut wanted = ranges.to_vec();
+        wanted.sort_unstable();
+        let mut needed: Vec<usize> =
+            wanted.iter().map(|range| shard_of_place(*range, shards.count())).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let mut entries: Vec<Entry> = Vec::new();
+        let is_wanted = |place| wanted.binary_search(&fine_of(place)).is_ok();
+        for shard in needed {
+            // Another beginning each time: what one answer does not hold comes in another pass.
+            let places = shards.with(shard, |shard| shard.places()).max(1);
+            let begin = (self.stats.repair.compared % u64::from(places)) as u32;
+            for (from, end) in [(begin, places), (0, begin)] {
+                let mut next = Some(from);
+                while let Some(at) = next.filter(|at| *at < end && entries.len() < ENTRIES_MAX) {
+                    let at = (at, CELLS_AT_ONCE.min(end - at));
+                    next = shards.with(shard, |shard| {
+                        let full = ENTRIES_MAX;
+                        shard.entries_in(&compared, is_wanted, index, at, full, &mut entries)
+                    });
+                }
             }
         }
         for frame in cut::pack(&self.sessions, entries, None) {
             self.post(to, frame);
         }
-        told
     }
 }
 

@@ -96,11 +96,14 @@ impl Sessions {
             return Ok((*index, self.by_index[usize::from(index.0)].1));
         }
         let known = self.regions.iter().position(|(region, _)| *region == session.id.region);
+        // What is only told of takes no more than half of any table: the rest is for who connects.
+        let told = per_region < SESSIONS_PER_REGION_MAX;
+        let most = |max: usize| if told { max / 2 } else { max };
         let full = match known {
             Some(region) => self.regions[region].1 >= per_region,
-            None => self.regions.len() == REGIONS_MAX,
+            None => self.regions.len() >= most(REGIONS_MAX),
         };
-        if full || self.indices.len() >= SESSIONS_MAX {
+        if full || self.indices.len() >= most(SESSIONS_MAX) {
             return Err(TooManySessions);
         }
         let region = known.unwrap_or_else(|| {
@@ -175,6 +178,16 @@ impl Sessions {
     }
 }
 
+fn fingerprint(session: &Session) -> u64 {
+    let mut hasher = SipHasher24::new();
+    for part in [session.id.region.as_str(), session.id.node.as_str()] {
+        hasher.write_u64(part.len() as u64);
+        hasher.write(part.as_bytes());
+    }
+    hasher.write_u64(session.boot.0);
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,14 +209,18 @@ mod tests {
         assert!(sessions.intern(&session("ap", 1)).is_ok());
         assert!(sessions.intern(&session("eu", 1)).is_ok());
     }
-}
 
-fn fingerprint(session: &Session) -> u64 {
-    let mut hasher = SipHasher24::new();
-    for part in [session.id.region.as_str(), session.id.node.as_str()] {
-        hasher.write_u64(part.len() as u64);
-        hasher.write(part.as_bytes());
+    #[test]
+    fn what_is_told_of_leaves_room_for_who_connects() {
+        let mut sessions = Sessions::new(session("eu", 0));
+        let region = |n: usize| alloc::format!("r-{n}");
+        for n in 0..2 * REGIONS_MAX {
+            let _ = sessions.intern_told(&session(&region(n), 0));
+        }
+        assert!(sessions.intern(&session("us", 0)).is_ok());
+        for n in 0..SESSIONS_MAX {
+            let _ = sessions.intern_told(&session(&region(n % 10), n));
+        }
+        assert!(sessions.intern(&session("us", 1)).is_ok());
     }
-    hasher.write_u64(session.boot.0);
-    hasher.finish()
 }

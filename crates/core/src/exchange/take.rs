@@ -4,10 +4,11 @@ use alloc::vec::Vec;
 
 use super::{Exchange, Shards, peer::Peer, shard_of};
 use crate::{
+    clock::Reading,
     counts::{Shape, Tick},
     ids::{LimitId, RegionIndex, Session, SessionIndex},
     policy::Scope,
-    time::{ClusterTime, Label, Mono, Span, Window},
+    time::{Label, Mono, Span, Window},
     wire::{Ask, ClockReading, Digests, FrameError, Heard, Section, Slots, WalkEnd},
 };
 
@@ -33,7 +34,7 @@ pub(super) struct Merged {
     pub(super) closed: u64,
     /// Whether something did not fit.
     pub(super) full: bool,
-    /// Whether a label was too far ahead.
+    /// Whether a label was too far ahead, or too old for a clock that may still be set back.
     pub(super) ahead: bool,
 }
 
@@ -135,20 +136,26 @@ impl Exchange {
     pub(super) fn merge<S: Shards>(
         &self,
         now: Mono,
-        cluster: ClusterTime,
+        clock: Reading,
         told: Vec<Told>,
         shards: &S,
     ) -> Merged {
-        let (mut merged, tick) = (Merged::default(), Tick::of(now));
+        let (mut merged, tick, cluster) = (Merged::default(), Tick::of(now), clock.cluster);
+        let grace = self.grace();
         for Told { session, region, pass_on, hearsay, slots, window } in told {
             let label = Label(slots.label);
             let current = window.label_at(cluster);
-            let closed = label < current.previous();
-            merged.closed += if closed { slots.entries.len() as u64 } else { 0 };
-            if label > current.next() {
+            let past = label < current.previous();
+            // A node that starts may be ahead of the others and not know it. What they tell it first would
+            // be over by its clock and told only once: where nobody with that clock would have kept it, it
+            // is to be told again, and else it is kept.
+            let gone = window.end(label) + window.length() + grace <= cluster;
+            if label > current.next() || (past && gone && !clock.settled) {
                 merged.ahead = true;
                 continue;
             }
+            let closed = past && clock.settled;
+            merged.closed += if closed { slots.entries.len() as u64 } else { 0 };
             let scope = if slots.global { Scope::Global } else { Scope::Region };
             let shape = Shape { limit: LimitId(slots.limit), window, scope };
             for entry in &slots.entries {

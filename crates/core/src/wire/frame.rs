@@ -205,8 +205,8 @@ pub enum FrameError {
     /// Numbers that no session can have, such as more refunded than used.
     #[error("the frame claims counts that contradict each other")]
     Unsound,
-    /// A label further ahead than the next one. The rest of the frame was merged, and the sender is asked
-    /// to tell it again.
+    /// A label further ahead than the next one; or, before this node knows the time, one long over. The
+    /// rest of the frame was merged, and the sender is asked to tell it again.
     #[error(
         "the frame names a label that is further ahead than the next: compare the nodes' clocks"
     )]
