@@ -414,6 +414,25 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
     assert!(matches!(&error, StoreError::Record(why) if why.contains("WRONGTYPE")), "{error}");
     assert!(error.nothing_done());
     assert_eq!(s.used(2, 5).await, 0);
+
+    // Of a later version, of none, and of ours with something else in it: as one record's fault, also where
+    // the answer would have been another label.
+    for foreign in
+        [&b"\x02\x05\x01\x00\x00\x00"[..], b"hello", b"", b"\x01\x01", b"\x01\xa1x\x01\x01\x01\x01"]
+    {
+        let set =
+            redis::cmd("SET").arg(&keys[0]).arg(foreign).query_async::<()>(&mut connection).await;
+        set.expect("set");
+        let late =
+            Operation { not_after: s.clock.steady() - Span::secs(60), ..s.charge(1, 5, 1, 10) };
+        for wrong in [s.charge(1, 5, 1, 10), s.heal(1, 5, 3), late] {
+            let both = vec![s.charge(2, 5, 1, 10), wrong];
+            let error =
+                s.store.apply(&StoreCommand { operations: both }).await.expect_err("not ours");
+            assert!(matches!(&error, StoreError::Record(why) if why.contains(&keys[0])), "{error}");
+        }
+    }
+    assert_eq!(s.used(2, 5).await, 0);
 }
 
 #[tokio::test]
