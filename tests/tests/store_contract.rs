@@ -12,7 +12,7 @@ use tidegate_node::{
     clock::Clock,
     store::{MemoryStore, RedisSettings, RedisStore, Store, StoreError},
 };
-use tidegate_tests::{ensure, eventually, redis_server::RedisServer};
+use tidegate_tests::{ensure, eventually, forwarder::Forwarder, redis_server::RedisServer};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -433,6 +433,17 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
         }
     }
     assert_eq!(s.used(2, 5).await, 0);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_far_away_is_reached() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let forwarder = Forwarder::start(redis.port()).await.expect("a port");
+    forwarder.delay(Duration::from_millis(200));
+    let port = forwarder.port();
+    // Connecting takes more round trips than fit into a second.
+    let s = Subject::redis_behind(redis, port).await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
 }
 
 #[tokio::test]
