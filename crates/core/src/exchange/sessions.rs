@@ -175,6 +175,16 @@ impl Sessions {
     }
 }
 
+fn fingerprint(session: &Session) -> u64 {
+    let mut hasher = SipHasher24::new();
+    for part in [session.id.region.as_str(), session.id.node.as_str()] {
+        hasher.write_u64(part.len() as u64);
+        hasher.write(part.as_bytes());
+    }
+    hasher.write_u64(session.boot.0);
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,14 +206,4 @@ mod tests {
         assert!(sessions.intern(&session("ap", 1)).is_ok());
         assert!(sessions.intern(&session("eu", 1)).is_ok());
     }
-}
-
-fn fingerprint(session: &Session) -> u64 {
-    let mut hasher = SipHasher24::new();
-    for part in [session.id.region.as_str(), session.id.node.as_str()] {
-        hasher.write_u64(part.len() as u64);
-        hasher.write(part.as_bytes());
-    }
-    hasher.write_u64(session.boot.0);
-    hasher.finish()
 }
