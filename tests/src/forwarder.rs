@@ -55,6 +55,11 @@ impl Forwarder {
         format!("redis://{}/0", self.address)
     }
 
+    /// Its port.
+    pub const fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Leads to another port from now on; connections end.
     pub fn lead_to(&self, port: u16) {
         self.to.send_replace(port);

@@ -12,7 +12,7 @@ use tidegate_node::{
     clock::Clock,
     store::{MemoryStore, RedisSettings, RedisStore, Store, StoreError},
 };
-use tidegate_tests::{ensure, eventually, redis_server::RedisServer};
+use tidegate_tests::{ensure, eventually, forwarder::Forwarder, redis_server::RedisServer};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -414,6 +414,36 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
     assert!(matches!(&error, StoreError::Record(why) if why.contains("WRONGTYPE")), "{error}");
     assert!(error.nothing_done());
     assert_eq!(s.used(2, 5).await, 0);
+
+    // Of a later version, of none, and of ours with something else in it: as one record's fault, also where
+    // the answer would have been another label.
+    for foreign in
+        [&b"\x02\x05\x01\x00\x00\x00"[..], b"hello", b"", b"\x01\x01", b"\x01\xa1x\x01\x01\x01\x01"]
+    {
+        let set =
+            redis::cmd("SET").arg(&keys[0]).arg(foreign).query_async::<()>(&mut connection).await;
+        set.expect("set");
+        let late =
+            Operation { not_after: s.clock.steady() - Span::secs(60), ..s.charge(1, 5, 1, 10) };
+        for wrong in [s.charge(1, 5, 1, 10), s.heal(1, 5, 3), late] {
+            let both = vec![s.charge(2, 5, 1, 10), wrong];
+            let error =
+                s.store.apply(&StoreCommand { operations: both }).await.expect_err("not ours");
+            assert!(matches!(&error, StoreError::Record(why) if why.contains(&keys[0])), "{error}");
+        }
+    }
+    assert_eq!(s.used(2, 5).await, 0);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_far_away_is_reached() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let forwarder = Forwarder::start(redis.port()).await.expect("a port");
+    forwarder.delay(Duration::from_millis(200));
+    let port = forwarder.port();
+    // Connecting takes more round trips than fit into a second.
+    let s = Subject::redis_behind(redis, port).await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! A soak: a whole cluster under load and under random faults, and exact sums at the end.
 //!
 //! Three regions with two nodes and a Redis each, as far apart as continents. Clients ask every node all
-//! the time and keep books of what they are told ([`ledger`]). Meanwhile the network is cut, slowed and
-//! made to lose datagrams ([`network`]), and nodes and Redis servers are killed, stopped and wiped, and
-//! policies changed ([`processes`]); all by a seed. Then everything is healed, and every node must count
-//! exactly what the clients were told ([`verdict`]), without a panic, a broken invariant, a grown process
+//! the time and keep books of what they are told (`ledger`). Meanwhile the network is cut, slowed and
+//! made to lose datagrams (`network`), and nodes and Redis servers are killed, stopped and wiped, and
+//! policies changed (`processes`); all by a seed. Then everything is healed, and every node must count
+//! exactly what the clients were told (`verdict`), without a panic, a broken invariant, a grown process
 //! or a leaked file.
 //!
 //! What may be missing or on top, because the documents say so, is bounded by the books:

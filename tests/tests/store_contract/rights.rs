@@ -47,7 +47,7 @@ async fn the_rights_of_the_documents_are_enough() {
 #[tokio::test]
 async fn every_right_that_is_missing_is_named_at_the_connection() {
     for right in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {
-        let s = as_user(&ENOUGH.replace(right, "").replace("  ", " ").trim()).await;
+        let s = as_user(ENOUGH.replace(right, "").replace("  ", " ").trim()).await;
         let said = refusal(&s).await;
         assert!(said.contains(right) && said.contains("ACL SETUSER"), "{right}: {said}");
         for other in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {

@@ -99,10 +99,14 @@ impl Walk {
         }
     }
 
-    /// Goes back to where a command that failed began.
-    fn rewind(&mut self, now: Mono, ticket: &HealTicket) -> Option<u64> {
+    /// Goes back to where a command that failed began. One that the store was not `asked` says nothing of
+    /// its records.
+    fn rewind(&mut self, now: Mono, ticket: &HealTicket, asked: bool) -> Option<u64> {
         self.not_before = self.not_before.max(now + RETRY_AFTER);
         self.at = self.at.min(ticket.from);
+        if !asked {
+            return None;
+        }
         let until = self.careful_until.unwrap_or(ticket.to);
         self.careful_until = Some(until.max(ticket.to));
         if ticket.floors.len() > 1 {
@@ -195,7 +199,8 @@ impl<G: Guarding> Engine<G> {
         Some((StoreCommand { operations: live.into_iter().map(operation).collect() }, ticket))
     }
 
-    /// Takes what became of a healing command. One that was not carried out is tried again.
+    /// Takes what became of a healing command. One that was not carried out is tried again, and one that
+    /// the store was not asked ([`Outcome::Shed`]) for as long as it takes.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
     pub fn handle_healed(&self, now: Mono, ticket: HealTicket, outcome: &Outcome) {
         if let Outcome::Reply(reply) = outcome {
@@ -218,7 +223,8 @@ impl<G: Guarding> Engine<G> {
             if healed.is_some() {
                 walk.tries = 0;
             } else {
-                heal.status.left_out += walk.rewind(now, &ticket).unwrap_or(0);
+                let asked = !matches!(outcome, Outcome::Shed);
+                heal.status.left_out += walk.rewind(now, &ticket, asked).unwrap_or(0);
             }
             heal.advance(now, self.shards.len(), self.settle());
         });

@@ -104,7 +104,7 @@ pub enum Outcome {
     Unknown,
     /// The step was certainly not carried out.
     Cancelled,
-    /// Too much was waiting already: the store was not asked.
+    /// The store was not asked: too much was waiting already, or, of a command that heals, it is left alone.
     Shed,
 }
 

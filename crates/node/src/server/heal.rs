@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     guard::Mutexes,
     limiter::{Limiter, outcome_of},
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// How often it is looked whether the store has begun a new epoch.
@@ -59,6 +59,8 @@ async fn carry_out(
 ) -> (HealTicket, Outcome) {
     let outcome = match limiter.carry_out_upkeep("heal", &command).await {
         Ok(reply) => Outcome::Reply(reply),
+        // The breaker is open, or too much waits: the records are not to blame, and are not given up.
+        Err(StoreError::Open | StoreError::Overload | StoreError::Unreachable) => Outcome::Shed,
         Err(failure) => outcome_of(&failure),
     };
     (ticket, outcome)

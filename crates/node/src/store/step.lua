@@ -74,34 +74,41 @@ local function at(r, label)
   return 4
 end
 
+-- The five numbers of a record; nothing if there is none, and an error besides if it is not one of ours.
+local function read(key)
+  local value = redis.call('GET', KEYS[key])
+  if not value then return nil end
+  local fine, version, l, u, r, pu, pr = pcall(cmsgpack.unpack, value)
+  if fine and version == 1 then
+    local numbers = {l, u, r, pu, pr}
+    for i = 1, 5 do fine = fine and type(numbers[i]) == 'number' end
+    if fine then return value, numbers end
+  end
+  local what = fine and 'version ' .. tostring(version) or 'no version'
+  return nil, redis.error_reply('TIDEGATE record ' .. KEYS[key] .. ' has ' .. what)
+end
+
 -- The answer to labels that do not fit: it says how far the records are.
 local function relabel()
   local reply = {2, now, epoch}
   for i = 0, (#ARGV - FIXED) / FIELDS - 1 do
-    local value = redis.call('GET', KEYS[tonumber(ARGV[FIXED + i * FIELDS + 1])])
-    local label = 0
-    if value then label = select(2, cmsgpack.unpack(value)) or 0 end
-    reply[#reply + 1] = label
+    local value, numbers = read(tonumber(ARGV[FIXED + i * FIELDS + 1]))
+    if not value and numbers then return numbers end
+    reply[#reply + 1] = value and numbers[1] or 0
   end
   begin()
   return reply
 end
 
--- The draft of a record, turned to a label; nil if the label fits neither the clock nor the record.
+-- The draft of a record, turned to a label; nil if the label fits neither the clock nor the record, and an
+-- error besides if the record cannot be used.
 local function draft(key, label, not_before, not_after)
   if now < not_before or now >= not_after then return nil end
   local d = drafts[key]
   if not d then
-    local value = redis.call('GET', KEYS[key])
-    local version, l, u, r, pu, pr
-    if value then
-      version, l, u, r, pu, pr = cmsgpack.unpack(value)
-      if version ~= 1 or type(pr) ~= 'number' then
-        return redis.error_reply('TIDEGATE record ' .. KEYS[key] .. ' has version ' .. tostring(version))
-      end
-    else
-      l, u, r, pu, pr = label, 0, 0, 0, 0
-    end
+    local value, numbers = read(key)
+    if not value and numbers then return nil, numbers end
+    local l, u, r, pu, pr = unpack(numbers or {label, 0, 0, 0, 0})
     d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}}
     drafts[key] = d
   end
@@ -114,7 +121,8 @@ for i = 0, (#ARGV - FIXED) / FIELDS - 1 do
   local key, action, cost, label = o[1], o[2], o[3], o[4]
   if action ~= PEEK then writes = true end
 
-  local d = draft(key, label, o[5], o[6])
+  local d, wrong = draft(key, label, o[5], o[6])
+  if wrong then return wrong end
   if d then
     local a = at(d.l, label)
     for _, r in ipairs({d.l, d.c}) do

@@ -179,6 +179,26 @@ fn what_fails_is_tried_again_and_one_bad_record_holds_up_no_other() {
 }
 
 #[test]
+fn while_the_store_is_not_asked_no_record_is_given_up() {
+    let mut world = siblings();
+    assert!(world.ask(0, "k", 10));
+    world.wipe(0);
+    world.probe(0);
+    // A breaker that is open for a minute, say.
+    for _ in 0..6_000 {
+        while let Some((_, ticket)) = world.nodes[0].0.poll_heal(world.now) {
+            world.nodes[0].0.handle_healed(world.now, ticket, &Outcome::Shed);
+        }
+        world.now += Span::millis(10);
+    }
+    let status = world.nodes[0].0.heal_status();
+    assert!(status.running && status.left_out == 0, "{status:?}");
+    assert_eq!(world.heal(0, 0, 300, |_| true)[0], 2, "one command for all of them, as at first");
+    assert_eq!(world.stored(0, "k", HOUR).used, 10);
+    assert!(!world.nodes[0].0.heal_status().running);
+}
+
+#[test]
 fn a_newer_epoch_begins_the_walk_anew_and_late_answers_of_the_old_one_change_nothing() {
     let mut world = siblings();
     assert!(world.ask(0, "k", 10));

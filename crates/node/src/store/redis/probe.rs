@@ -20,6 +20,9 @@ use super::{RedisStore, SCRIPT, StoreError, is_for_want_of_rights};
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection or a probe may take.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take to connect, to try all rights and to probe for the first time: more than a dozen
+/// round trips, each of which has its own bound.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How many probes go by between two looks at settings that seldom change.
 const PROBES_PER_LOOK: u32 = 40;
 /// How often the client library tries to connect again by itself, within about a second; after that
@@ -35,7 +38,9 @@ impl RedisStore {
         let mut probes = 0_u32;
         loop {
             every.tick().await;
-            let probe = time::timeout(PROBE_TIMEOUT, self.probe(&mut probes)).await;
+            let is_new = self.manager.load().is_none();
+            let most = if is_new { CONNECT_MAX } else { self.patience() };
+            let probe = time::timeout(most, self.probe(&mut probes)).await;
             let answer = probe.unwrap_or(Err(StoreError::Timeout));
             let is_up = answer.is_ok();
             if !is_up {
@@ -86,6 +91,11 @@ impl RedisStore {
             self.manager.store(Some(manager));
         }
         Ok(())
+    }
+
+    /// How long a probe of a connection that stands may take: it is up to three calls.
+    fn patience(&self) -> Duration {
+        PROBE_TIMEOUT.max(4 * self.settings.timeout)
     }
 
     async fn connect(&self) -> Result<ConnectionManager, StoreError> {
