@@ -310,7 +310,9 @@ impl Admin for View {
         let own = self.engine.session().id.region.to_string();
         let regions = self.known().into_iter().filter(|(region, _)| *region != own);
         Readiness {
-            ready: store == "ok" && synced && !draining,
+            // A store that is left alone for a while makes no node unready: all nodes of a region would be at
+            // once, and nobody would be there to answer by `on_store_failure`.
+            ready: reachable && synced && !draining,
             store: store.to_owned(),
             sync: if synced { "done" } else { "running" }.to_owned(),
             peers: regions

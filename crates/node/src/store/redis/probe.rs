@@ -76,6 +76,11 @@ impl RedisStore {
         };
         let mut connection = (*manager).clone();
         let replication = info(&mut connection, "replication").await?;
+        if is_new && field(&info(&mut connection, "cluster").await?, "cluster_enabled") == Some("1")
+        {
+            let said = "the server is part of a Redis Cluster, which is not built yet: use a standalone one";
+            return Err(StoreError::Refused(said.into()));
+        }
         let Some(history) = field(&replication, "master_replid") else {
             let said = "INFO replication has no master_replid: is it a Redis server?";
             return Err(StoreError::Refused(said.into()));

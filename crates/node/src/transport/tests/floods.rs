@@ -29,7 +29,9 @@ async fn a_thousand_handshakes_that_do_not_go_on_keep_nobody_out() {
     us.keep(&[&eu]);
     assert_eq!(us.next().await, Event::Connected(eu.session()));
     assert_eq!(eu.next().await, Event::Connected(us.session()));
-    assert!(attempts.len() - attempts.join_next().now_or_never().map_or(0, |_| 1) > 900);
+    // Nearly all of them are still there.
+    while let Some(Some(_)) = attempts.join_next().now_or_never() {}
+    assert!(attempts.len() > 900, "{} attempts go on", attempts.len());
 }
 
 #[tokio::test]
@@ -87,7 +89,7 @@ async fn a_quarantined_node_is_closed_and_refused_until_its_time_is_over() {
     let mut eu = Node::start(config(&authority, "eu", 1));
     let mut us = Node::start(config(&authority, "us", 1));
     connect(&mut eu, &mut us).await;
-    eu.transport.quarantine(&id("us"), Duration::from_secs(3));
+    eu.transport.quarantine(&id("us"), Duration::from_secs(5));
     assert_eq!(eu.next().await, Event::Disconnected(us.session()));
     assert_eq!(us.next().await, Event::Disconnected(eu.session()));
     // Once as it was closed, and then at each attempt, whoever dials.

@@ -24,7 +24,7 @@ fn replace(node: &Node, files: &Files) -> Result<bool, TransportError> {
 pub(super) async fn until(what: impl Fn() -> bool) {
     let holds = async {
         while !what() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, holds).await.expect("it comes about in time");
