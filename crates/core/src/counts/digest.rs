@@ -2,7 +2,8 @@
 //!
 //! A sum is over all slots of a range, whoever's they are, so that equal knowledge gives equal sums. What
 //! changed a moment ago is still on its way and left out on both sides, as is what was offered and never
-//! admitted, which is told only together with an admission.
+//! admitted, which is told only together with an admission. Slots of sessions that are gone do not change any
+//! more: they are compared however often others change the cell they are in.
 
 use super::shard::{Cell, Entry, Shard, Slot};
 use crate::{
@@ -44,6 +45,8 @@ pub(crate) struct Compared<'a> {
     pub(crate) regional: bool,
     /// For each session a number that is the same on every node.
     pub(crate) sessions: &'a [u64],
+    /// Sessions that may still change: this node's own and those of connected peers.
+    pub(crate) live: &'a [SessionIndex],
 }
 
 impl Compared<'_> {
@@ -91,9 +94,11 @@ impl Shard {
         let tick = Tick::of(compared.now);
         self.each_cell(from, budget, |cell| {
             let settled = tick.since(cell.touched) > SETTLED;
-            let Some(at) = range(place_of(cell.caller)).filter(|_| settled) else { return true };
+            let Some(at) = range(place_of(cell.caller)) else { return true };
             if compared.holds(self, cell) {
-                for slot in cell.slots.iter().filter(|slot| slot.tally.counts.used > 0) {
+                let still = |slot: &&Slot| settled || !compared.live.contains(&slot.session);
+                let used = |slot: &&Slot| slot.tally.counts.used > 0;
+                for slot in cell.slots.iter().filter(used).filter(still) {
                     sums[at] = sums[at].wrapping_add(compared.sum_of(self, cell, slot));
                 }
             }
@@ -166,7 +171,8 @@ mod tests {
     }
 
     fn sum(shard: &Shard, sessions: &[u64], regional: bool) -> u64 {
-        let compared = Compared { cluster: CLUSTER, now: LATER, regional, sessions };
+        let live = [SessionIndex(0), SessionIndex(1)];
+        let compared = Compared { cluster: CLUSTER, now: LATER, regional, sessions, live: &live };
         let mut sums = [0];
         assert_eq!(shard.digest(&compared, |_| Some(0), 0, 100, &mut sums), None);
         sums[0]
@@ -204,6 +210,8 @@ mod tests {
         let sums = |entry: Entry, at: Mono| sum(&shard(&[(entry, at)]), &[0, 11], false);
         assert_eq!(sums(entry(1, 1, 3, 5, 1), LATER - Span::secs(1)), 0, "fresh");
         assert_ne!(sums(entry(1, 1, 3, 5, 1), LATER - Span::secs(3)), 0);
+        let gone = sum(&shard(&[(entry(1, 1, 3, 5, 2), LATER)]), &[0, 11, 22], false);
+        assert_ne!(gone, 0, "of a session that is gone nothing is fresh");
         assert_eq!(sums(entry(1, 1, 1, 5, 1), Mono(0)), 0, "over");
         assert_eq!(sums(entry(1, 1, 4, 5, 1), Mono(0)), 0, "not begun");
         assert_eq!(sums(entry(1, 2, 3, 5, 1), Mono(0)), 0, "regional");
@@ -217,8 +225,13 @@ mod tests {
             (entry(3, 1, 3, 5, 2), Mono(0)),
             (entry(4, 1, 3, 5, 1), Mono(0)),
         ]);
-        let compared =
-            Compared { cluster: CLUSTER, now: LATER, regional: true, sessions: &[0, 11, 22] };
+        let compared = Compared {
+            cluster: CLUSTER,
+            now: LATER,
+            regional: true,
+            sessions: &[0, 11, 22],
+            live: &[],
+        };
         let told = |from, entries_max| {
             let mut entries = Vec::new();
             let on = shard.entries_in(

@@ -45,6 +45,8 @@ mod take;
 const IDLE: Span = Span::secs(1);
 /// Who has not been connected for so long is taken for dead: what is known of it is passed on, or compared.
 const ORPHANED_AFTER: Span = Span::secs(3);
+/// A node that is still not sure of its clock so long after it met a peer will not be surer soon.
+const UNSETTLED_MAX: Span = Span::secs(3);
 /// So long after a peer was heard last, nobody waits for its part of the counts any more.
 const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
@@ -304,6 +306,7 @@ impl Exchange {
             peer.silent_since = None;
             peer.outgoing.resume();
             peer.comparison.hurry(now);
+            peer.met_at = now;
             peer.ready.clear();
             peer.last_sent = None;
             peer.next_at = now;
@@ -387,7 +390,10 @@ impl Exchange {
         let (told, remarks) = self.checked(from, frame.sections)?;
 
         let cluster = clock.cluster;
-        let merged = self.merge(now, clock, told, shards);
+        // Who could not ask its store for so long takes its clock for what it is.
+        let known = self.peers.get(&from.id);
+        let settled = clock.settled || known.is_none_or(|p| now.since(p.met_at) > UNSETTLED_MAX);
+        let merged = self.merge(now, Reading { settled, ..clock }, told, shards);
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };

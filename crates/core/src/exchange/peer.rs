@@ -394,6 +394,8 @@ pub(super) struct Peer {
     pub(super) relayed: bool,
     /// As of when its changes are known by way of a sibling.
     pub(super) passed_on: Option<Mono>,
+    /// When the connection came to stand.
+    pub(super) met_at: Mono,
     /// When the next frame may go.
     pub(super) next_at: Mono,
     /// When the last one went; `None` before the first of a connection.
@@ -425,6 +427,7 @@ impl Peer {
             comparison: Comparison::default(),
             relayed: false,
             passed_on: None,
+            met_at: Mono::default(),
             next_at: Mono::default(),
             last_sent: None,
             last_clock: None,

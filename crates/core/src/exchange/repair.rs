@@ -29,8 +29,11 @@ const ANSWERED_MAX: usize = 4;
 const SLOWLY: Span = Span::secs(1);
 /// So long after two nodes have met, what was told then has settled.
 const AFTER_MEETING: Span = Span::secs(4);
-/// Steps of a quick pass at a time.
+/// Steps of a quick pass with one peer at a time.
 const QUICK_STEPS: usize = 4;
+/// With so many peers at a time, and fewer the more cells there are: about so many in a shard.
+const QUICK_PEERS_MAX: usize = 8;
+const QUICK_CELLS: usize = 65_536;
 /// Within so long no more of a peer's sums, finer sums and questions are looked at than answer the steps of a
 /// quick pass; others are ignored.
 const LOOK_WITHIN: Span = Span::millis(50);
@@ -117,25 +120,31 @@ impl Exchange {
     pub(crate) fn compare<S: Shards>(&mut self, now: Mono, cluster: ClusterTime, shards: &S) {
         let due = |peer: &&Peer| {
             let comparison = &peer.comparison;
-            peer.connected
-                && comparison.hurried > 0
-                && comparison.settled_at <= now
-                && peer.outgoing.is_quiet()
+            // Who has much to hear still hears that first.
+            let caught_up = comparison.settled_at <= now && peer.outgoing.is_quiet();
+            peer.connected && comparison.hurried > 0 && caught_up
         };
         let slowly = self.turns.slowly_at <= now;
-        let quick = self.next_after(due);
-        let is_quick = quick.is_some();
-        let next = quick.or_else(|| {
-            let any = |peer: &&Peer| peer.connected && peer.comparison.settled_at <= now;
-            slowly.then(|| self.next_after(any)).flatten()
-        });
-        let Some(id) = next else { return };
         if slowly {
             self.turns.slowly_at = now + SLOWLY;
         }
-        self.turns.last = Some(id.clone());
-        for _ in 0..if is_quick { QUICK_STEPS } else { 1 } {
-            self.compare_step(now, cluster, &id, shards);
+        // Small tables are gone through for several peers at a time.
+        let cells = shards.with(0, |shard| shard.len()).max(1);
+        let peers_max = (QUICK_CELLS / cells).clamp(1, QUICK_PEERS_MAX);
+        let mut first = None;
+        for n in 0..peers_max {
+            let any = |peer: &&Peer| peer.connected && peer.comparison.settled_at <= now;
+            let (next, steps) = match self.next_after(due) {
+                Some(id) => (Some(id), QUICK_STEPS),
+                None if n == 0 && slowly => (self.next_after(any), 1),
+                None => (None, 0),
+            };
+            let Some(id) = next.filter(|id| first.as_ref() != Some(id)) else { return };
+            first.get_or_insert_with(|| id.clone());
+            self.turns.last = Some(id.clone());
+            for _ in 0..steps {
+                self.compare_step(now, cluster, &id, shards);
+            }
         }
     }
 
@@ -151,7 +160,8 @@ impl Exchange {
         peer.comparison.step = (step + 1) % STEPS;
         peer.comparison.hurried = peer.comparison.hurried.saturating_sub(1);
         let ranges: Vec<u32> = (step..COARSE).step_by(STEPS as usize).collect();
-        let compared = self.compared(now, cluster, regional);
+        let live = self.live();
+        let compared = self.compared(now, cluster, regional, &live);
         let sums = sums(&compared, &ranges, coarse_of, shards);
         let digests = Digests { bits: COARSE_BITS, first: step, step: STEPS, sums };
         self.post(id, vec![Section::Digests(digests)]);
@@ -166,8 +176,20 @@ impl Exchange {
         Some(next.unwrap_or(first).clone())
     }
 
-    fn compared(&self, now: Mono, cluster: ClusterTime, regional: bool) -> Compared<'_> {
-        Compared { cluster, now, regional, sessions: self.sessions.fingerprints() }
+    fn compared<'a>(
+        &'a self,
+        now: Mono,
+        cluster: ClusterTime,
+        regional: bool,
+        live: &'a [SessionIndex],
+    ) -> Compared<'a> {
+        Compared { cluster, now, regional, sessions: self.sessions.fingerprints(), live }
+    }
+
+    /// Sessions whose slots may still change.
+    fn live(&self) -> Vec<SessionIndex> {
+        let connected = self.peers.values().filter(|peer| peer.connected).map(|peer| peer.index);
+        core::iter::once(SessionIndex::OWN).chain(connected).collect()
     }
 
     fn post(&mut self, to: &NodeId, frame: Vec<Section>) {
@@ -196,7 +218,8 @@ impl Exchange {
             }
             let range_of = if theirs.bits == COARSE_BITS { coarse_of } else { fine_of };
             let ranges = theirs.ranges();
-            let compared = self.compared(now, cluster, regional);
+            let live = self.live();
+            let compared = self.compared(now, cluster, regional, &live);
             let ours = sums(&compared, &ranges, range_of, shards);
             let pairs = ours.iter().zip(&theirs.sums);
             let differing: Vec<u32> =
@@ -235,7 +258,8 @@ impl Exchange {
         let turn = self.stats.repair.compared as usize / STEPS as usize % differing.len().max(1);
         for range in differing.iter().cycle().skip(turn).take(differing.len().min(ANSWERED_MAX)) {
             let ranges: Vec<u32> = finer(*range).collect();
-            let compared = self.compared(now, cluster, regional);
+            let live = self.live();
+            let compared = self.compared(now, cluster, regional, &live);
             let sums = sums(&compared, &ranges, fine_of, shards);
             let digests = Digests { bits: FINE_BITS, first: *range, step: COARSE, sums };
             self.post(&to.id, vec![Section::Digests(digests)]);
@@ -252,7 +276,8 @@ impl Exchange {
         ranges: &[u32],
         shards: &S,
     ) {
-        let compared = self.compared(now, cluster, regional);
+        let live = self.live();
+        let compared = self.compared(now, cluster, regional, &live);
         let mut wanted = ranges.to_vec();
         wanted.sort_unstable();
         let mut needed: Vec<usize> =

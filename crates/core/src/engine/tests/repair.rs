@@ -47,6 +47,20 @@ fn after_a_cut_all_is_compared_quickly() {
 }
 
 #[test]
+fn a_dead_regions_part_of_a_busy_key_is_found_too() {
+    let mut world = three_regions();
+    world.run(12_000, |_, _| true);
+    half_heard(&mut world);
+    // The key never rests.
+    let mut used = 7;
+    for round in 0..60 {
+        used += u64::from(world.ask(round % 2, "k", 1));
+        world.run(200, |from, to| from != 2 && to != 2);
+    }
+    assert_eq!((world.used(0, "k"), world.used(1, "k")), (used, used));
+}
+
+#[test]
 fn comparing_equal_counts_costs_next_to_nothing() {
     let mut world = three_regions();
     for n in 0..200 {
