@@ -121,7 +121,7 @@ impl Exchange {
         let due = |peer: &&Peer| {
             let comparison = &peer.comparison;
             // Who has much to hear still hears that first.
-            let caught_up = comparison.settled_at <= now && peer.outgoing.is_quiet();
+            let caught_up = comparison.settled_at <= now && peer.outgoing.has_window();
             peer.connected && comparison.hurried > 0 && caught_up
         };
         let slowly = self.turns.slowly_at <= now;
