@@ -14,16 +14,13 @@ use tidegate_core::{
 /// The version of the format that is understood.
 const VERSION: u8 = 1;
 /// The kinds of sections of slots: told of oneself, and by hearsay.
-const KIND_HEARSAY: u8 = 4;
-const KINDS_OF_SLOTS: [u8; 2] = [1, KIND_HEARSAY];
+const KINDS_OF_SLOTS: [u8; 2] = [1, 4];
 
 /// One session's slot, as a frame tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToldSlot {
     /// Whose slot; `None`: the sender's own.
     pub of: Option<Session>,
-    /// Whether it is hearsay: told because two nodes differed.
-    pub hearsay: bool,
     /// Of which key.
     pub key: Key,
     /// In which window.
@@ -45,7 +42,7 @@ pub fn slots_of(bytes: &[u8]) -> Option<Vec<ToldSlot>> {
         let length = usize::try_from(frame.number()?).ok()?;
         let mut section = Reader(frame.take(length)?);
         if KINDS_OF_SLOTS.contains(&kind) {
-            section.slots(kind == KIND_HEARSAY, &mut told)?;
+            section.slots(&mut told)?;
         }
     }
     Some(told)
@@ -108,7 +105,7 @@ impl<'a> Reader<'a> {
         Some(Session { id: NodeId::new(region, node).ok()?, boot: Boot(self.number()?) })
     }
 
-    fn slots(&mut self, hearsay: bool, told: &mut Vec<ToldSlot>) -> Option<()> {
+    fn slots(&mut self, told: &mut Vec<ToldSlot>) -> Option<()> {
         let of = if self.flag()? { Some(self.session()?) } else { None };
         let limit = LimitId(u32::try_from(self.number()?).ok()?);
         self.number()?; // the window's length
@@ -120,7 +117,6 @@ impl<'a> Reader<'a> {
             let offered = used.checked_add(self.number()?)?;
             told.push(ToldSlot {
                 of: of.clone(),
-                hearsay,
                 key: Key { caller, limit },
                 label,
                 tally: Tally { counts: Counts { used, refunded }, offered },

@@ -66,8 +66,6 @@ pub struct Step {
 pub struct SlotSeen {
     /// The run of a node whose slot it is.
     pub life: usize,
-    /// Whether it is hearsay: told because two nodes differed.
-    pub hearsay: bool,
     /// Which key.
     pub key: usize,
     /// In which window.

@@ -5,7 +5,7 @@ use tidegate_core::ids::Session;
 use super::{Event, Flight, World};
 use crate::{
     checker::{Seen, SlotSeen},
-    frames::{self, ToldSlot},
+    frames,
     queue::Instant,
 };
 
@@ -106,8 +106,7 @@ impl World<'_> {
                     None => sender,
                 };
                 let key = self.subjects.key_index(&slot.key, lives[life].region)?;
-                let ToldSlot { hearsay, label, tally, .. } = slot;
-                Some(SlotSeen { life, hearsay, key, label, tally })
+                Some(SlotSeen { life, key, label: slot.label, tally: slot.tally })
             })
             .collect()
     }
