@@ -197,6 +197,18 @@ impl LimitId {
     }
 }
 
+/// A region's name as a 32-bit number, equal on every node: what records and rows of rights name it by.
+/// Two configured regions with the same number are a configuration error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionNumber(pub u32);
+
+impl RegionNumber {
+    /// The number of a region.
+    pub fn of(name: &RegionName) -> Self {
+        Self(LimitId::of(&["region", name.as_str()]).0)
+    }
+}
+
 /// What is counted: a caller under one limit of one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {

@@ -38,6 +38,7 @@ pub mod guard;
 pub mod ids;
 pub mod invariants;
 pub mod policy;
+pub mod rights;
 pub mod store;
 pub mod time;
 pub mod wan;

@@ -1,0 +1,237 @@
+//! What a store's record holds of a key's rights in one label, and all that may be done to it.
+//!
+//! An account belongs to one region's store, is changed by its atomic step only, and lives and dies with
+//! its label. What is promised of limits under rights rests on this file:
+//!
+//! - what is spent, what was granted away and what is granted now never add up to more than the base and
+//!   what was received, and the overdraft for what is spent (INV-13);
+//! - a grant is counted here before anybody hears of it, and counts elsewhere only when it was heard of
+//!   (INV-14);
+//! - a store that may have lost memory spends nothing in labels of which it may have forgotten something
+//!   (INV-15).
+
+use alloc::vec::Vec;
+
+use super::{Reopening, Row};
+use crate::{
+    ids::{RegionNumber, StoreEpoch},
+    store::COUNT_MAX,
+    time::{ClusterTime, Span},
+};
+
+/// What another region has told of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Received {
+    /// Who says so.
+    pub from: RegionNumber,
+    /// The epoch of its store that says so.
+    pub epoch: StoreEpoch,
+    /// What it has granted to this region in the label so far.
+    pub amount: u64,
+    /// It spends no more in the label than this and one block, until somebody holds a higher one.
+    pub ceiling: u64,
+}
+
+impl Received {
+    /// Nothing, told in `epoch`.
+    pub const fn nothing(from: RegionNumber, epoch: StoreEpoch) -> Self {
+        Self { from, epoch, amount: 0, ceiling: 0 }
+    }
+}
+
+/// When an operation's label began, and from when on a store of an epoch may spend under rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence {
+    /// The first instant of the label.
+    pub label_start: ClusterTime,
+    /// Longer than a server can go on without knowing that another has taken its place.
+    pub fence: Span,
+}
+
+impl Fence {
+    /// Whether a store knows all that was ever done in the label: it began so long after the epoch that
+    /// nobody else can have acted in it. An epoch is numbered by the cluster time at which it began, or
+    /// by a later one.
+    pub fn is_behind(self, epoch: StoreEpoch) -> bool {
+        self.label_start >= ClusterTime(epoch.0) + self.fence
+    }
+}
+
+/// A region's rights to a key in one label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Account {
+    base: u64,
+    given: Row,
+    /// By giver.
+    received: Vec<Received>,
+    /// The epoch that has recovered this label although it began before.
+    reopened: Option<StoreEpoch>,
+}
+
+impl Account {
+    /// An account with nothing given and nothing received. The base stays what it is until the label ends.
+    pub const fn new(base: u64) -> Self {
+        Self { base, given: Row::new(), received: Vec::new(), reopened: None }
+    }
+
+    /// The region's part of the quantity, of which it may grant.
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// What was granted to each region.
+    pub const fn given(&self) -> &Row {
+        &self.given
+    }
+
+    /// What each region has granted, as far as it has been heard of.
+    pub fn received(&self) -> &[Received] {
+        &self.received
+    }
+
+    /// Whether the store, in this epoch, knows all that was done in the label.
+    pub fn is_open(&self, epoch: StoreEpoch, fence: Fence) -> bool {
+        fence.is_behind(epoch) || self.reopened == Some(epoch)
+    }
+
+    /// What the region may spend and grant in all: base and received, less what is given.
+    pub fn held(&self) -> u64 {
+        let sum = self.received.iter().fold(self.base, |sum, r| sum.saturating_add(r.amount));
+        sum.min(COUNT_MAX).saturating_sub(self.given.sum())
+    }
+
+    /// What a region has told of itself, as far as this account holds it.
+    pub fn of(&self, region: RegionNumber) -> Option<Received> {
+        let found = self.received.binary_search_by_key(&region, |received| received.from);
+        found.ok().map(|at| self.received[at])
+    }
+
+    /// Takes note of what another region tells of itself, unless an epoch tells it that is older than what
+    /// is known, or than the account was frozen for. Returns whether anything grew.
+    pub fn receive(&mut self, told: Received) -> bool {
+        match self.received.binary_search_by_key(&told.from, |received| received.from) {
+            Ok(at) => {
+                let known = &mut self.received[at];
+                let before = *known;
+                if told.epoch >= known.epoch {
+                    known.epoch = told.epoch;
+                    known.amount = known.amount.max(told.amount);
+                    known.ceiling = known.ceiling.max(told.ceiling);
+                }
+                *known != before
+            }
+            Err(at) => {
+                self.received.insert(at, told);
+                true
+            }
+        }
+    }
+
+    /// Whether `cost` may be spent when `net` has been: beyond what is held only up to `allowance`.
+    pub fn allows(&self, net: u64, cost: u64, allowance: u64) -> bool {
+        net.saturating_add(cost) <= self.held().saturating_add(allowance)
+    }
+
+    /// Grants up to `amount` of what is held and not spent to a region, and returns how much.
+    pub fn grant(&mut self, net: u64, to: RegionNumber, amount: u64) -> u64 {
+        let granted = amount.min(self.held().saturating_sub(net));
+        self.given.add(to, granted);
+        granted
+    }
+
+    /// From now on nothing is taken any more of what epochs of `region` before `epoch` tell. Returns what
+    /// they have told.
+    pub fn freeze(&mut self, region: RegionNumber, epoch: StoreEpoch) -> Received {
+        self.receive(Received::nothing(region, epoch));
+        self.of(region).unwrap_or(Received::nothing(region, epoch))
+    }
+
+    /// Makes good what was forgotten, if `epoch` is the store's; what was spent is to be lifted beside.
+    /// What a replica still knows of given and received is dropped where the answers say otherwise: of what
+    /// was given, what has not come never will, and what was received has not fallen.
+    pub fn reopen(&mut self, epoch: StoreEpoch, reopening: &Reopening) -> bool {
+        if reopening.epoch != epoch || self.reopened == Some(epoch) {
+            return false;
+        }
+        self.given = reopening.given.clone();
+        for told in &reopening.received {
+            self.receive(*told);
+        }
+        self.reopened = Some(epoch);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: RegionNumber = RegionNumber(1);
+    const B: RegionNumber = RegionNumber(2);
+
+    fn from(from: RegionNumber, epoch: u64, amount: u64) -> Received {
+        Received { from, epoch: StoreEpoch(epoch), amount, ceiling: 0 }
+    }
+
+    #[test]
+    fn what_is_granted_can_no_longer_be_spent() {
+        let mut account = Account::new(10);
+        assert!(account.allows(4, 6, 0) && !account.allows(4, 7, 0));
+        assert_eq!(account.grant(4, B, 5), 5);
+        assert!(account.allows(4, 1, 0) && !account.allows(4, 2, 0));
+        assert_eq!(account.grant(4, B, 5), 1, "no more than is left");
+        assert_eq!(account.grant(4, B, 5), 0);
+        assert_eq!((account.given().of(B), account.held()), (6, 4));
+    }
+
+    #[test]
+    fn what_is_received_counts_once_however_often_it_is_told() {
+        let mut account = Account::new(3);
+        assert!(account.receive(from(A, 1, 4)));
+        assert!(!account.receive(from(A, 1, 4)));
+        assert!(!account.receive(from(A, 1, 2)));
+        assert!(account.receive(from(B, 1, 1)));
+        assert_eq!(account.held(), 8);
+        assert_eq!(account.grant(0, B, 100), 8, "what was received may be passed on");
+    }
+
+    #[test]
+    fn an_overdraft_is_spent_and_never_granted() {
+        let mut account = Account::new(10);
+        assert!(account.allows(10, 2, 2) && !account.allows(10, 3, 2));
+        assert_eq!(account.grant(11, B, 1), 0);
+        account.receive(from(A, 1, 5));
+        assert_eq!(account.grant(12, B, 9), 3, "what comes pays the overdraft first");
+    }
+
+    #[test]
+    fn what_an_older_epoch_grants_counts_no_more_after_it_was_frozen() {
+        let mut account = Account::new(0);
+        account.receive(from(A, 1, 4));
+        assert_eq!(account.freeze(A, StoreEpoch(2)).amount, 4);
+        assert!(!account.receive(from(A, 1, 7)));
+        assert_eq!(account.held(), 4);
+        assert!(account.receive(from(A, 2, 5)));
+        assert_eq!(account.held(), 5);
+        // Nothing had come: nothing will.
+        assert_eq!(account.freeze(B, StoreEpoch(9)).amount, 0);
+        assert!(!account.receive(from(B, 8, 3)));
+    }
+
+    #[test]
+    fn a_new_epoch_spends_in_labels_that_began_behind_its_fence_or_were_recovered() {
+        let fence = |start| Fence { label_start: ClusterTime(start), fence: Span(10) };
+        let mut account = Account::new(5);
+        assert!(!account.is_open(StoreEpoch(100), fence(109)));
+        assert!(account.is_open(StoreEpoch(100), fence(110)));
+        let given = Row::from_iter([(B, 2)]);
+        let received = Vec::from([from(A, 1, 1)]);
+        let reopening = Reopening { epoch: StoreEpoch(100), used: 0, given, received };
+        assert!(!account.reopen(StoreEpoch(101), &reopening), "another epoch's");
+        assert!(account.reopen(StoreEpoch(100), &reopening));
+        assert!(!account.reopen(StoreEpoch(100), &reopening), "once");
+        assert!(account.is_open(StoreEpoch(100), fence(0)));
+        assert!(!account.is_open(StoreEpoch(101), fence(0)));
+        assert_eq!(account.held(), 4);
+    }
+}

@@ -1,0 +1,148 @@
+//! What one node has heard of all regions' rights to a key in one label.
+//!
+//! A book decides nothing: it says what may be told to the own store, and how much each region seems to
+//! hold. What it says is checked there once more.
+
+use alloc::vec::Vec;
+
+use super::{Received, Row, Split};
+use crate::ids::{RegionNumber, StoreEpoch};
+
+/// What a region tells everybody of its rights, in one epoch of its store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Statement {
+    /// Who.
+    pub from: RegionNumber,
+    /// In which epoch of its store.
+    pub epoch: StoreEpoch,
+    /// What it has granted to each region in the label so far.
+    pub given: Row,
+    /// It spends no more in the label than this and one block, until somebody holds a higher one.
+    pub ceiling: u64,
+}
+
+/// The newest statements of all regions, the own one among them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Book {
+    /// By region.
+    statements: Vec<Statement>,
+}
+
+impl Book {
+    /// Takes a statement. Of one epoch, the larger of each number is kept; a later epoch's replaces what
+    /// was known, an older one's is not taken. Returns whether anything changed.
+    pub fn merge(&mut self, told: &Statement) -> bool {
+        match self.find(told.from) {
+            Ok(at) => {
+                let known = &mut self.statements[at];
+                if told.epoch > known.epoch {
+                    *known = told.clone();
+                    return true;
+                }
+                let grew = told.ceiling > known.ceiling;
+                if told.epoch < known.epoch {
+                    return false;
+                }
+                known.ceiling = known.ceiling.max(told.ceiling);
+                known.given.merge(&told.given) || grew
+            }
+            Err(at) => {
+                self.statements.insert(at, told.clone());
+                true
+            }
+        }
+    }
+
+    /// The newest statement of a region.
+    pub fn of(&self, region: RegionNumber) -> Option<&Statement> {
+        self.find(region).ok().map(|at| &self.statements[at])
+    }
+
+    /// All statements, by region.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Statement> {
+        self.statements.iter()
+    }
+
+    /// What others tell `own` of themselves, as its store is to hear it: of grants no more than the giver
+    /// can have, that is its base and what others are known to have granted to it. The rest waits until
+    /// that is known too.
+    pub fn received(&self, own: RegionNumber, split: &Split, quantity: u64) -> Vec<Received> {
+        let others = self.statements.iter().filter(|told| told.from != own);
+        let read = |told: &Statement| {
+            let has = split.base(quantity, told.from).saturating_add(self.granted_to(told.from));
+            let amount = told.given.of(own);
+            let elsewhere = told.given.sum().saturating_sub(amount);
+            let amount = amount.min(has.saturating_sub(elsewhere));
+            Received { from: told.from, epoch: told.epoch, amount, ceiling: told.ceiling }
+        };
+        others.map(read).collect()
+    }
+
+    /// What a region seems to hold: its base and what it was granted, less what it has.
+    pub fn held(&self, region: RegionNumber, split: &Split, quantity: u64) -> u64 {
+        let has = split.base(quantity, region).saturating_add(self.granted_to(region));
+        has.saturating_sub(self.of(region).map_or(0, |told| told.given.sum()))
+    }
+
+    fn granted_to(&self, region: RegionNumber) -> u64 {
+        let granted = self.statements.iter().map(|told| told.given.of(region));
+        granted.fold(0, u64::saturating_add)
+    }
+
+    fn find(&self, region: RegionNumber) -> Result<usize, usize> {
+        self.statements.binary_search_by_key(&region, |told| told.from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: RegionNumber = RegionNumber(1);
+    const B: RegionNumber = RegionNumber(2);
+    const C: RegionNumber = RegionNumber(3);
+
+    fn says(from: RegionNumber, epoch: u64, given: &[(RegionNumber, u64)]) -> Statement {
+        let given = Row::from_iter(given.iter().copied());
+        Statement { from, epoch: StoreEpoch(epoch), given, ceiling: 0 }
+    }
+
+    fn split() -> Split {
+        Split::even(&[A, B, C]).expect("three regions")
+    }
+
+    #[test]
+    fn statements_of_one_epoch_are_merged_and_a_later_one_replaces_them() {
+        let mut book = Book::default();
+        assert!(book.merge(&says(A, 1, &[(B, 3)])));
+        assert!(!book.merge(&says(A, 1, &[(B, 2)])));
+        assert!(book.merge(&says(A, 1, &[(C, 1)])));
+        assert_eq!(book.of(A).expect("told").given, Row::from_iter([(B, 3), (C, 1)]));
+        assert!(book.merge(&says(A, 2, &[(B, 1)])));
+        assert!(!book.merge(&says(A, 1, &[(B, 9)])));
+        assert_eq!(book.of(A).expect("told").given, Row::from_iter([(B, 1)]));
+    }
+
+    #[test]
+    fn a_grant_counts_as_far_as_its_giver_can_have_it() {
+        let mut book = Book::default();
+        book.merge(&says(A, 1, &[(B, 5), (C, 4)]));
+        // A has 3 of 9, and gave 4 to C: nothing is left for B until it is known from whom A had more.
+        assert_eq!(book.received(B, &split(), 9)[0].amount, 0);
+        book.merge(&says(C, 1, &[(A, 4)]));
+        let received = book.received(B, &split(), 9);
+        assert_eq!((received[0].from, received[0].amount), (A, 3));
+        book.merge(&says(C, 1, &[(A, 9)]));
+        assert_eq!(book.received(B, &split(), 9)[0].amount, 5);
+    }
+
+    #[test]
+    fn what_a_region_holds_is_its_base_and_what_it_was_granted_less_what_it_gave() {
+        let mut book = Book::default();
+        book.merge(&says(A, 1, &[(B, 2)]));
+        book.merge(&says(B, 1, &[(C, 1)]));
+        let held = [A, B, C].map(|region| book.held(region, &split(), 9));
+        assert_eq!(held, [1, 4, 4]);
+        assert_eq!(held.iter().sum::<u64>(), 9);
+    }
+}

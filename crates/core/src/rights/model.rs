@@ -1,0 +1,433 @@
+//! The rights of two and three regions, explored to the end by a model checker.
+//!
+//! The model holds the very types that stores and nodes use: accounts, books, statements, recoveries. It
+//! adds what the world may do to them: statements are lost, late, repeated and reordered; stores are wiped,
+//! or replaced by a replica that lags while the old server goes on until the fence; regions recover a label.
+//! One label, one key.
+//!
+//! Of each store epoch, only the newest statement can be heard, at any time or never. That leaves out
+//! nothing: hearing changes the hearer's book alone, so that hearing an older statement late is the same as
+//! hearing it before the newer one was made; and the books are merged by maximum, so that hearing it after
+//! the newer one changes nothing. A replica that lags has any part of what its primary had: more than what
+//! the primary can have had at one time.
+
+use alloc::{collections::BTreeMap, vec, vec::Vec};
+use std::{hash::Hash, println};
+
+use stateright::{Checker, Model, Property};
+
+use super::*;
+use crate::{
+    ids::{RegionNumber, StoreEpoch},
+    time::{ClusterTime, Span},
+};
+
+/// The label under test begins at this instant; before it, time is 0: long enough for two epochs.
+const START: u64 = 3;
+/// What a label must begin behind an epoch at least.
+const FENCE: u64 = 1;
+
+/// One server: what a step sees.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Server {
+    epoch: StoreEpoch,
+    used: u64,
+    account: Account,
+}
+
+impl Server {
+    fn new(base: u64) -> Self {
+        Self { epoch: StoreEpoch(0), used: 0, account: Account::new(base) }
+    }
+}
+
+/// One region: its servers and what its nodes know.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Region {
+    server: Server,
+    /// A server that has lost its role and does not know it yet.
+    old: Option<Server>,
+    book: Book,
+    /// The highest ceiling that some other region holds, by the epoch that told it.
+    acknowledged: (StoreEpoch, u64),
+    recovery: Option<Recovery>,
+    /// What clients were admitted in all.
+    admitted: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    now: u64,
+    regions: Vec<Region>,
+    /// The newest statement of each epoch of each region's store.
+    told: BTreeMap<(usize, StoreEpoch), Statement>,
+    accidents: u8,
+}
+
+impl World {
+    /// Returns whether it is news.
+    fn tell(&mut self, region: usize, statement: &Statement) -> bool {
+        let nothing = Statement { given: Row::new(), ceiling: 0, ..statement.clone() };
+        let told = self.told.entry((region, statement.epoch)).or_insert(nothing);
+        let grew = told.ceiling < statement.ceiling;
+        told.ceiling = told.ceiling.max(statement.ceiling);
+        told.given.merge(&statement.given) || grew
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Event {
+    /// The label begins.
+    Begin,
+    /// A server knows that it has lost its role.
+    OldEnds(usize),
+    Charge { region: usize, old: bool },
+    Grant { region: usize, to: usize, old: bool },
+    /// A node tells a higher ceiling of its store.
+    Raise { region: usize, old: bool },
+    Hear { region: usize, from: usize, epoch: StoreEpoch },
+    /// Another region's store takes the ceiling that its node has heard of, and says so.
+    Acknowledge { region: usize, of: usize },
+    Wipe(usize),
+    /// The replica has that much.
+    FailOver { region: usize, used: u64, given: Row, received: Vec<Received> },
+    Ask(usize),
+    Answer { region: usize, asker: usize },
+    Reopen(usize),
+}
+
+struct Rights {
+    regions: usize,
+    quantity: u64,
+    /// Of the overdraft of each region.
+    allowance: u64,
+    /// Wipes and failovers in all.
+    accidents: u8,
+    /// Units beyond an acknowledged ceiling that a store may spend; without, the label is short.
+    block: Option<u64>,
+}
+
+impl Rights {
+    fn number(at: usize) -> RegionNumber {
+        RegionNumber(at as u32)
+    }
+
+    fn split(&self) -> Split {
+        let regions: Vec<_> = (0..self.regions).map(Self::number).collect();
+        Split::even(&regions).expect("a few regions")
+    }
+
+    fn base(&self, at: usize) -> u64 {
+        self.split().base(self.quantity, Self::number(at))
+    }
+
+    fn fence(&self) -> Fence {
+        Fence { label_start: ClusterTime(START), fence: Span(FENCE) }
+    }
+
+    /// Carries out one operation of a server, as the store's step does, and tells what came of it.
+    fn step(
+        &self,
+        world: &World,
+        region: usize,
+        old: bool,
+        operation: impl FnOnce(&mut Server) -> bool,
+    ) -> Option<World> {
+        let mut next = world.clone();
+        let it = &mut next.regions[region];
+        let received = it.book.received(Self::number(region), &self.split(), self.quantity);
+        let server = if old { it.old.as_mut()? } else { &mut it.server };
+        if !server.account.is_open(server.epoch, self.fence()) {
+            return None;
+        }
+        for told in &received {
+            server.account.receive(*told);
+        }
+        let (epoch, ceiling) = it.acknowledged;
+        if let Some(block) = self.block
+            && server.used >= block + if epoch == server.epoch { ceiling } else { 0 }
+        {
+            return None;
+        }
+        let before = server.used;
+        if !operation(server) {
+            return None;
+        }
+        let statement = Statement {
+            from: Self::number(region),
+            epoch: server.epoch,
+            given: server.account.given().clone(),
+            ceiling: 0,
+        };
+        it.admitted += server.used - before;
+        it.book.merge(&statement);
+        if !statement.given.is_empty() {
+            next.tell(region, &statement);
+        }
+        Some(next)
+    }
+
+    /// Another server takes the place of a region's; returns the one before.
+    fn replace(&self, world: &mut World, region: usize, used: u64, account: Account) -> Server {
+        world.accidents += 1;
+        let it = &mut world.regions[region];
+        let epoch = StoreEpoch(world.now.max(it.server.epoch.0 + 1));
+        it.recovery = None;
+        core::mem::replace(&mut it.server, Server { epoch, used, account })
+    }
+
+    /// All that a replica of a server may have.
+    fn replicas(server: &Server) -> Vec<(u64, Row, Vec<Received>)> {
+        let mut replicas: Vec<_> = (0..=server.used).map(|used| (used, Row::new(), vec![])).collect();
+        for (to, most) in server.account.given().iter() {
+            let with = |(used, given, received): &(u64, Row, Vec<Received>), amount| {
+                let mut given = given.clone();
+                given.add(to, amount);
+                (*used, given, received.clone())
+            };
+            let all = replicas.iter().flat_map(|r| (0..=most).map(move |amount| with(r, amount)));
+            replicas = all.collect();
+        }
+        for told in server.account.received() {
+            let with = |(used, given, received): &(u64, Row, Vec<Received>), amount| {
+                let mut received = received.clone();
+                received.push(Received { amount, ..*told });
+                (*used, given.clone(), received)
+            };
+            let all = replicas.iter().flat_map(|r| (0..=told.amount).map(move |n| with(r, n)));
+            replicas = all.collect();
+        }
+        replicas
+    }
+}
+
+impl Model for Rights {
+    type State = World;
+    type Action = Event;
+
+    fn init_states(&self) -> Vec<World> {
+        let region = |at| Region {
+            server: Server::new(self.base(at)),
+            old: None,
+            book: Book::default(),
+            acknowledged: (StoreEpoch(0), 0),
+            recovery: None,
+            admitted: 0,
+        };
+        let regions = (0..self.regions).map(region).collect();
+        vec![World { now: 0, regions, told: BTreeMap::new(), accidents: 0 }]
+    }
+
+    fn actions(&self, world: &World, events: &mut Vec<Event>) {
+        if world.now < START {
+            events.push(Event::Begin);
+        }
+        for (region, it) in world.regions.iter().enumerate() {
+            if world.accidents < self.accidents {
+                events.push(Event::Wipe(region));
+                let replicas = Self::replicas(&it.server).into_iter();
+                events.extend(replicas.map(|(used, given, received)| Event::FailOver {
+                    region,
+                    used,
+                    given,
+                    received,
+                }));
+            }
+            if it.old.is_some() {
+                events.push(Event::OldEnds(region));
+            }
+            if world.now < START {
+                continue;
+            }
+            for old in [false, true] {
+                events.push(Event::Charge { region, old });
+                let others = (0..self.regions).filter(|to| *to != region);
+                events.extend(others.map(|to| Event::Grant { region, to, old }));
+                if self.block.is_some() {
+                    events.push(Event::Raise { region, old });
+                }
+            }
+            let others = world.told.keys().filter(|(from, _)| *from != region);
+            events.extend(others.map(|(from, epoch)| Event::Hear { region, from: *from, epoch: *epoch }));
+            if self.block.is_none() {
+                continue;
+            }
+            events.extend([Event::Ask(region), Event::Reopen(region)]);
+            for other in (0..self.regions).filter(|other| *other != region) {
+                events.push(Event::Acknowledge { region, of: other });
+                events.push(Event::Answer { region, asker: other });
+            }
+        }
+    }
+
+    fn next_state(&self, world: &World, event: Event) -> Option<World> {
+        let mut next = world.clone();
+        match event {
+            Event::Begin => {
+                next.now = START;
+                // Whoever lost its role so long ago knows it.
+                next.regions.iter_mut().for_each(|it| it.old = None);
+            }
+            Event::OldEnds(region) => next.regions[region].old = None,
+            Event::Charge { region, old } => {
+                return self.step(world, region, old, |server| {
+                    let passes = server.account.allows(server.used, 1, self.allowance);
+                    server.used += u64::from(passes);
+                    passes
+                });
+            }
+            Event::Grant { region, to, old } => {
+                return self.step(world, region, old, |server| {
+                    server.account.grant(server.used, Self::number(to), 1) > 0
+                });
+            }
+            Event::Raise { region, old } => {
+                let it = &mut next.regions[region];
+                let server = if old { it.old.as_ref()? } else { &it.server };
+                let block = self.block?;
+                let statement = Statement {
+                    from: Self::number(region),
+                    epoch: server.epoch,
+                    given: server.account.given().clone(),
+                    ceiling: server.used.next_multiple_of(block),
+                };
+                if !next.tell(region, &statement) {
+                    return None;
+                }
+            }
+            Event::Hear { region, from, epoch } => {
+                if !next.regions[region].book.merge(&world.told[&(from, epoch)]) {
+                    return None;
+                }
+            }
+            Event::Acknowledge { region, of } => {
+                let fence = self.fence();
+                let (split, number) = (self.split(), Self::number(region));
+                let it = &mut next.regions[region];
+                let received = it.book.received(number, &split, self.quantity);
+                let told = *received.iter().find(|told| told.from == Self::number(of))?;
+                if !it.server.account.is_open(it.server.epoch, fence) {
+                    return None;
+                }
+                it.server.account.receive(told);
+                let held = it.server.account.of(Self::number(of))?;
+                let acknowledged = &mut next.regions[of].acknowledged;
+                if (held.epoch, held.ceiling) <= *acknowledged || held.epoch != told.epoch {
+                    return None;
+                }
+                *acknowledged = (held.epoch, held.ceiling);
+            }
+            Event::Wipe(region) => {
+                let account = Account::new(self.base(region));
+                self.replace(&mut next, region, 0, account);
+            }
+            Event::FailOver { region, used, given, received } => {
+                let mut account = Account::new(self.base(region));
+                for told in received {
+                    account.receive(told);
+                }
+                for (to, amount) in given.iter() {
+                    account.grant(0, to, amount);
+                }
+                let before = self.replace(&mut next, region, used, account);
+                next.regions[region].old = Some(before);
+            }
+            Event::Ask(region) => {
+                let it = &mut next.regions[region];
+                let open = it.server.account.is_open(it.server.epoch, self.fence());
+                if open || it.recovery.is_some() {
+                    return None;
+                }
+                let (number, split) = (Self::number(region), self.split());
+                it.recovery = Some(Recovery::new(number, it.server.epoch, &split));
+            }
+            Event::Answer { region, asker } => {
+                let asked_in = next.regions[asker].server.epoch;
+                let recovery = next.regions[asker].recovery.as_ref()?;
+                if !recovery.missing().contains(&Self::number(region)) {
+                    return None;
+                }
+                let server = &mut next.regions[region].server;
+                let own = (Self::number(region), server.epoch, self.fence());
+                let answer = answer(&mut server.account, own, (Self::number(asker), asked_in))?;
+                next.regions[asker].recovery.as_mut()?.handle_answer(&answer);
+            }
+            Event::Reopen(region) => {
+                let it = &mut next.regions[region];
+                let reopening = it.recovery.as_ref()?.reopening(self.block?)?;
+                if !it.server.account.reopen(it.server.epoch, &reopening) {
+                    return None;
+                }
+                it.server.used = it.server.used.max(reopening.used);
+                it.recovery = None;
+            }
+        }
+        (next != *world).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        fn spent(world: &World) -> u64 {
+            world.regions.iter().map(|region| region.admitted).sum()
+        }
+        let mut properties = vec![
+            Property::always("all regions together stay within the quantity", |model: &Self, w: &World| {
+                spent(w) <= model.quantity + model.allowance * model.regions as u64
+            }),
+            Property::sometimes("all of it can be spent", |model: &Self, w: &World| {
+                spent(w) == model.quantity + model.allowance * model.regions as u64
+            }),
+            Property::sometimes("a region can spend what was granted to it", |model: &Self, w: &World| {
+                let mut regions = w.regions.iter().enumerate();
+                regions.any(|(at, it)| it.admitted > model.base(at) + model.allowance)
+            }),
+        ];
+        if self.accidents > 0 && self.block.is_some() {
+            properties.push(Property::sometimes(
+                "a region that forgot spends again",
+                |_: &Self, w: &World| {
+                    let reopened = |it: &Region| {
+                        it.server.epoch > StoreEpoch(0) && it.server.used > 0 && it.admitted > 0
+                    };
+                    w.regions.iter().any(reopened)
+                },
+            ));
+        }
+        properties
+    }
+}
+
+fn explore(name: &str, model: Rights) {
+    let checker = model.checker().threads(2).spawn_bfs().join();
+    println!("{name}: {} states, {} of them unique", checker.state_count(), checker.unique_state_count());
+    checker.assert_properties();
+}
+
+#[test]
+fn two_regions_with_wipes_and_failovers() {
+    let rights = Rights { regions: 2, quantity: 4, allowance: 0, accidents: 2, block: None };
+    explore("two regions, two accidents", rights);
+}
+
+#[test]
+fn two_regions_with_an_overdraft() {
+    let rights = Rights { regions: 2, quantity: 4, allowance: 1, accidents: 1, block: None };
+    explore("two regions, overdraft", rights);
+}
+
+#[test]
+fn three_regions_with_an_accident() {
+    let rights = Rights { regions: 3, quantity: 3, allowance: 0, accidents: 1, block: None };
+    explore("three regions, one accident", rights);
+}
+
+#[test]
+fn two_regions_recover_a_long_label() {
+    let rights = Rights { regions: 2, quantity: 4, allowance: 0, accidents: 1, block: Some(1) };
+    explore("two regions, recovery", rights);
+}
+
+#[test]
+fn three_regions_recover_a_long_label() {
+    let rights = Rights { regions: 3, quantity: 3, allowance: 0, accidents: 1, block: Some(1) };
+    explore("three regions, recovery", rights);
+}
