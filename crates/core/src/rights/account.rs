@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Reopening, Row};
+use super::{Reopening, Row, Statement};
 use crate::{
     ids::{RegionNumber, StoreEpoch},
     store::COUNT_MAX,
@@ -98,6 +98,19 @@ impl Account {
     pub fn held(&self) -> u64 {
         let sum = self.received.iter().fold(self.base, |sum, r| sum.saturating_add(r.amount));
         sum.min(COUNT_MAX).saturating_sub(self.given.sum())
+    }
+
+    /// What the region tells everybody of the account, with the `ceiling` it asks them to hold; nothing as
+    /// long as the store may have forgotten some of it: what a replica that lags has granted may be more
+    /// than what its epoch will have granted when it is open.
+    pub fn statement(
+        &self,
+        (own, epoch): (RegionNumber, StoreEpoch),
+        fence: Fence,
+        ceiling: u64,
+    ) -> Option<Statement> {
+        let given = self.given.clone();
+        self.is_open(epoch, fence).then_some(Statement { from: own, epoch, given, ceiling })
     }
 
     /// What a region has told of itself, as far as this account holds it.
