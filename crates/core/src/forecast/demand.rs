@@ -1,0 +1,168 @@
+//! How much is asked for per second, from counts that only grow.
+//!
+//! Rates are exponentially weighted: what was seen a time constant ago weighs a third of what is seen now.
+//! A rate that has not been watched for long is corrected for that, so that a sudden demand is not taken
+//! for a small one: `rate = Σ units · weight / Σ time · weight`.
+
+use crate::time::{Mono, Span, Window};
+
+/// How long rates remember.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// Of the rate that forecasts go by: an eighth of the window, 150 ms to 2 s.
+    pub(crate) usual: Span,
+    /// Of the rate that shares go by: half of the window, 500 ms to 5 s.
+    pub(crate) slow: Span,
+}
+
+impl Memory {
+    /// As is right for limits of this window.
+    pub(crate) fn of(window: Window) -> Self {
+        let part = |n, least, most| window.length().divided_by(n).max(least).min(most);
+        Self {
+            usual: part(8, Span::millis(150), Span::secs(2)),
+            slow: part(2, Span::millis(500), Span::secs(5)),
+        }
+    }
+}
+
+/// An exponentially weighted rate.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Rate {
+    per_second: f64,
+    /// Of the weight of all time before now, the part that was watched: 0 to 1.
+    watched: f64,
+}
+
+impl Rate {
+    /// Takes `units` that came within the last `over`.
+    pub(crate) fn observe(&mut self, units: f64, over: Span, memory: Span) {
+        if over == Span::ZERO {
+            return;
+        }
+        let news = 1.0 - libm::exp(-seconds(over) / seconds(memory));
+        self.per_second += (units / seconds(over) - self.per_second) * news;
+        self.watched += (1.0 - self.watched) * news;
+    }
+
+    /// Units per second, as if there had been none before it was watched.
+    pub(crate) const fn from_nothing(&self) -> f64 {
+        self.per_second
+    }
+
+    /// Units per second.
+    pub(crate) fn per_second(&self) -> f64 {
+        if self.watched > 0.0 { self.per_second / self.watched } else { 0.0 }
+    }
+}
+
+pub(super) fn seconds(span: Span) -> f64 {
+    span.0 as f64 / 1e6
+}
+
+/// What one place asks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Demand {
+    usual: Rate,
+    slow: Rate,
+    /// Of the squares of costs: what tells heavy requests from many.
+    squares: Rate,
+    /// As of when.
+    at: Mono,
+}
+
+impl Demand {
+    /// Nothing seen yet, watched from `now` on.
+    pub(crate) const fn new(now: Mono) -> Self {
+        const NONE: Rate = Rate { per_second: 0.0, watched: 0.0 };
+        Self { usual: NONE, slow: NONE, squares: NONE, at: now }
+    }
+
+    /// Takes what was asked for between `since` and `now`, and nothing between what was known and `since`.
+    pub(crate) fn observe(&mut self, units: f64, squares: f64, since: Mono, now: Mono, memory: Memory) {
+        for (units, squares, until) in [(0.0, 0.0, since), (units, squares, now)] {
+            let over = until.since(self.at);
+            self.usual.observe(units, over, memory.usual);
+            self.slow.observe(units, over, memory.slow);
+            self.squares.observe(squares, over, memory.usual);
+            self.at = self.at.max(until);
+        }
+    }
+
+    /// As of when it is known.
+    pub(crate) const fn at(&self) -> Mono {
+        self.at
+    }
+
+    /// Units per second, by now.
+    pub(crate) fn usual(&self) -> f64 {
+        self.usual.per_second()
+    }
+
+    /// Units per second, as if there had been none before it was watched.
+    pub(crate) const fn from_nothing(&self) -> f64 {
+        self.usual.from_nothing()
+    }
+
+    /// Units per second, over a longer time.
+    pub(crate) fn slow(&self) -> f64 {
+        self.slow.per_second()
+    }
+
+    /// Squares of costs per second: the variance of what comes in a second, if requests come by chance.
+    pub(crate) fn squares(&self) -> f64 {
+        self.squares.per_second()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMORY: Memory = Memory { usual: Span::millis(150), slow: Span::millis(500) };
+
+    const fn ms(ms: u64) -> Mono {
+        Mono(ms * 1_000)
+    }
+
+    #[test]
+    fn memory_follows_the_window_within_bounds() {
+        let of = |millis| Memory::of(Window::new(Span::millis(millis)).expect("in range"));
+        assert_eq!(of(1_000), MEMORY);
+        assert_eq!((of(4_000).usual, of(4_000).slow), (Span::millis(500), Span::secs(2)));
+        assert_eq!((of(60_000).usual, of(60_000).slow), (Span::secs(2), Span::secs(5)));
+    }
+
+    #[test]
+    fn a_steady_demand_is_known_from_its_first_moment_on() {
+        let mut demand = Demand::new(ms(0));
+        for n in 0..20 {
+            demand.observe(50.0, 100.0, ms(n * 50), ms(n * 50 + 50), MEMORY);
+            assert!((demand.usual() - 1_000.0).abs() < 1e-6, "{}", demand.usual());
+            assert!((demand.slow() - 1_000.0).abs() < 1e-6);
+            assert!((demand.squares() - 2_000.0).abs() < 1e-6);
+        }
+        assert_eq!(demand.at(), ms(1_000));
+    }
+
+    #[test]
+    fn it_follows_a_change_within_its_memory() {
+        let mut demand = Demand::new(ms(0));
+        demand.observe(1_000.0, 1_000.0, ms(0), ms(1_000), MEMORY);
+        // Silence for one time constant leaves a third.
+        demand.observe(0.0, 0.0, ms(1_150), ms(1_150), MEMORY);
+        assert!((demand.usual() - 1_000.0 / core::f64::consts::E).abs() < 2.0, "{}", demand.usual());
+        assert!(demand.slow() > 700.0);
+        // All of it came just now: a rate is what came over the time that it came in.
+        demand.observe(100.0, 100.0, ms(1_250), ms(1_300), MEMORY);
+        assert!(demand.usual() > 600.0);
+    }
+
+    #[test]
+    fn no_time_teaches_nothing() {
+        let mut demand = Demand::new(ms(5));
+        demand.observe(7.0, 7.0, ms(5), ms(5), MEMORY);
+        demand.observe(7.0, 7.0, ms(3), ms(4), MEMORY);
+        assert_eq!((demand.usual(), demand.at()), (0.0, ms(5)));
+    }
+}

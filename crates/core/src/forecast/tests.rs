@@ -1,0 +1,154 @@
+use super::*;
+
+const WINDOW: Span = Span::secs(1);
+const LABEL: Label = Label(7);
+const PEER: SessionIndex = SessionIndex(1);
+
+const fn ms(ms: u64) -> Mono {
+    Mono(ms * 1_000)
+}
+
+fn forecast() -> Forecast {
+    Forecast::new(Window::new(WINDOW).expect("a second"), LABEL, ms(0))
+}
+
+fn peer(as_of: Mono) -> Participant {
+    Participant { session: PEER, region: RegionIndex(1), as_of, delay: Span::millis(40) }
+}
+
+fn sight(now: Mono, participants: &[Participant]) -> Sight<'_> {
+    let (gossip, reclaim_after) = (Span::millis(50), Span::secs(2));
+    Sight { now, gossip, reclaim_after, participants }
+}
+
+/// At `elapsed` ms into the label: of 1,000, `others` and `own` are used.
+fn question(elapsed: u64, others: u64, own: u64) -> Question {
+    Question {
+        label: LABEL,
+        elapsed: Span::millis(elapsed),
+        left: Span::millis(1_000 - elapsed),
+        cost: 1,
+        quantity: 1_000,
+        others,
+        own_region: own,
+        own_session: own,
+        share: 0.5,
+        evidence: true,
+        chance: 0,
+    }
+}
+
+fn news(units: u64, label: Label, stopped: bool, since: u64, told: u64) -> News {
+    let (since, told) = (ms(since), ms(told));
+    News { session: PEER, label, units, squares: units, stopped, since, told }
+}
+
+#[test]
+fn what_is_not_known_yet_is_forecast_and_kept_free() {
+    let mut forecast = forecast();
+    forecast.handle_news(&news(200, LABEL, false, 0, 200));
+    let participants = [peer(ms(200))];
+    // 1,000 a second for 90 ms, and three standard deviations of that.
+    let ceiling = forecast.ceiling(&question(290, 200, 0), &sight(ms(290), &participants)).net;
+    assert_eq!(ceiling, 1_000 - 200 - 119);
+    // Near the end there is no time to give a margin back: it shrinks.
+    let ceiling = forecast.ceiling(&question(990, 200, 0), &sight(ms(290), &participants)).net;
+    assert_eq!(ceiling, 1_000 - 200 - 93);
+}
+
+#[test]
+fn nothing_is_kept_for_who_has_stopped_or_is_a_label_ahead() {
+    let participants = [peer(ms(200))];
+    let ceiling = |label, stopped| {
+        let mut forecast = forecast();
+        forecast.handle_news(&news(200, label, stopped, 0, 200));
+        forecast.ceiling(&question(290, 200, 0), &sight(ms(290), &participants)).net
+    };
+    assert_eq!(ceiling(LABEL, true), 800);
+    assert_eq!(ceiling(LABEL.next(), false), 800);
+    // Of the label before, only the time since this one began counts; and a stop then says nothing now.
+    assert_eq!(ceiling(LABEL.previous(), true), 800 - 119);
+}
+
+#[test]
+fn less_than_one_request_under_way_is_plain() {
+    let mut forecast = forecast();
+    forecast.handle_news(&news(2, LABEL, false, 0, 200));
+    let ceiling = forecast.ceiling(&question(290, 2, 0), &sight(ms(290), &[peer(ms(200))])).net;
+    assert_eq!(ceiling, 998);
+}
+
+#[test]
+fn who_cannot_be_heard_is_given_its_share_and_after_a_while_nothing() {
+    let mut forecast = forecast();
+    forecast.handle_news(&news(200, LABEL, false, 0, 200));
+    forecast.handle_asked(ms(200), LABEL, 200);
+    let participants = [peer(ms(200))];
+    let mut ceiling = |now| {
+        forecast.ceiling(&question(900, 200, 200), &sight(ms(now), &participants)).net
+    };
+    assert!(ceiling(1_200) >= 800 - 500 - 3 * 23, "half of the demand: half of the quantity");
+    assert!(ceiling(1_200) < 310);
+    assert_eq!(ceiling(2_300), 800, "two seconds on it is taken for dead");
+}
+
+#[test]
+fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
+    let mut forecast = forecast();
+    forecast.handle_asked(ms(200), LABEL, 200);
+    forecast.handle_news(&news(200, LABEL, false, 0, 200));
+    let refused = Ceiling { net: 0, held: 0 };
+    assert_eq!(forecast.handle_answer(ms(300), LABEL, refused, false, 400), Urgency::Now);
+    assert!(forecast.has_stopped(LABEL));
+    assert_eq!(forecast.handle_answer(ms(301), LABEL, refused, false, 400), Urgency::None, "once");
+    // The other one has stopped too, and says so after it has heard of this stop.
+    forecast.handle_news(&news(200, LABEL, true, 200, 400));
+    let participants = [peer(ms(400))];
+    let ask = |own| question(450, 520, own);
+    let mut admitted = 0;
+    for _ in 0..100 {
+        let ceiling = forecast.ceiling(&ask(400 + admitted), &sight(ms(450), &participants));
+        let passes = ceiling.net > 400 + admitted;
+        admitted += u64::from(passes);
+        forecast.handle_answer(ms(450), LABEL, ceiling, passes, 400 + admitted);
+    }
+    assert_eq!(admitted, 40, "half of what is left");
+}
+
+#[test]
+fn what_is_under_way_counts_against_the_part() {
+    let mut forecast = forecast();
+    forecast.handle_asked(ms(200), LABEL, 200);
+    forecast.handle_answer(ms(300), LABEL, Ceiling { net: 0, held: 0 }, false, 400);
+    let ceilings: Vec<_> = (0..700)
+        .map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[])))
+        .collect();
+    assert_eq!(ceilings.iter().filter(|ceiling| ceiling.net > 0).count(), 600);
+    for ceiling in ceilings {
+        forecast.handle_answer(ms(460), LABEL, ceiling, false, 400);
+    }
+    assert!(forecast.ceiling(&question(460, 0, 400), &sight(ms(460), &[])).net > 0);
+}
+
+#[test]
+fn a_surge_is_told_at_once_and_takes_more_than_its_share_on_evidence_only() {
+    let mut forecast = forecast();
+    forecast.handle_news(&news(20, LABEL, false, 0, 200));
+    let urgencies: Vec<_> =
+        (0..100).map(|n| forecast.handle_asked(ms(200 + n), LABEL, 10)).collect();
+    assert_eq!(urgencies.iter().filter(|u| **u == Urgency::Now).count(), 1);
+    let at = |now, as_of, forecast: &mut Forecast| {
+        forecast.ceiling(&question(300, 20, 700), &sight(ms(now), &[peer(ms(as_of))])).net
+    };
+    assert_eq!(at(310, 150, &mut forecast), 500);
+    assert!(at(310, 300, &mut forecast) > 900, "the other has told since");
+    assert!(at(720, 690, &mut forecast) > 900, "it is no surge any more");
+}
+
+#[test]
+fn a_new_label_begins_without_stop() {
+    let mut forecast = forecast();
+    forecast.handle_answer(ms(300), LABEL, Ceiling { net: 0, held: 0 }, false, 400);
+    forecast.handle_asked(ms(1_000), LABEL.next(), 1);
+    assert!(!forecast.has_stopped(LABEL.next()));
+}
