@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 fn tidegate() -> Command {
@@ -150,6 +150,16 @@ fn serve_with_files(files: u32, config: &Path) -> Command {
     command
 }
 
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn fewer_open_files_than_connections_lower_their_number_and_are_told() {
     let home = tempfile::tempdir().expect("a directory");
@@ -162,15 +172,16 @@ fn fewer_open_files_than_connections_lower_their_number_and_are_told() {
     let said = stderr(&output);
     assert!(said.contains("may have 448 open files only, and a node needs 449"), "{said}");
 
-    let mut node = serve_with_files(451, &config).stderr(Stdio::piped()).spawn().expect("starts");
-    let mut log = BufReader::new(node.stderr.take().expect("it was asked for")).lines();
+    let node = serve_with_files(451, &config).stderr(Stdio::piped()).spawn();
+    let mut node = Killed(node.expect("a shell starts"));
+    let mut log = BufReader::new(node.0.stderr.take().expect("it was asked for")).lines();
     let mut told = false;
     let address = loop {
         let line = log.next().expect("it says that it has started").expect("reads");
         told |= line.contains("`listen.connections_max` is 100")
             && line.contains("it is 3 from now on");
         let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        if let Some(address) = line["fields"]["http"].as_str() {
+        if let Some(address) = line["http"].as_str() {
             break address.to_owned();
         }
     };
@@ -188,8 +199,6 @@ fn fewer_open_files_than_connections_lower_their_number_and_are_told() {
     let mut further = TcpStream::connect(&address).expect("accepted");
     further.read_to_string(&mut answer).expect("answered");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    node.kill().expect("it runs");
-    node.wait().expect("it was killed");
 }
 
 #[test]
