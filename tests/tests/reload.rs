@@ -1,13 +1,20 @@
-//! The policy file is read again when asked: as a whole, or not at all.
+//! The policy file is read again when asked: as a whole, or not at all, and without holding up the rest.
 
-use std::{fs, future::pending, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, future::pending, io::Write as _, os::unix::fs::symlink, path::Path, sync::Arc,
+    time::Duration,
+};
 
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, mknodat, open},
+    io::Errno,
+};
 use tidegate_client::{Answer, Client};
 use tidegate_node::{
     config::Config,
     server::{Options, Server},
 };
-use tidegate_tests::{ensure, eventually};
+use tidegate_tests::{ensure, eventually, http::Http};
 use tokio::sync::{Mutex, mpsc};
 
 fn policies(quantity: u64, scope: &str) -> String {
@@ -102,4 +109,56 @@ async fn a_file_with_a_mistake_changes_nothing_and_a_right_one_everything_but_th
         );
     }
     node.abort();
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_nothing_up_and_what_was_read_later_stays_in_force() {
+    const SOON: Duration = Duration::from_secs(10);
+    let home = tempfile::tempdir().expect("a directory");
+    let point_to = |name: &str| {
+        let fresh = home.path().join("fresh");
+        symlink(name, &fresh).expect("linked");
+        fs::rename(fresh, home.path().join("policies.toml")).expect("swapped");
+    };
+    fs::write(home.path().join("first"), policies(5, "region")).expect("writes");
+    fs::write(home.path().join("last"), policies(70, "region")).expect("writes");
+    // A pipe is a file whose reader waits for its writer.
+    let slow = home.path().join("slow");
+    mknodat(CWD, &slow, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    point_to("first");
+    // All on one thread: whatever waits for the disk on it stops everything.
+    let (server, client) = node(&home.path().join("policies.toml")).await;
+    let admin = format!("http://{}/readyz", server.admin_address().expect("bound"));
+    let (asks, mut asked) = mpsc::channel::<()>(1);
+    let running = tokio::spawn(server.run(pending(), async move || asked.recv().await.is_some()));
+    let quantity = async || client.check(&[("api_key", "k")], 1).await.map(|a| a.check.quantity);
+    assert_eq!(quantity().await.expect("answered"), Some(5));
+
+    point_to("slow");
+    asks.send(()).await.expect("the node runs");
+    let mut writer = loop {
+        assert_eq!(quantity().await.expect("answered"), Some(5));
+        let ready = Http::default().ask(hyper::Method::GET, &admin, &[], "").await;
+        assert_eq!(ready.expect("answered").status, 200);
+        // Opens as soon as somebody waits at the other end.
+        match open(&slow, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(pipe) => break fs::File::from(pipe),
+            Err(error) => assert_eq!(error, Errno::NXIO),
+        }
+    };
+    // Asked while one is read: done afterwards.
+    asks.send(()).await.expect("the node runs");
+    // Newer ones are there before the older are read.
+    point_to("last");
+    writer.write_all(policies(60, "region").as_bytes()).expect("writes");
+    drop(writer);
+    eventually(SOON, "the newest quantity holds", async || {
+        let now = quantity().await.expect("answered");
+        ensure(now == Some(70), || format!("{now:?}"))
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(quantity().await.expect("answered"), Some(70));
+    }
+    running.abort();
 }

@@ -275,7 +275,11 @@ impl api::Limiter for Limiter {
         let (decision, failure) = self.ask(attributes, 1, Purpose::Usage).await?;
         match failure.filter(|_| decision.degraded) {
             None => Ok(decision),
-            Some(failure) => Err(UsageError::StoreUnavailable(failure.to_string())),
+            Some(failure) => {
+                self.0.complaints.note_untold_usage(self.0.clock.now(), &failure);
+                let store = self.0.store.kind();
+                Err(UsageError::StoreUnavailable { store, why: failure.in_short() })
+            }
         }
     }
 

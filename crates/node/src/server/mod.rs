@@ -15,8 +15,8 @@ use tidegate_core::{
     ids::{Boot, Secret, Session},
     policy::PolicySet,
 };
-use tokio::{net::TcpListener, sync::watch};
-use tracing::{info, warn};
+use tokio::{net::TcpListener, sync::watch, task};
+use tracing::{error, info, warn};
 
 use crate::{
     api::{self, Api, ResetStyle},
@@ -26,16 +26,17 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{GuardSettings, RedisSettings, RedisStore, Store, StoreGuard},
+    store::{GuardSettings, RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
 
-use peers::Peers;
-use snapshots::Snapshots;
+use peers::{Deaf, Peers};
+use snapshots::{Begin, Snapshots};
 use view::{Doors, View};
 
 pub use policies::{PolicyFileError, read_policies};
+pub use view::CONNECTIONS_BESIDE_CALLERS_MAX;
 pub use wan::{Wan, WanError};
 
 mod certificates;
@@ -46,6 +47,8 @@ mod peers;
 mod policies;
 mod readiness;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod view;
 mod wan;
 
@@ -90,6 +93,31 @@ pub enum ServerError {
         /// What the system says.
         source: io::Error,
     },
+    /// The snapshot belongs to another process.
+    #[error(
+        "{} (`store.snapshot`) is in use by another process: give each node a file of its own, or stop the \
+         other node first",
+        path.display()
+    )]
+    SnapshotTaken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The snapshot has more than the store may hold.
+    #[error(
+        "the snapshot in {} (`store.snapshot`) has {records} live records, and with `store.records_max` = \
+         {records_max} there is no room for all of them (the room is divided by 64): set it to what it was \
+         when the snapshot was written, or take the file away to begin with an empty store",
+        path.display()
+    )]
+    SnapshotTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Live records in it.
+        records: u64,
+        /// The setting.
+        records_max: usize,
+    },
     /// The store's URL is wrong.
     #[error("`store.url` is wrong: {0}")]
     Store(String),
@@ -129,7 +157,7 @@ impl Server {
         let clock = Clock::start();
         let boot = Boot(Clock::boot_number(rand::random()));
         let session = Session { id: config.id.clone(), boot };
-        let (store, kept_secret) = store(&config, clock)?;
+        let (store, kept_secret, lock) = store(&config, clock)?;
         let store = Arc::new(store);
         let metrics = Arc::new(Metrics::new());
 
@@ -193,7 +221,7 @@ impl Server {
             clock,
             network: peers.network(),
             faults,
-            snapshots: Snapshots::new(&config),
+            snapshots: Snapshots::new(&config, lock),
             doors: Doors::new(config.listen.connections_max),
             draining: watch::Sender::new(false),
             secret_agreed: watch::Sender::new(config.cluster.is_some()),
@@ -252,7 +280,7 @@ impl Server {
         };
         let exchange = peers.run(until(rest_stopped));
         let asked = watch::Sender::new(());
-        let policies = policies::keep_reloading(asked.subscribe(), &config, &limiter, &view);
+        let policies = policies::keep_reloading(asked.subscribe(), &config, &view);
         let certificates = certificates::keep_reloading(asked.subscribe(), &config, &view);
         let reload = keep_asking(reload, &asked);
 
@@ -262,7 +290,7 @@ impl Server {
             () = &mut stop => {}
             ended = &mut http => ended.map_err(io::Error::other)??,
             ended = &mut admin => ended.map_err(io::Error::other)??,
-            () = &mut exchange => return Err(ended("the exchange with peers")),
+            exchanged = &mut exchange => return Err(exchange_ended(exchanged)),
             () = &mut upkeep => return Err(ended("the upkeep of the store")),
             () = &mut reload => return Err(ended("the wait for a signal to reload")),
             () = &mut policies => return Err(ended("the watch of policies")),
@@ -272,19 +300,24 @@ impl Server {
         view.draining.send_replace(true);
         stop_http.send_replace(true);
         // Peers and store are needed until the last request is answered.
-        tokio::select! {
-            answered = &mut http => answered.map_err(io::Error::other)??,
-            () = tokio::time::sleep(DRAIN_MAX) => {
-                warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
-            }
-            () = &mut exchange => {}
-            () = &mut upkeep => {}
-        }
-        stop_rest.send_replace(true);
-        exchange.await;
+        let answer = async {
+            let answered = tokio::select! {
+                answered = &mut http => answered.unwrap_or_else(|broken| Err(io::Error::other(broken))),
+                () = tokio::time::sleep(DRAIN_MAX) => {
+                    warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
+                    Ok(())
+                }
+                () = &mut upkeep => Ok(()),
+            };
+            stop_rest.send_replace(true);
+            answered
+        };
+        let (answered, exchanged) = tokio::join!(answer, exchange);
         if let Some(snapshots) = &view.snapshots {
             snapshots.write_last(&limiter, &store).await;
         }
+        answered?;
+        exchanged.map_err(|deaf| exchange_ended(Err(deaf)))?;
         info!("stopped");
         Ok(())
     }
@@ -296,10 +329,29 @@ fn foreign_seeds(cluster: &Cluster) -> Vec<&Seed> {
     cluster.seeds.iter().filter(|seed| !ours.contains(seed)).collect()
 }
 
+/// Does `work` on a thread that may wait for a disk, and waits for it: the task that drives the exchange
+/// and the upkeep goes on meanwhile.
+async fn aside(what: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(broken) = task::spawn_blocking(work).await {
+        error!(%broken, "{what} broke: this is a bug");
+    }
+}
+
 /// Passes on what `reload` says; ends when that says that it will not ask again.
 async fn keep_asking(mut reload: impl AsyncFnMut() -> bool, asked: &watch::Sender<()>) {
     while reload().await {
         asked.send_replace(());
+    }
+}
+
+/// The exchange must go on for as long as the node does.
+fn exchange_ended(exchanged: Result<(), Deaf>) -> ServerError {
+    match exchanged {
+        Ok(()) => ended("the exchange with peers"),
+        Err(deaf) => {
+            error!("{deaf}");
+            ServerError::Broken(io::Error::other(deaf))
+        }
     }
 }
 
@@ -324,13 +376,17 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
     fs::read(path).map_err(|source| ServerError::File { field, path: path.into(), source })
 }
 
-/// The regional store, and the secret that its records were kept under, if it knows.
-fn store(config: &Config, clock: Clock) -> Result<(Store, Option<Secret>), ServerError> {
+/// The regional store, the secret that its records were kept under, if it knows, and the right to its
+/// snapshot, if it has one.
+fn store(
+    config: &Config,
+    clock: Clock,
+) -> Result<(Store, Option<Secret>, Option<Lock>), ServerError> {
     let redis = match &config.store {
         config::Store::Memory(memory) => {
             let cluster = config.cluster.as_ref().map(|cluster| cluster.secret);
-            let (store, secret) = snapshots::memory_store(memory, cluster, clock)?;
-            return Ok((Store::Memory(store), secret));
+            let Begin { store, secret, lock } = snapshots::memory_store(memory, cluster, clock)?;
+            return Ok((Store::Memory(store), secret, lock));
         }
         config::Store::Redis(redis) => redis,
     };
@@ -340,7 +396,7 @@ fn store(config: &Config, clock: Clock) -> Result<(Store, Option<Secret>), Serve
         namespace: redis.namespace.clone(),
     };
     let store = RedisStore::new(settings).map_err(ServerError::Store)?;
-    Ok((Store::Redis(Box::new(store)), None))
+    Ok((Store::Redis(Box::new(store)), None, None))
 }
 
 /// What stands before a store that may fail or be slow.

@@ -15,7 +15,7 @@ use super::{peers::Network, snapshots::Snapshots};
 use crate::{
     api::{
         Admin, ClusterView, ConnectionState, Connections, Fault, FaultControl, FaultView, NodeView,
-        Readiness, RegionView, UnknownRegion,
+        Readiness, RegionView, TURNED_AWAY_MAX, UnknownRegion,
     },
     clock::{self, Clock},
     faults::{Faults, FaultsRequest},
@@ -34,6 +34,10 @@ const SILENCE_MAX: Span = Span::secs(3);
 
 /// Connections of operators that may be open at a time.
 const OPERATORS_MAX: usize = 256;
+
+/// Connections that a node may have open beside those of its callers: of operators, and on both listeners
+/// of those who are turned away.
+pub const CONNECTIONS_BESIDE_CALLERS_MAX: usize = OPERATORS_MAX + 2 * TURNED_AWAY_MAX;
 
 /// The connections of both listeners.
 #[derive(Clone)]

@@ -67,6 +67,22 @@ impl StoreError {
         )
     }
 
+    /// What is wrong with the store, as the end of a sentence that begins with it. Unlike the whole error,
+    /// it repeats nothing that the store said.
+    pub const fn in_short(&self) -> &'static str {
+        match self {
+            Self::Unreachable => "cannot be reached",
+            Self::Open => "failed or was too slow, and is left alone for a while",
+            Self::Overload => "has too many calls waiting already",
+            Self::Refused(_) => "refused to be asked",
+            Self::Record(_) => "holds something else in the place of a count",
+            Self::Full => "is full",
+            Self::Timeout => "did not answer in time",
+            Self::Broken(_) => "broke the connection",
+            Self::Unreadable(_) => "gave an answer that cannot be read",
+        }
+    }
+
     /// A short name, for metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -106,6 +122,14 @@ impl Store {
         }
     }
 
+    /// What it is called in the configuration.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+
     /// The epoch that it was last seen in; `None` if it was never reached.
     pub fn epoch(&self) -> Option<StoreEpoch> {
         match self {
@@ -141,9 +165,6 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Memory(_) => "memory",
-            Self::Redis(_) => "redis",
-        })
+        f.write_str(self.kind())
     }
 }

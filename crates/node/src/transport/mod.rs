@@ -15,6 +15,7 @@ mod quarantine;
 mod refusal;
 mod registry;
 mod stats;
+mod supervision;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
@@ -54,6 +55,7 @@ use quarantine::Quarantine;
 use refusal::{CODE_GOODBYE, Failure, FailureLog};
 use registry::Registry;
 use stats::Counters;
+use supervision::Watched;
 
 /// The longest message in bytes: a frame of 64 KiB and a little.
 pub const FRAME_BYTES_MAX: usize = 65 * 1024;
@@ -157,6 +159,7 @@ pub struct ConnectionInfo {
 #[derive(Clone)]
 pub struct Transport {
     inner: Arc<Inner>,
+    accepting: Watched,
 }
 
 struct Inner {
@@ -218,8 +221,15 @@ impl Transport {
             counters: Counters::default(),
             failures: FailureLog::default(),
         });
-        tokio::spawn(meet::accept(inner.clone()));
-        Ok((Self { inner }, receiver))
+        let accepting = Watched::spawn(meet::accept(inner.clone()));
+        Ok((Self { inner, accepting }, receiver))
+    }
+
+    /// Waits until nobody is let in any more, and says why: after [`close`](Self::close), or since the
+    /// socket or the task that accepts broke. Then the transport is deaf to whoever is not connected, and
+    /// only another one helps.
+    pub async fn ended(&self) -> String {
+        self.accepting.ended().await
     }
 
     /// This run of this node.

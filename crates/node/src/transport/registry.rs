@@ -89,6 +89,8 @@ impl Registry {
     }
 
     /// Lets a connection in, or says why not. `dialled` is the address that we dialled, if we did.
+    /// `may` is asked at the instant when it is let in: whoever changes what that says, and looks for a
+    /// connection ([`of_node`](Self::of_node)) afterwards, finds each that was let in before.
     ///
     /// The dialler calls this before it confirms, the acceptor after the confirmation. So whoever
     /// receives a confirmation knows that the dialler holds no other connection.
@@ -96,8 +98,10 @@ impl Registry {
         &self,
         link: &Arc<Link>,
         dialled: Option<SocketAddr>,
+        may: impl FnOnce() -> Result<(), Failure>,
     ) -> Result<Seat, Failure> {
         let mut guard = self.peers.lock();
+        may()?;
         let Peers { by_id, by_address } = &mut *guard;
         let id = &link.session.id;
         let mut addresses: BTreeSet<SocketAddr> =

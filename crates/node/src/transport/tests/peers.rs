@@ -1,7 +1,10 @@
 //! Peers that may talk: frames, one connection per pair, restarts, goodbyes, full queues.
 
 use super::*;
-use crate::transport::{FRAME_BYTES_MAX, SendError, link::QUEUE_MESSAGES_MAX};
+use crate::transport::{
+    FRAME_BYTES_MAX, SendError,
+    link::{self, QUEUE_MESSAGES_MAX},
+};
 
 #[tokio::test]
 async fn two_nodes_exchange_frames() {
@@ -180,4 +183,29 @@ async fn a_full_queue_drops_the_newest_and_counts() {
         .take_while(|_| eu.transport.send(&us.session(), long.clone()).is_ok())
         .count();
     assert_eq!(taken, 8 * 1024 * 1024 / FRAME_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_connection_whose_task_panics_is_closed_told_and_made_anew() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    let inner = eu.transport.inner.clone();
+    let broken = inner.registry.of_node(&id("us")).unwrap();
+    link::see_through(&inner, &broken, async { panic!("for the test") }).await;
+    let end = broken.connection.close_reason().expect("closed").to_string();
+    assert!(end.contains("closed"), "{end}");
+    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+    assert_eq!(us.next().await, Event::Disconnected(eu.session()));
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+    us.send(&eu, "here").await;
+    loop {
+        // Here the other task still ran, and may have told the end once more.
+        match eu.next().await {
+            Event::Frame { bytes, .. } => break assert_eq!(bytes, "here"),
+            Event::Unreadable(_) => panic!("nothing was unreadable"),
+            Event::Connected(_) | Event::Disconnected(_) => {}
+        }
+    }
 }

@@ -199,6 +199,24 @@ async fn a_live_name_at_another_address_is_refused() {
 }
 
 #[tokio::test]
+async fn who_is_quarantined_while_introducing_itself_is_not_let_in() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let raw = Raw::with_certificate(&authority, "us");
+    let connection = raw.connect(&eu).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    hello::write_hello(&mut send, &hello_of("us", 1)).await.unwrap();
+    // It has been found good, or there would be no answer.
+    hello::read_hello(&mut recv).await.unwrap();
+    eu.transport.quarantine(&id("us"), PATIENCE);
+    hello::write_confirm(&mut send).await.unwrap();
+    assert_refused(&closed(&connection).await, Refusal::Quarantined);
+    assert_eq!(eu.refused("quarantined"), 1);
+    assert_eq!(eu.transport.connections(), []);
+    assert!(eu.events.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn another_protocol_is_refused() {
     let authority = Authority::generate().unwrap();
     let eu = Node::start(config(&authority, "eu", 1));
