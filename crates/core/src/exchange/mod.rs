@@ -405,11 +405,12 @@ impl Exchange {
         peer.received.changes += merged.changes;
         self.stats.closed += merged.closed;
         self.stats.repair.repaired += merged.repaired;
-        peer.incoming.handle_arrival(now, header.sent, remarks.relayed);
+        peer.incoming.handle_arrival(now, header.sent, remarks.role);
         peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
         let trip = header.echo.and_then(|echo| echo.round_trip(now));
-        if let Some(trip) = trip {
+        if let Some((echo, trip)) = header.echo.zip(trip) {
             peer.distance.handle_echo(trip);
+            peer.outgoing.handle_echo(now - (trip + echo.held()));
         }
         if let Some(reading) = remarks.readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
@@ -509,7 +510,8 @@ impl Exchange {
         }
         for peer in self.peers.values_mut().filter(|peer| due(peer)) {
             if peer.ready.is_empty() {
-                let cut = Cutter { sessions: &self.sessions, live: &live, heard: &heard, shards };
+                let (sessions, relays) = (&self.sessions, &self.relays);
+                let cut = Cutter { sessions, live: &live, relays, heard: &heard, shards };
                 let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.

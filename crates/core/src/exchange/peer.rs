@@ -9,7 +9,7 @@ use alloc::{
     vec::Vec,
 };
 
-use super::repair::Comparison;
+use super::{relay::Role, repair::Comparison};
 use crate::{
     counts::Cursor,
     ids::{RegionIndex, Session, SessionIndex},
@@ -25,7 +25,7 @@ const OUT_OF_ORDER_MAX: usize = 256;
 const PROMPT_RESENDS: u32 = 3;
 /// A living peer is not silent for so long: it sends an empty frame every second.
 const SILENCE: Span = Span::millis(1_500);
-/// Who has not acknowledged anything for so long does not hear this node.
+/// Who has shown for so long no sign of hearing what it is told does not hear this node.
 const UNANSWERED_MAX: Span = Span::secs(2);
 /// A frame that comes so long after another was sent after it.
 const OVERTAKEN_MAX: Span = Span::secs(60);
@@ -57,6 +57,9 @@ pub(super) struct Outgoing {
     acknowledged: Position,
     in_flight: VecDeque<InFlight>,
     last_number: u64,
+    /// The oldest frame that the peer has shown no sign of, and when it was sent. Telling the same again
+    /// under later numbers is no sign.
+    unanswered: Option<(u64, Mono)>,
     /// Consecutive resends without progress.
     resends: u32,
     /// The newest number that the peer said it could not merge whole.
@@ -78,6 +81,7 @@ impl Outgoing {
             position: start,
             in_flight: VecDeque::new(),
             last_number,
+            unanswered: None,
             resends: 0,
             unmerged: 0,
             owed_since: None,
@@ -123,6 +127,7 @@ impl Outgoing {
     /// Numbers the next frame. Returns its number and how many are open, itself included.
     pub(super) fn number(&mut self, now: Mono, behind: Option<Position>) -> (u64, u64) {
         self.last_number += 1;
+        self.unanswered.get_or_insert((self.last_number, now));
         self.in_flight.push_back(InFlight { number: self.last_number, sent: now, behind });
         (self.last_number, self.in_flight.len() as u64)
     }
@@ -156,6 +161,17 @@ impl Outgoing {
                 self.refusals = 0;
             }
         }
+        if self.unanswered.is_some_and(|(unanswered, _)| unanswered <= number) {
+            self.unanswered = self.in_flight.front().map(|frame| (frame.number, frame.sent));
+        }
+    }
+
+    /// The peer has heard a frame, with or without a number, that was sent then: so what it has not
+    /// acknowledged is not owed to a cut.
+    pub(super) fn handle_echo(&mut self, sent: Mono) {
+        if self.unanswered.is_some_and(|(_, since)| since < sent) {
+            self.unanswered = None;
+        }
     }
 
     /// When unacknowledged changes are due to be told again.
@@ -186,9 +202,9 @@ impl Outgoing {
         self.retold
     }
 
-    /// How long the oldest unacknowledged change has waited since it was told (again).
+    /// How long the peer has shown no sign of having heard what it was told, however often it was told again.
     pub(super) fn waits(&self, now: Mono) -> Span {
-        self.in_flight.front().map_or(Span::ZERO, |frame| now.since(frame.sent))
+        self.unanswered.map_or(Span::ZERO, |(_, since)| now.since(since))
     }
 
     /// Whether all that there is has been told and has come.
@@ -201,10 +217,12 @@ impl Outgoing {
         self.resends = 0;
     }
 
-    /// As [`rewind`](Self::rewind), for a new connection: without impatience.
+    /// As [`rewind`](Self::rewind), for a new connection: without impatience. That it stands shows that
+    /// each hears the other.
     pub(super) fn resume(&mut self) {
         self.rewind();
         self.resends = 0;
+        self.unanswered = None;
     }
 }
 
@@ -224,6 +242,8 @@ pub(super) struct Incoming {
     newest: Option<(u32, Mono)>,
     /// Arrival of the newest frame of a peer that tells its changes itself.
     told: Option<Mono>,
+    /// What this node is to the peer, by the newest frame.
+    role: Option<Role>,
 }
 
 impl Incoming {
@@ -237,7 +257,7 @@ impl Incoming {
     }
 
     /// Takes note that a frame came, whatever is in it.
-    pub(super) fn handle_arrival(&mut self, now: Mono, stamp: u32, relayed: bool) {
+    pub(super) fn handle_arrival(&mut self, now: Mono, stamp: u32, role: Option<Role>) {
         // Frames may overtake each other, though not by long; a stamp is newer if it is less than half
         // the circle ahead.
         let newer = self.newest.is_none_or(|(last, at)| {
@@ -245,7 +265,8 @@ impl Incoming {
         });
         if newer {
             self.newest = Some((stamp, now));
-            self.told = if relayed { self.told } else { Some(now) };
+            self.told = if role == Some(Role::Relayed) { self.told } else { Some(now) };
+            self.role = role;
         }
     }
 
@@ -308,6 +329,11 @@ impl Incoming {
     /// When the newest frame came of those that the peer's changes are told by.
     pub(super) const fn told_at(&self) -> Option<Mono> {
         self.told
+    }
+
+    /// Whether what the peer tells is for this node to pass on to its siblings.
+    pub(super) fn is_for_siblings(&self) -> bool {
+        self.role == Some(Role::Relay)
     }
 
     /// When the newest frame came.
@@ -538,6 +564,28 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_answer_waits_on_however_often_it_is_told_again() {
+        let mut out = Outgoing::new(position(0), 0);
+        for n in 0..10 {
+            out.number(Mono(n * 1_000), Some(position(1)));
+            out.rewind();
+            assert_eq!(out.waits(Mono(n * 1_000 + 1)), Span(n * 1_000 + 1));
+        }
+        // An acknowledgement of what came before says nothing of what came since.
+        out.handle_acknowledged(Mono(10_000), 0, 0);
+        out.handle_echo(Mono(0));
+        assert_eq!(out.waits(Mono(10_000)), Span(10_000));
+        out.number(Mono(10_000), Some(position(1)));
+        out.handle_acknowledged(Mono(11_000), 11, 0);
+        assert_eq!(out.waits(Mono(20_000)), Span::ZERO);
+        // Where there is nothing left to be told again, any frame that is heard ends the wait.
+        out.number(Mono(20_000), Some(position(2)));
+        out.rewind();
+        out.handle_echo(Mono(20_001));
+        assert_eq!(out.waits(Mono(30_000)), Span::ZERO);
+    }
+
+    #[test]
     fn what_was_not_merged_whole_is_told_to_the_sender() {
         let mut incoming = Incoming::default();
         incoming.handle_merged(1, 1, None);
@@ -587,9 +635,9 @@ mod tests {
     fn a_peer_that_returns_after_days_is_heard_again() {
         let mut incoming = Incoming::default();
         let days = |n: u64| Mono(n * 86_400_000_000);
-        incoming.handle_arrival(days(0), 7, false);
+        incoming.handle_arrival(days(0), 7, None);
         // Stamps count to 2^32 in five days; after three, this one looks like an older one.
-        incoming.handle_arrival(days(3), 7 + 3 * 864_000_000, false);
+        incoming.handle_arrival(days(3), 7 + 3 * 864_000_000, None);
         assert_eq!(incoming.newest_at(), Some(days(3)));
     }
 

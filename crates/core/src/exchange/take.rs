@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Exchange, Shards, peer::Peer, shard_of};
+use super::{Exchange, Shards, peer::Peer, relay::Role, shard_of};
 use crate::{
     clock::Reading,
     counts::{Shape, Tick},
@@ -57,7 +57,7 @@ pub(super) struct Remarks {
     pub(super) digests: Vec<Digests>,
     pub(super) asks: Vec<Ask>,
     pub(super) heard: Vec<Heard>,
-    pub(super) relayed: bool,
+    pub(super) role: Option<Role>,
 }
 
 impl Exchange {
@@ -69,16 +69,17 @@ impl Exchange {
         from: &Session,
         sections: Vec<Section>,
     ) -> Result<(Vec<Told>, Remarks), FrameError> {
-        let (mut told, mut remarks) = (Vec::new(), Remarks::default());
+        let mut remarks = Remarks { role: Role::said_in(&sections), ..Remarks::default() };
+        let (mut told, relays) = (Vec::new(), remarks.role == Some(Role::Relay));
         for section in sections {
             match section {
                 Section::WalkEnd(end) => remarks.walk_end = Some(end),
                 Section::Clock(reading) => remarks.readings.push(reading),
-                Section::Slots(slots) => told.extend(self.checked_slots(from, slots, false)?),
-                Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
+                Section::Slots(slots) => told.extend(self.checked_slots(from, slots, relays, false)?),
+                Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, relays, true)?),
                 Section::Digests(digests) => remarks.digests.push(digests),
                 Section::Ask(ask) => remarks.asks.push(ask),
-                Section::Relayed => remarks.relayed = true,
+                Section::Relay | Section::Relayed => {}
                 Section::Heard(heard) => remarks.heard.push(heard),
             }
         }
@@ -89,6 +90,7 @@ impl Exchange {
         &mut self,
         from: &Session,
         slots: Slots,
+        relays: bool,
         hearsay: bool,
     ) -> Result<Option<Told>, FrameError> {
         let window = Window::new(Span(slots.window)).ok_or(FrameError::Unsound)?;
@@ -128,8 +130,8 @@ impl Exchange {
             }
         }
         let (session, region) = self.sessions.intern_told(&session).map_err(FrameError::from)?;
-        let relayed = self.relays.is_on() && region != RegionIndex::OWN && of_sender;
-        let pass_on = relayed || (region == RegionIndex::OWN && !live);
+        let is_relayed = relays && region != RegionIndex::OWN && of_sender;
+        let pass_on = is_relayed || (region == RegionIndex::OWN && !live);
         Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))
     }
 
