@@ -22,6 +22,10 @@ pub(crate) use live::Live;
 
 mod live;
 
+/// Slots of one cell, this node's own included: as many sessions may count one caller in one label.
+pub(super) const SLOTS_PER_CELL_MAX: usize = 4_096;
+/// Slots of a shard per cell that it may hold, on average; one of them is kept for this node's own.
+pub(super) const SLOTS_PER_CELL: usize = 8;
 /// Distinct limit shapes that one shard can hold at a time.
 const SHAPES_MAX: usize = 4_096;
 
@@ -36,7 +40,7 @@ pub(crate) struct Shape {
     pub(crate) scope: Scope,
 }
 
-/// No room for another cell or shape; nothing was changed.
+/// No room for another cell, shape or slot; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -263,9 +267,9 @@ impl Shard {
     /// [`has_room`](Self::has_room) before, and what the store has charged must be counted (INV-1).
     pub(crate) fn add_own(&mut self, asked: &Asked, tick: Tick) {
         let Asked { caller, shape, label, quantity, add, tell } = *asked;
-        let Ok(at) = self.cell_for(caller, shape, label, usize::MAX) else {
-            return;
-        };
+        let found = self.find(Key { caller, limit: shape.limit }, label);
+        let at = found.map_or_else(|| self.new_cell(caller, shape, label, usize::MAX), Ok);
+        let Ok(at) = at else { return };
         self.weigh_by(at, quantity);
         let over = self.over_in(at);
         let slot = self.slot_mut(at, SessionIndex::OWN, RegionIndex::OWN);
@@ -289,9 +293,14 @@ impl Shard {
         tell: bool,
         tick: Tick,
     ) -> Result<bool, Full> {
+        let found = self.find(entry.key(), entry.label);
+        if !self.has_room_for_slot(found, entry.session) {
+            return Err(Full);
+        }
         // The last sixteenth is kept for this node's own admissions.
         let bound = self.cells_max - self.cells_max / 16;
-        let at = self.cell_for(entry.caller, entry.shape, entry.label, bound)?;
+        let new = || self.new_cell(entry.caller, entry.shape, entry.label, bound);
+        let at = found.map_or_else(new, Ok)?;
         let over = self.over_in(at);
         let slot = self.slot_mut(at, entry.session, region);
         let before = slot.tally;
@@ -307,22 +316,28 @@ impl Shard {
         Ok(grew)
     }
 
+    /// Whether a slot of another session is in a cell already, or may be added: a peer may invent sessions.
+    fn has_room_for_slot(&self, at: Option<u32>, session: SessionIndex) -> bool {
+        let slots = at.and_then(|at| self.cells.get(at)).map_or(&[][..], |cell| &*cell.slots);
+        let fits = slots.len() < SLOTS_PER_CELL_MAX - 1
+            && self.slots < self.cells_max * (SLOTS_PER_CELL - 1);
+        fits || slots.iter().any(|slot| slot.session == session)
+    }
+
     fn changed(&mut self, at: u32, tick: Tick) {
         if let Some(cell) = self.cells.get_mut(at) {
             cell.touched = tick;
         }
     }
 
-    fn cell_for(
+    /// A cell for what has none, if there are less than `cells_max`.
+    fn new_cell(
         &mut self,
         caller: Caller,
         shape: Shape,
         label: Label,
         cells_max: usize,
     ) -> Result<u32, Full> {
-        if let Some(at) = self.find(Key { caller, limit: shape.limit }, label) {
-            return Ok(at);
-        }
         if self.cells.len() >= cells_max {
             return Err(Full);
         }
@@ -536,6 +551,7 @@ impl Shard {
             entry.remove();
         }
         self.slots -= cell.slots.len();
+        self.weighs_no_more(cell.weighed);
         for _ in cell.slots.iter().filter(|slot| slot.mark != 0) {
             self.log.note_stale();
         }
@@ -562,4 +578,57 @@ fn live_slot_mut<'a>(cells: &'a mut Slab<Cell>, item: &Item) -> Option<&'a mut S
     let mark = Item::mark_of(item.sequence);
     let cell = cells.get_mut(item.cell)?;
     cell.slots.iter_mut().find(|s| s.session == item.session && s.mark == mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Span;
+
+    fn entry(caller: u64, session: u16) -> Entry {
+        let window = Window::new(Span::secs(1)).expect("a second");
+        let shape = Shape { limit: LimitId(1), window, scope: Scope::Global };
+        let tally = Tally { counts: Counts { used: 1, refunded: 0 }, offered: 1 };
+        let session = SessionIndex(session);
+        Entry { caller: Caller([caller; 2]), shape, label: Label(5), session, tally }
+    }
+
+    fn add_own(shard: &mut Shard, caller: u64) {
+        let Entry { caller, shape, label, tally: add, .. } = entry(caller, 0);
+        let asked = Asked { caller, shape, label, quantity: 9, add, tell: true };
+        shard.add_own(&asked, Tick::default());
+    }
+
+    /// How many of a peer's slots there is room for, of those of so many sessions for each caller.
+    fn taken(shard: &mut Shard, callers: u64, sessions: u16) -> usize {
+        let told = (0..callers).flat_map(|c| (1..=sessions).map(move |s| entry(c, s)));
+        let is_taken =
+            |e: &Entry| shard.merge(e, RegionIndex(1), false, Tick::default()) == Ok(true);
+        told.filter(is_taken).count()
+    }
+
+    #[test]
+    fn the_slots_of_a_cell_are_bounded_and_one_is_its_own() {
+        let mut shard = Shard::new(10_000);
+        assert_eq!(taken(&mut shard, 1, 5_000), SLOTS_PER_CELL_MAX - 1);
+        add_own(&mut shard, 0);
+        assert_eq!(shard.slots, SLOTS_PER_CELL_MAX);
+        // Who has a slot grows on; and another caller's cell has room.
+        let more = Entry { tally: entry(0, 1).tally.plus(entry(0, 1).tally), ..entry(0, 1) };
+        assert_eq!(shard.merge(&more, RegionIndex(1), false, Tick::default()), Ok(true));
+        assert_eq!(taken(&mut shard, 2, 10), 10);
+    }
+
+    #[test]
+    fn all_slots_are_bounded_and_each_cell_has_room_for_its_own() {
+        let mut shard = Shard::new(64);
+        assert_eq!(taken(&mut shard, 60, 100), 64 * (SLOTS_PER_CELL - 1));
+        assert_eq!(shard.len(), 5, "what has no room for a slot gets no cell");
+        (0..64).for_each(|caller| add_own(&mut shard, caller));
+        assert_eq!(shard.slots, 64 * SLOTS_PER_CELL);
+        // With their label they go.
+        while shard.sweep(ClusterTime(9_000_000), Span::ZERO, false, 100) > 0 {}
+        assert_eq!(shard.slots, 0);
+        assert_eq!(taken(&mut shard, 1, 10), 10);
+    }
 }

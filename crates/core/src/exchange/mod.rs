@@ -137,6 +137,8 @@ pub struct ExchangeStats {
     pub dropped: BTreeMap<FrameError, u64>,
     /// Slots of labels that had closed already when they came.
     pub closed: u64,
+    /// Slots that came and found no room; one that is told again counts again.
+    pub refused: u64,
     /// Times that unacknowledged changes were told again.
     pub resends: u64,
     /// What the comparison of counts found.
@@ -404,6 +406,7 @@ impl Exchange {
         peer.received.bytes += bytes.len() as u64;
         peer.received.changes += merged.changes;
         self.stats.closed += merged.closed;
+        self.stats.refused += merged.refused;
         self.stats.repair.repaired += merged.repaired;
         peer.incoming.handle_arrival(now, header.sent, remarks.role);
         peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
@@ -428,7 +431,7 @@ impl Exchange {
             self.handle_heard(now, from, heard);
         }
         self.answer(now, cluster, from, (remarks.digests, remarks.asks), shards);
-        merged.refused()
+        merged.whole()
     }
 
     /// Tells again what has waited too long for an acknowledgement.

@@ -32,18 +32,18 @@ pub(super) struct Merged {
     pub(super) repaired: u64,
     /// Slots of labels that had closed already.
     pub(super) closed: u64,
-    /// Whether something did not fit.
-    pub(super) full: bool,
+    /// Slots that did not fit.
+    pub(super) refused: u64,
     /// Whether a label was too far ahead, or too old for a clock that may still be set back.
     pub(super) ahead: bool,
 }
 
 impl Merged {
     /// Why not all of it was merged.
-    pub(super) const fn refused(&self) -> Result<(), FrameError> {
+    pub(super) const fn whole(&self) -> Result<(), FrameError> {
         match self {
             Self { ahead: true, .. } => Err(FrameError::LabelAhead),
-            Self { full: true, .. } => Err(FrameError::Full),
+            Self { refused: 1.., .. } => Err(FrameError::Full),
             _ => Ok(()),
         }
     }
@@ -163,18 +163,16 @@ impl Exchange {
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
                 let shard = shard_of(entry.caller, shards.count());
-                if closed {
-                    // It decides nothing any more, but may show that a limit was exceeded.
-                    shards.with(shard, |shard| shard.merge_closed(&entry, region, pass_on, tick));
-                    continue;
-                }
-                match shards.with(shard, |shard| shard.merge(&entry, region, pass_on, tick)) {
-                    Ok(grew) => {
-                        merged.changes += u64::from(grew);
-                        merged.repaired += u64::from(grew && hearsay);
+                let grew = shards.with(shard, |shard| {
+                    if !closed {
+                        return shard.merge(&entry, region, pass_on, tick);
                     }
-                    Err(_) => merged.full = true,
-                }
+                    // It decides nothing any more, but may show that a limit was exceeded.
+                    shard.merge_closed(&entry, region, pass_on, tick).map(|_| false)
+                });
+                merged.refused += u64::from(grew.is_err());
+                merged.changes += u64::from(grew == Ok(true));
+                merged.repaired += u64::from(grew == Ok(true) && hearsay);
             }
         }
         merged
