@@ -256,9 +256,7 @@ impl Shard {
         let places = |groups: &BTreeMap<_, Group>| -> usize {
             groups.values().map(|group| group.places.capacity() * size_of::<u32>()).sum()
         };
-        places(&self.by_end)
-            + places(&self.closing.held)
-            + self.closing.quantities.memory_bytes()
+        places(&self.by_end) + places(&self.closing.held) + self.closing.quantities.memory_bytes()
     }
 }
 

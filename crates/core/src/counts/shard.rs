@@ -56,6 +56,21 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    fn of(slots: &[Slot]) -> Self {
+        let mut known = Self::default();
+        for slot in slots {
+            let sum = if slot.session == SessionIndex::OWN {
+                &mut known.own_session
+            } else if slot.region == RegionIndex::OWN {
+                &mut known.siblings
+            } else {
+                &mut known.others
+            };
+            *sum = sum.plus(slot.tally.counts);
+        }
+        known
+    }
+
     /// This region's sum over all its sessions.
     pub(crate) fn own_region(&self) -> Counts {
         self.own_session.plus(self.siblings)
@@ -235,18 +250,7 @@ impl Shard {
 
     /// What is known of a key in one label.
     pub(crate) fn known(&self, key: Key, label: Label) -> Known {
-        let mut known = Known::default();
-        for slot in self.slots_of(key, label) {
-            let sum = if slot.session == SessionIndex::OWN {
-                &mut known.own_session
-            } else if slot.region == RegionIndex::OWN {
-                &mut known.siblings
-            } else {
-                &mut known.others
-            };
-            *sum = sum.plus(slot.tally.counts);
-        }
-        known
+        Known::of(self.slots_of(key, label))
     }
 
     /// What is known of a key in one label, region by region, in no order.

@@ -2,7 +2,12 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{IDLE, Shards, clocks, peer::Peer, relay::{Relays, Role}, sessions::Sessions};
+use super::{
+    IDLE, Shards, clocks,
+    peer::Peer,
+    relay::{Relays, Role},
+    sessions::Sessions,
+};
 use crate::{
     clock::Reading,
     counts::{Entry, Shape, WalkFilter},

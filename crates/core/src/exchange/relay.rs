@@ -124,7 +124,8 @@ impl Exchange {
             };
             let passed = mem::replace(older, mem::replace(newer, now));
             // Who is not connected here may be out of its siblings' reach too.
-            let follows = |peer: &&mut Peer| peer.region == *region && peer.connected && peer.relayed;
+            let follows =
+                |peer: &&mut Peer| peer.region == *region && peer.connected && peer.relayed;
             for peer in self.peers.values_mut().filter(follows) {
                 peer.outgoing.follow(&passed);
             }

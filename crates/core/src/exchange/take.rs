@@ -75,8 +75,12 @@ impl Exchange {
             match section {
                 Section::WalkEnd(end) => remarks.walk_end = Some(end),
                 Section::Clock(reading) => remarks.readings.push(reading),
-                Section::Slots(slots) => told.extend(self.checked_slots(from, slots, relays, false)?),
-                Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, relays, true)?),
+                Section::Slots(slots) => {
+                    told.extend(self.checked_slots(from, slots, relays, false)?)
+                }
+                Section::Hearsay(slots) => {
+                    told.extend(self.checked_slots(from, slots, relays, true)?)
+                }
                 Section::Digests(digests) => remarks.digests.push(digests),
                 Section::Ask(ask) => remarks.asks.push(ask),
                 Section::Relay | Section::Relayed => {}

@@ -201,6 +201,13 @@ impl PolicySet {
         Self { policies, hash }
     }
 
+    /// The limit of this number, and the policy it belongs to.
+    pub fn limit(&self, id: LimitId) -> Option<(&Policy, &Limit)> {
+        let limits =
+            |policy: &'_ Arc<Policy>| policy.limits.iter().position(|limit| limit.id == id);
+        self.policies.iter().find_map(|policy| Some((&**policy, &policy.limits[limits(policy)?])))
+    }
+
     /// The policies that apply to a request, in file order.
     pub fn matching<'a>(
         &'a self,

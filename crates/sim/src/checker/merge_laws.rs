@@ -7,11 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use tidegate_core::{
-    counts::Tally,
-    store::Counts,
-    time::Label,
-};
+use tidegate_core::{counts::Tally, store::Counts, time::Label};
 
 use super::{Book, Checker, Seen, SlotSeen, Violations};
 use crate::queue::Instant;
@@ -67,13 +63,7 @@ impl MergeLaws {
         }
     }
 
-    fn viewed(
-        &mut self,
-        book: &Book,
-        at: Instant,
-        place: (usize, Label, [usize; 2]),
-        new: Counts,
-    ) {
+    fn viewed(&mut self, book: &Book, at: Instant, place: (usize, Label, [usize; 2]), new: Counts) {
         if !self.views.contains_key(&place) {
             forget(&mut self.views, place.0, place.1);
         }
