@@ -19,7 +19,8 @@ use crate::{
 use clocks::Clocks;
 use cut::Cutter;
 use orphans::Orphans;
-use peer::{Outgoing, Peer, Position};
+use outgoing::{Outgoing, Position};
+use peer::Peer;
 use quarantine::Quarantine;
 use relay::Relays;
 use repair::Turns;
@@ -34,6 +35,7 @@ mod clocks;
 mod convert;
 mod cut;
 mod orphans;
+mod outgoing;
 mod peer;
 mod quarantine;
 mod relay;

@@ -11,7 +11,7 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::mem;
 
-use super::{Exchange, peer::Peer, peer::Position};
+use super::{Exchange, outgoing::Position, peer::Peer};
 use crate::{
     ids::{NodeId, RegionIndex, Session},
     time::{Mono, Span},
@@ -39,15 +39,6 @@ impl Role {
             Self::Relay => Section::Relay,
             Self::Relayed => Section::Relayed,
         }
-    }
-
-    /// What a frame says of its receiver; `None`: its siblings are told as it is.
-    pub(super) fn said_in(sections: &[Section]) -> Option<Self> {
-        sections.iter().find_map(|section| match section {
-            Section::Relay => Some(Self::Relay),
-            Section::Relayed => Some(Self::Relayed),
-            _ => None,
-        })
     }
 }
 

@@ -69,23 +69,25 @@ impl Exchange {
         from: &Session,
         sections: Vec<Section>,
     ) -> Result<(Vec<Told>, Remarks), FrameError> {
-        let mut remarks = Remarks { role: Role::said_in(&sections), ..Remarks::default() };
-        let (mut told, relays) = (Vec::new(), remarks.role == Some(Role::Relay));
+        let (mut told, mut remarks) = (Vec::<Told>::new(), Remarks::default());
         for section in sections {
             match section {
                 Section::WalkEnd(end) => remarks.walk_end = Some(end),
                 Section::Clock(reading) => remarks.readings.push(reading),
-                Section::Slots(slots) => {
-                    told.extend(self.checked_slots(from, slots, relays, false)?)
-                }
-                Section::Hearsay(slots) => {
-                    told.extend(self.checked_slots(from, slots, relays, true)?)
-                }
+                Section::Slots(slots) => told.extend(self.checked_slots(from, slots, false)?),
+                Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
                 Section::Digests(digests) => remarks.digests.push(digests),
                 Section::Ask(ask) => remarks.asks.push(ask),
-                Section::Relay | Section::Relayed => {}
+                Section::Relay => remarks.role = Some(Role::Relay),
+                Section::Relayed => remarks.role = Some(Role::Relayed),
                 Section::Heard(heard) => remarks.heard.push(heard),
             }
+        }
+        // What a relay is told of the sender's region is for its siblings too.
+        let region = self.peers.get(&from.id).map(|peer| peer.region);
+        let relays = remarks.role == Some(Role::Relay) && region != Some(RegionIndex::OWN);
+        for told in told.iter_mut().filter(|told| relays && Some(told.region) == region) {
+            told.pass_on = true;
         }
         Ok((told, remarks))
     }
@@ -94,7 +96,6 @@ impl Exchange {
         &mut self,
         from: &Session,
         slots: Slots,
-        relays: bool,
         hearsay: bool,
     ) -> Result<Option<Told>, FrameError> {
         let window = Window::new(Span(slots.window)).ok_or(FrameError::Unsound)?;
@@ -134,8 +135,7 @@ impl Exchange {
             }
         }
         let (session, region) = self.sessions.intern_told(&session).map_err(FrameError::from)?;
-        let is_relayed = relays && region != RegionIndex::OWN && of_sender;
-        let pass_on = is_relayed || (region == RegionIndex::OWN && !live);
+        let pass_on = region == RegionIndex::OWN && !live;
         Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))
     }
 

@@ -203,9 +203,11 @@ impl PolicySet {
 
     /// The limit of this number, and the policy it belongs to.
     pub fn limit(&self, id: LimitId) -> Option<(&Policy, &Limit)> {
-        let limits =
-            |policy: &'_ Arc<Policy>| policy.limits.iter().position(|limit| limit.id == id);
-        self.policies.iter().find_map(|policy| Some((&**policy, &policy.limits[limits(policy)?])))
+        let mut limits = self
+            .policies
+            .iter()
+            .flat_map(|policy| policy.limits.iter().map(move |limit| (&**policy, limit)));
+        limits.find(|(_, limit)| limit.id == id)
     }
 
     /// The policies that apply to a request, in file order.
