@@ -128,6 +128,45 @@ fn a_sibling_in_use_is_joined_and_then_never_left_behind() {
     assert_eq!(shows(&clock, 2_000), 60_000, "neither back nor hours ahead");
 }
 
+#[test]
+fn a_sibling_that_lies_moves_it_no_further_than_an_hour_however_often_it_speaks() {
+    let hour = 3_600_000_i64;
+    let lie = |clock: &mut Clock, at_ms: u64| {
+        let shown = clock.cluster_time(mono(at_ms));
+        clock.handle_sibling(mono(at_ms), shown + Span::secs(59));
+        clock.handle_seen(mono(at_ms), shown + Span::secs(58));
+        clock.handle_sibling(mono(at_ms), shown + Span::secs(3_599));
+    };
+    let unread = Clock::new(mono(0), ClusterTime(BASE), ERROR_MAX);
+    for mut clock in [clock(), unread] {
+        (0..5_000).for_each(|n| lie(&mut clock, n));
+        let moved = shows(&clock, 5_000) - 5_000;
+        assert!((hour - 120_000..=hour).contains(&moved), "{moved}");
+        // It holds it there, but does not pull it on as time goes by.
+        (1..10_000).for_each(|s| lie(&mut clock, s * 1_000));
+        let moved = shows(&clock, 10_000_000) - 10_000_000;
+        assert!(moved <= hour, "{moved}");
+    }
+    // Nor one that starts: further away than that is no sibling's time, whichever way.
+    for away in [3_601_000, -3_601_000, 40_000_000_000] {
+        let mut clock = Clock::new(mono(0), ClusterTime(BASE), ERROR_MAX);
+        read(&mut clock, 0, 0);
+        clock.handle_sibling(mono(0), ClusterTime(BASE.saturating_add_signed(away * 1_000)));
+        assert_eq!(shows(&clock, 1_000), 1_000, "{away}");
+    }
+}
+
+#[test]
+fn siblings_that_are_all_ahead_of_a_store_that_was_set_back_stay_together() {
+    let mut clock = clock();
+    let hours_back = -3 * 3_600_000;
+    read(&mut clock, 1_000, hours_back);
+    // A sibling that heard of it later is a little ahead.
+    let sibling = clock.cluster_time(mono(11_000)) + Span::millis(40);
+    clock.handle_sibling(mono(11_000), sibling);
+    assert_eq!(clock.cluster_time(mono(11_000)), sibling);
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Pause(u64),

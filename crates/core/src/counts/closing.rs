@@ -8,16 +8,14 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
     digest::Tick,
-    shard::{Cell, Entry, Shard},
+    quantities::Quantities,
+    shard::{Cell, Entry, Full, Shape, Shard},
 };
 use crate::{
     ids::{LimitId, RegionIndex},
     policy::Scope,
     time::{ClusterTime, Span, Window},
 };
-
-/// Distinct quantities that one shard remembers.
-const QUANTITIES_MAX: usize = 4_096;
 
 /// By how much a global limit was exceeded in the labels that have ended, as far as is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +44,11 @@ pub(super) struct Weighed(u16);
 const MEASURED: u16 = 1 << 15;
 
 impl Weighed {
+    /// The place of its quantity, if it has one.
+    const fn place(self) -> Option<u16> {
+        (self.0 & !MEASURED).checked_sub(1)
+    }
+
     const fn is_measured(self) -> bool {
         self.0 & MEASURED != 0
     }
@@ -63,7 +66,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     /// Quantities in use; a cell names one by its place plus one.
-    quantities: Vec<u64>,
+    quantities: Quantities,
     /// Of limits that this node has decided by.
     over: BTreeMap<LimitId, OverAdmitted>,
     /// Cells that are held, by the end of their label.
@@ -83,28 +86,29 @@ impl Shard {
         if self.quantity_of(cell).is_some_and(|known| known >= quantity) {
             return;
         }
-        let quantities = &mut self.closing.quantities;
-        let place = quantities.iter().position(|known| *known == quantity).or_else(|| {
-            (quantities.len() < QUANTITIES_MAX).then(|| {
-                quantities.push(quantity);
-                quantities.len() - 1
-            })
-        });
+        let place = self.closing.quantities.take(quantity);
         let before = self.over_in(at);
         if let Some(shape) = self.cells.get(at).and_then(|cell| self.shape_of(cell)) {
             self.closing.over.entry(shape.limit).or_default();
         }
         if let (Some(place), Some(cell)) = (place, self.cells.get_mut(at)) {
-            let measured = cell.weighed.0 & MEASURED;
-            cell.weighed = Weighed(measured | (place as u16 + 1));
+            let (earlier, measured) = (cell.weighed, cell.weighed.0 & MEASURED);
+            cell.weighed = Weighed(measured | (place + 1));
+            self.weighs_no_more(earlier);
         }
         self.grew(at, before);
     }
 
     /// The quantity that a cell is weighed by; `None` if this node never decided about it.
     pub(super) fn quantity_of(&self, cell: &Cell) -> Option<u64> {
-        let place = usize::from(cell.weighed.0 & !MEASURED).checked_sub(1)?;
-        self.closing.quantities.get(place).copied()
+        self.closing.quantities.get(cell.weighed.place()?)
+    }
+
+    /// A cell is gone, or is weighed by another quantity.
+    pub(super) fn weighs_no_more(&mut self, weighed: Weighed) {
+        if let Some(place) = weighed.place() {
+            self.closing.quantities.give_back(place);
+        }
     }
 
     /// What is known to be admitted above the quantity, in a cell that has been measured.
@@ -136,24 +140,32 @@ impl Shard {
     }
 
     /// Merges a slot of a label before the previous one, if its cell is still there. Returns whether it grew;
-    /// `None` if there is no such cell, and what it would have shown is not measured here.
+    /// `None` if there is no such cell. Then, and without room, what it would have shown is not measured here.
     pub(crate) fn merge_closed(
         &mut self,
         entry: &Entry,
         region: RegionIndex,
         tell: bool,
         tick: Tick,
-    ) -> Option<bool> {
+    ) -> Result<Option<bool>, Full> {
         if self.find(entry.key(), entry.label).is_none() {
-            // Of limits that nobody asks for here, peers may tell as many as they like.
-            if entry.shape.scope == Scope::Global
-                && let Some(over) = self.closing.over.get_mut(&entry.shape.limit)
-            {
-                over.unmeasured += 1;
-            }
-            return None;
+            self.note_unmeasured(entry.shape);
+            return Ok(None);
         }
-        self.merge(entry, region, tell, tick).ok()
+        let merged = self.merge(entry, region, tell, tick);
+        if merged.is_err() {
+            self.note_unmeasured(entry.shape);
+        }
+        merged.map(Some)
+    }
+
+    fn note_unmeasured(&mut self, shape: Shape) {
+        // Of limits that nobody asks for here, peers may tell as many as they like.
+        if shape.scope == Scope::Global
+            && let Some(over) = self.closing.over.get_mut(&shape.limit)
+        {
+            over.unmeasured += 1;
+        }
     }
 
     /// Looks after cells whose label has ended, `budget` of them: measures those that ended `grace` before
@@ -244,9 +256,7 @@ impl Shard {
         let places = |groups: &BTreeMap<_, Group>| -> usize {
             groups.values().map(|group| group.places.capacity() * size_of::<u32>()).sum()
         };
-        places(&self.by_end)
-            + places(&self.closing.held)
-            + self.closing.quantities.capacity() * size_of::<u64>()
+        places(&self.by_end) + places(&self.closing.held) + self.closing.quantities.memory_bytes()
     }
 }
 
@@ -258,7 +268,7 @@ fn take(places: &mut Vec<u32>, at_most: usize) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::{
-        counts::{Asked, Shape, Tally},
+        counts::{Asked, Tally},
         ids::{Caller, SessionIndex},
         store::Counts,
         time::Label,
@@ -283,7 +293,7 @@ mod tests {
 
     fn ask(shard: &mut Shard, caller: u64, used: u64, quantity: u64) {
         let asked = Asked {
-            caller: Caller([caller, 0]),
+            caller: Caller([caller; 2]),
             shape: shape(),
             label: Label(5),
             quantity,
@@ -305,7 +315,7 @@ mod tests {
     /// Another region's use of a caller in label 5.
     fn entry(caller: u64, used: u64) -> Entry {
         Entry {
-            caller: Caller([caller, 0]),
+            caller: Caller([caller; 2]),
             shape: shape(),
             label: Label(5),
             session: SessionIndex(1),
@@ -314,7 +324,8 @@ mod tests {
     }
 
     fn merge(shard: &mut Shard, caller: u64, used: u64) -> Option<bool> {
-        shard.merge_closed(&entry(caller, used), RegionIndex(1), false, Tick::default())
+        let entry = entry(caller, used);
+        shard.merge_closed(&entry, RegionIndex(1), false, Tick::default()).expect("room")
     }
 
     fn over(shard: &Shard) -> (u64, u64, u64) {
@@ -374,6 +385,24 @@ mod tests {
         shard.merge(&entry(1, 50), RegionIndex(1), false, Tick::default()).expect("room");
         shard.sweep(at(8), GRACE, false, BUDGET);
         assert_eq!(over(&shard), (0, 0, 0));
+    }
+
+    #[test]
+    fn quantities_are_forgotten_with_their_labels() {
+        let mut shard = Shard::new(100_000);
+        for round in 1..=3 {
+            // Another quantity for each caller, nearly as many as can be told apart; all are over by one.
+            for caller in 0..4_000 {
+                let quantity = round * 10_000 + 2 * caller;
+                ask(&mut shard, caller, quantity + 1, quantity);
+            }
+            // Raised a thousand times within the label: those before are named no more.
+            for more in 0..1_000 {
+                ask(&mut shard, 0, 0, round * 10_000 + 2 * more + 1);
+            }
+            shard.sweep(at(9), GRACE, false, 10_000);
+            assert_eq!((shard.len(), over(&shard).1), (0, round * 3_999), "in round {round}");
+        }
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::{
 use clocks::Clocks;
 use cut::Cutter;
 use orphans::Orphans;
-use peer::{Outgoing, Peer, Position};
+use outgoing::{Outgoing, Position};
+use peer::Peer;
 use quarantine::Quarantine;
 use relay::Relays;
 use repair::Turns;
@@ -34,6 +35,7 @@ mod clocks;
 mod convert;
 mod cut;
 mod orphans;
+mod outgoing;
 mod peer;
 mod quarantine;
 mod relay;
@@ -137,6 +139,8 @@ pub struct ExchangeStats {
     pub dropped: BTreeMap<FrameError, u64>,
     /// Slots of labels that had closed already when they came.
     pub closed: u64,
+    /// Slots that came and found no room; one that is told again counts again.
+    pub refused: u64,
     /// Times that unacknowledged changes were told again.
     pub resends: u64,
     /// What the comparison of counts found.
@@ -404,12 +408,14 @@ impl Exchange {
         peer.received.bytes += bytes.len() as u64;
         peer.received.changes += merged.changes;
         self.stats.closed += merged.closed;
+        self.stats.refused += merged.refused;
         self.stats.repair.repaired += merged.repaired;
-        peer.incoming.handle_arrival(now, header.sent, remarks.relayed);
+        peer.incoming.handle_arrival(now, header.sent, remarks.role);
         peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
         let trip = header.echo.and_then(|echo| echo.round_trip(now));
-        if let Some(trip) = trip {
+        if let Some((echo, trip)) = header.echo.zip(trip) {
             peer.distance.handle_echo(trip);
+            peer.outgoing.handle_echo(now - (trip + echo.held()));
         }
         if let Some(reading) = remarks.readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
@@ -427,7 +433,7 @@ impl Exchange {
             self.handle_heard(now, from, heard);
         }
         self.answer(now, cluster, from, (remarks.digests, remarks.asks), shards);
-        merged.refused()
+        merged.whole()
     }
 
     /// Tells again what has waited too long for an acknowledgement.
@@ -509,7 +515,8 @@ impl Exchange {
         }
         for peer in self.peers.values_mut().filter(|peer| due(peer)) {
             if peer.ready.is_empty() {
-                let cut = Cutter { sessions: &self.sessions, live: &live, heard: &heard, shards };
+                let (sessions, relays) = (&self.sessions, &self.relays);
+                let cut = Cutter { sessions, live: &live, relays, heard: &heard, shards };
                 let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.

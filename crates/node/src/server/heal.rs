@@ -34,7 +34,7 @@ pub(super) async fn keep_healed(
         }
         // A store that cannot be asked would only count as one that has failed.
         while store.is_reachable()
-            && let Some((command, ticket)) = engine.poll_heal(clock.now())
+            && let Some((command, ticket)) = engine.poll_heal(&limiter.policies(), clock.now())
         {
             under_way.push(carry_out(limiter, command, ticket));
         }

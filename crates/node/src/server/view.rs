@@ -217,6 +217,7 @@ impl View {
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             over: self.over(&stats),
             repair: stats.exchange.repair,
+            slots_refused: stats.exchange.refused,
             store: self.store_sample(),
             keys: stats.cells as u64,
             memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),

@@ -102,6 +102,8 @@ pub enum Seen<'a> {
     Sent {
         /// Who.
         from: usize,
+        /// For which node.
+        to: usize,
         /// What it told.
         slots: &'a [SlotSeen],
     },

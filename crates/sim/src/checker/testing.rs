@@ -108,7 +108,7 @@ impl<C: Checker> Bench<C> {
     /// A node tells the other a life's count.
     pub(super) fn tell_of(&mut self, of: usize, from: usize, to: usize, used: u64) {
         let slots = [slot(of, used)];
-        self.see(Seen::Sent { from, slots: &slots });
+        self.see(Seen::Sent { from, to, slots: &slots });
         self.see(Seen::Delivered { from, to, slots: &slots });
     }
 

@@ -51,11 +51,11 @@ impl World<'_> {
         self.note(4, node as u64, bytes.len() as u64);
         self.trace.bytes(bytes);
         let slots = self.read(life, bytes);
+        let Some(peer) = self.nodes.iter().position(|other| other.id == to.id) else { return };
         match &slots {
-            Some(slots) => self.panel.see(now, &Seen::Sent { from: life, slots }),
+            Some(slots) => self.panel.see(now, &Seen::Sent { from: life, to: peer, slots }),
             None => self.panel.see(now, &Seen::Strange { from: life }),
         }
-        let Some(peer) = self.nodes.iter().position(|other| other.id == to.id) else { return };
         let at = self.network.between(node, peer);
         let link = self.network.link(at);
         // A frame for a session that is no more goes nowhere.

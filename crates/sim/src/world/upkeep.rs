@@ -37,7 +37,8 @@ impl World<'_> {
     pub(super) fn heal(&mut self, now: Instant, node: usize) {
         let region = self.nodes[node].region;
         while let Some(life) = &self.nodes[node].life
-            && let Some((command, ticket)) = life.engine.poll_heal(life.mono(now))
+            && let Some((command, ticket)) =
+                life.engine.poll_heal(&self.scenario.policies, life.mono(now))
         {
             let fate = self.stores[region].fate(now);
             let time = self.store_time(region, now);
