@@ -8,7 +8,11 @@ use std::collections::VecDeque;
 use tidegate_core::time::{ClusterTime, Label, Span};
 
 use super::{Charge, Seen, Step};
-use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
+use crate::{
+    queue::Instant,
+    scenario::{Schedule, StoreSettings},
+    subjects::KeyFacts,
+};
 
 /// Open windows per key: by the time that so many newer ones are open, all that could be told was told.
 const OPEN_MAX: u64 = 3;
@@ -44,6 +48,8 @@ pub struct Facts {
     pub recover_within: Span,
     /// Whether stores have room for every key.
     pub roomy: bool,
+    /// What stores are like, and what stands before them.
+    pub store: StoreSettings,
 }
 
 impl Facts {

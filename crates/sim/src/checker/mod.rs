@@ -6,6 +6,7 @@
 use std::fmt::Display;
 
 use tidegate_core::{
+    breaker::{Change, Outcome},
     counts::Tally,
     invariants::Invariant,
     store::Counts,
@@ -13,6 +14,7 @@ use tidegate_core::{
 };
 
 pub use book::{Book, Facts, LastStep, LifeFacts, Weighed, WindowBook};
+pub use breaker::Breaker;
 pub use conservation::Conservation;
 pub use convergence::{Convergence, Losses};
 pub use gate::Gate;
@@ -24,6 +26,7 @@ pub use plain_bound::PlainBound;
 use crate::queue::Instant;
 
 mod book;
+mod breaker;
 mod conservation;
 mod convergence;
 mod gate;
@@ -153,6 +156,34 @@ pub enum Seen<'a> {
         /// What it is charged for.
         charges: &'a [Charge],
     },
+    /// A node's guard let a call to the store through. A life's calls are numbered from 1.
+    Called {
+        /// Whose.
+        life: usize,
+    },
+    /// A node's guard let no further call through, because too many were waiting.
+    Shed {
+        /// Whose.
+        life: usize,
+    },
+    /// A call that was let through is over.
+    CallEnded {
+        /// Whose.
+        life: usize,
+        /// Which of its calls.
+        call: u64,
+        /// What the breaker was told of it.
+        outcome: Outcome,
+    },
+    /// A node's breaker opened or closed.
+    Breaker {
+        /// Whose.
+        life: usize,
+        /// What it did.
+        change: Change,
+        /// Whether there is a connection to the store.
+        reachable: bool,
+    },
     /// A request had no living node to answer it.
     Unanswered {
         /// Where it came.
@@ -235,6 +266,7 @@ pub struct Panel {
     liveness: Liveness,
     convergence: Convergence,
     invariants: Invariants,
+    breaker: Breaker,
 }
 
 impl Panel {
@@ -250,6 +282,7 @@ impl Panel {
             liveness: Liveness::default(),
             convergence,
             invariants: Invariants::default(),
+            breaker: Breaker::default(),
         }
     }
 
@@ -280,7 +313,7 @@ impl Panel {
     }
 
     /// The book, and every checker to tell from it.
-    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 7]) {
+    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 8]) {
         let Self {
             book,
             merge_laws,
@@ -290,9 +323,18 @@ impl Panel {
             liveness,
             convergence,
             invariants,
+            breaker,
         } = self;
-        let checkers: [&mut dyn Checker; 7] =
-            [merge_laws, conservation, gate, plain_bound, liveness, convergence, invariants];
+        let checkers: [&mut dyn Checker; 8] = [
+            merge_laws,
+            conservation,
+            gate,
+            plain_bound,
+            liveness,
+            convergence,
+            invariants,
+            breaker,
+        ];
         (book, checkers)
     }
 

@@ -9,7 +9,11 @@ use tidegate_core::{
 };
 
 use super::{Book, Charge, Checker, Facts, LifeFacts, Seen, SlotSeen, Step};
-use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
+use crate::{
+    queue::Instant,
+    scenario::{Schedule, StoreSettings},
+    subjects::KeyFacts,
+};
 
 pub(super) const AT: Instant = Instant(2_500_000);
 pub(super) const QUANTITY: u64 = 10;
@@ -46,6 +50,7 @@ pub(super) fn book() -> Book {
         healed: schedule.load_start,
         recover_within: Span::secs(8),
         roomy: true,
+        store: StoreSettings::default(),
     };
     Book::new(vec![key], 2, facts)
 }
