@@ -112,6 +112,11 @@ impl StoreGuard {
         }
     }
 
+    /// Whether there was a connection when it last heard.
+    pub const fn is_reachable(&self) -> bool {
+        self.reachable
+    }
+
     /// Takes note of whether there is a connection.
     pub fn learn(&mut self, now: Mono, reachable: bool) -> Option<Change> {
         if self.reachable == reachable {

@@ -45,6 +45,8 @@ pub struct Life {
     pub paused_until: Instant,
     /// When it asks its store for its clock next: checks bring it too, but may be rare.
     pub read_clock_at: Instant,
+    /// The latest time that its clock has shown to who looked.
+    pub shown: ClusterTime,
     synced: bool,
 }
 
@@ -99,6 +101,7 @@ impl Node {
             wake_at: Instant(u64::MAX),
             paused_until: Instant(0),
             read_clock_at: now,
+            shown: ClusterTime(0),
             synced: false,
         };
         self.life = Some(life);

@@ -40,6 +40,7 @@ struct Noted {
 #[derive(Debug, Default)]
 struct Life {
     closed: bool,
+    reachable: bool,
     /// When it opened, and for how long; `None`: until there is a connection.
     opened: Option<(Instant, Option<Span>)>,
     /// Calls let through so far, and those of them before it last opened or closed.
@@ -68,7 +69,7 @@ impl Life {
     }
 
     /// Whether what calls came to is a reason to open.
-    fn justifies(&self, settings: &Settings, cause: Cause, reachable: bool, at: Instant) -> bool {
+    fn justifies(&self, settings: &Settings, cause: Cause, at: Instant) -> bool {
         // The window has parts of which the oldest falls out: it may hold one more than its length.
         let window = settings.window + settings.window.divided_by(10);
         let recent = || self.noted.iter().filter(|n| at.since(n.at) <= window + slack(window));
@@ -80,7 +81,7 @@ impl Life {
                 count(|n| n.failed) * 100 >= calls * u64::from(settings.failures_percent)
             }
             Cause::Slow => count(|n| n.slow) * 20 > calls,
-            Cause::Unreachable => !reachable,
+            Cause::Unreachable => !self.reachable,
             Cause::Probe => self.noted.back().is_some_and(|n| n.failed || n.slow),
         }
     }
@@ -149,18 +150,18 @@ impl Breaker {
         }
     }
 
-    fn change(&mut self, book: &Book, at: Instant, life: usize, change: Change, reachable: bool) {
+    fn change(&mut self, book: &Book, at: Instant, life: usize, change: Change) {
         let (known, settings) = (&mut self.lives[life], &book.facts.store.breaker);
         let mut wrong = Vec::new();
         match change {
             Change::Opened { cause, wait } => {
-                if !known.justifies(settings, cause, reachable, at) {
+                if !known.justifies(settings, cause, at) {
                     wrong.push(format!("its breaker opened ({}) without a reason", cause.name()));
                 }
                 known.opened = Some((at, wait));
             }
             Change::Closed => {
-                let back = known.opened.is_none_or(|(_, wait)| wait.is_none()) && reachable;
+                let back = known.opened.is_none_or(|(_, wait)| wait.is_none()) && known.reachable;
                 if known.closed || !(back || known.well >= settings.probes) {
                     wrong.push("its breaker closed without a reason".to_owned());
                 }
@@ -171,6 +172,15 @@ impl Breaker {
         (known.probes, known.well) = (0, 0);
         known.noted.clear();
         self.note(book, at, life, &wrong);
+    }
+
+    /// Without a connection an open breaker stays open until there is one, whatever its back-off was.
+    fn connection(&mut self, at: Instant, life: usize, reachable: bool) {
+        let known = &mut self.lives[life];
+        known.reachable = reachable;
+        if !reachable && !known.closed {
+            known.opened = Some((at, None));
+        }
     }
 
     fn note(&mut self, book: &Book, at: Instant, life: usize, wrong: &[String]) {
@@ -191,9 +201,8 @@ impl Checker for Breaker {
             Seen::Started(_) => self.lives.push(Life::default()),
             Seen::Called { life } => self.call(book, at, life),
             Seen::CallEnded { life, call, outcome } => self.end(book, life, at, call, outcome),
-            Seen::Breaker { life, change, reachable } => {
-                self.change(book, at, life, change, reachable);
-            }
+            Seen::Breaker { life, change } => self.change(book, at, life, change),
+            Seen::Connection { life, reachable } => self.connection(at, life, reachable),
             Seen::Shed { life } => {
                 let waiting = self.lives[life].waiting;
                 if waiting < WAIT_LEAST.min(book.facts.store.calls_max) {
@@ -223,6 +232,7 @@ mod tests {
     /// A bench whose life 0 has a closed breaker.
     fn bench() -> Bench<Breaker> {
         let mut bench = Bench::new(book(), Breaker::default());
+        connection(&mut bench, 0, true);
         change(&mut bench, 0, Change::Closed);
         bench
     }
@@ -232,7 +242,11 @@ mod tests {
     }
 
     fn change(bench: &mut Bench<Breaker>, at: u64, change: Change) {
-        bench.see_at(ms(at), Seen::Breaker { life: 0, change, reachable: true });
+        bench.see_at(ms(at), Seen::Breaker { life: 0, change });
+    }
+
+    fn connection(bench: &mut Bench<Breaker>, at: u64, reachable: bool) {
+        bench.see_at(ms(at), Seen::Connection { life: 0, reachable });
     }
 
     fn call(bench: &mut Bench<Breaker>, at: u64, call: u64, outcome: Outcome) {
@@ -311,6 +325,18 @@ mod tests {
         call(&mut bench, 330, 7, GOOD);
         change(&mut bench, 331, Change::Closed);
         assert_eq!(bench.finish(), 1);
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_and_found_closes_what_was_open_already() {
+        let mut bench = bench();
+        failures(&mut bench, 5);
+        change(&mut bench, 120, OPENED);
+        connection(&mut bench, 130, false);
+        connection(&mut bench, 150, true);
+        change(&mut bench, 150, Change::Closed);
+        call(&mut bench, 150, 6, GOOD);
+        assert_eq!(bench.finish(), 0);
     }
 
     #[test]

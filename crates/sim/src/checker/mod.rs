@@ -10,11 +10,12 @@ use tidegate_core::{
     counts::Tally,
     invariants::Invariant,
     store::Counts,
-    time::{Label, Span},
+    time::{ClusterTime, Label, Span},
 };
 
 pub use book::{Book, Facts, LastStep, LifeFacts, Weighed, WindowBook};
 pub use breaker::Breaker;
+pub use clocks::Clocks;
 pub use conservation::Conservation;
 pub use convergence::{Convergence, Losses};
 pub use gate::Gate;
@@ -27,6 +28,7 @@ use crate::queue::Instant;
 
 mod book;
 mod breaker;
+mod clocks;
 mod conservation;
 mod convergence;
 mod gate;
@@ -156,6 +158,13 @@ pub enum Seen<'a> {
         /// What it is charged for.
         charges: &'a [Charge],
     },
+    /// What a node's cluster time shows.
+    Clock {
+        /// Whose.
+        life: usize,
+        /// The time that its labels are cut from.
+        shows: ClusterTime,
+    },
     /// A node's guard let a call to the store through. A life's calls are numbered from 1.
     Called {
         /// Whose.
@@ -175,14 +184,19 @@ pub enum Seen<'a> {
         /// What the breaker was told of it.
         outcome: Outcome,
     },
+    /// A node found its connection to the store again, or lost it.
+    Connection {
+        /// Whose.
+        life: usize,
+        /// Whether there is one.
+        reachable: bool,
+    },
     /// A node's breaker opened or closed.
     Breaker {
         /// Whose.
         life: usize,
         /// What it did.
         change: Change,
-        /// Whether there is a connection to the store.
-        reachable: bool,
     },
     /// A request had no living node to answer it.
     Unanswered {
@@ -341,7 +355,7 @@ impl Panel {
     /// Writes down what was seen and tells every checker.
     pub fn see(&mut self, at: Instant, seen: &Seen<'_>) {
         let (book, checkers) = self.parts();
-        let closed = book.take(seen);
+        let closed = book.take(at, seen);
         for checker in checkers {
             closed.iter().for_each(|window| checker.close(book, at, window));
             checker.see(book, at, seen);

@@ -45,7 +45,6 @@ pub(super) fn book() -> Book {
     let facts = Facts {
         schedule,
         disturbed: Vec::new(),
-        clock_error: Span::ZERO,
         faulty: false,
         healed: schedule.load_start,
         recover_within: Span::secs(8),
@@ -75,7 +74,7 @@ impl<C: Checker> Bench<C> {
     }
 
     pub(super) fn see_at(&mut self, at: Instant, seen: Seen<'_>) {
-        for window in self.book.take(&seen) {
+        for window in self.book.take(at, &seen) {
             self.checker.close(&self.book, at, &window);
         }
         self.checker.see(&self.book, at, &seen);

@@ -20,10 +20,14 @@ impl World<'_> {
         let reachable = self.stores[region].is_reachable(now);
         let Some(life) = &mut self.nodes[node].life else { return Err(Answer::Unreachable) };
         let (mono, number) = (life.mono(now), life.number);
+        let news = life.guard.is_reachable() != reachable;
         let change = life.guard.learn(mono, reachable);
         let admitted = life.guard.admit(mono);
+        if news {
+            self.panel.see(now, &Seen::Connection { life: number, reachable });
+        }
         if let Some(change) = change {
-            self.panel.see(now, &Seen::Breaker { life: number, change, reachable });
+            self.panel.see(now, &Seen::Breaker { life: number, change });
         }
         match &admitted {
             Ok(_) => self.panel.see(now, &Seen::Called { life: number }),
@@ -35,17 +39,15 @@ impl World<'_> {
     }
 
     /// Gives a node's guard back what it let through.
-    pub(super) fn end_call(&mut self, now: Instant, node: usize, permit: Permit) {
-        let region = self.nodes[node].region;
-        let reachable = self.stores[region].is_reachable(now);
+    pub(super) fn end_call(&mut self, now: Instant, node: usize, permit: &Permit) {
         let Some(life) = &mut self.nodes[node].life else { return };
         let number = life.number;
-        let change = life.guard.end(life.mono(now), &permit);
+        let change = life.guard.end(life.mono(now), permit);
         let outcome = permit.outcome();
         self.panel.see(now, &Seen::CallEnded { life: number, call: permit.number(), outcome });
         if let Some(change) = change {
             self.note(16, node as u64, number as u64);
-            self.panel.see(now, &Seen::Breaker { life: number, change, reachable });
+            self.panel.see(now, &Seen::Breaker { life: number, change });
         }
     }
 
@@ -175,7 +177,7 @@ impl World<'_> {
         match life.engine.complete(mono, ticket, answer.outcome()) {
             Completion::Decided(decision) => {
                 self.decide(now, request, store, &decision);
-                self.end_call(now, request.node, permit);
+                self.end_call(now, request.node, &permit);
             }
             Completion::Again(command, ticket) => {
                 self.submit(now, request, command, Pending { ticket, permit, asked });

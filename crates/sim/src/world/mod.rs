@@ -19,7 +19,7 @@ use crate::{
     node::Node,
     queue::{Instant, Queue},
     rng::Stream,
-    scenario::Scenario,
+    scenario::{ClockFault, Scenario},
     slots::Slots,
     store::RegionStore,
     subjects::Subjects,
@@ -59,6 +59,7 @@ enum Event {
     Pause { pause: usize },
     StoreSaved { loss: usize },
     StoreLost { loss: usize },
+    StoreSetForward { region: usize },
     Healed,
     Sweep,
     Sample,
@@ -245,6 +246,11 @@ impl<'a> World<'a> {
             }
             self.queue.push(facts.at, Event::StoreLost { loss });
         }
+        for fault in &faults.clocks {
+            if let ClockFault::Store { region, at, offset: 1.., .. } = *fault {
+                self.queue.push(at, Event::StoreSetForward { region });
+            }
+        }
         self.queue.push(self.panel.book().facts.healed, Event::Healed);
         self.queue.push(Instant(0), Event::Sweep);
         self.queue.push(schedule.load_start, Event::Sample);
@@ -300,6 +306,10 @@ impl<'a> World<'a> {
             Event::Pause { pause } => self.pause(now, pause),
             Event::StoreSaved { loss } => self.save_store(now, loss),
             Event::StoreLost { loss } => self.lose_store(now, loss),
+            Event::StoreSetForward { region } => {
+                // Records that live for less time than was passed over are gone: as if all were.
+                self.panel.see(now, &Seen::StoreLost { region, kept: None });
+            }
             Event::Healed => self.panel.see(now, &Seen::Healed),
             Event::Start { node } => self.start(now, node),
             Event::Sweep => self.sweep(now),
@@ -370,7 +380,6 @@ fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
     Facts {
         schedule: *schedule,
         disturbed,
-        clock_error: faults.worst_store_clock(schedule.end),
         faulty: healed.is_some(),
         healed: healed.unwrap_or(schedule.load_start).max(schedule.load_start),
         recover_within: scenario.recover_within,

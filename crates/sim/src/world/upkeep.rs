@@ -46,7 +46,7 @@ impl World<'_> {
                 Ok(mut permit) => {
                     let (took, answer) = self.carry_out_heal(now, region, &command);
                     permit.note(took, &answer);
-                    self.end_call(now, node, permit);
+                    self.end_call(now, node, &permit);
                     answer
                 }
                 Err(why) => why,
