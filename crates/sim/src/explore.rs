@@ -56,6 +56,10 @@ pub struct Exploration {
     pub offered: u64,
     /// Answered without the store.
     pub without_store: u64,
+    /// The part of it that was shed, because too many were waiting for a store.
+    pub shed: u64,
+    /// How often breakers opened before stores, by cause.
+    pub breaker_opened: BTreeMap<&'static str, u64>,
     /// Not answered.
     pub unanswered: u64,
     /// Admitted beyond the rule.
@@ -166,6 +170,8 @@ impl Default for Exploration {
             events: 0,
             offered: 0,
             without_store: 0,
+            shed: 0,
+            breaker_opened: BTreeMap::new(),
             unanswered: 0,
             wrong_admits: 0,
             lost: 0,
@@ -233,6 +239,10 @@ impl Exploration {
         self.events += report.events;
         self.offered += report.offered;
         self.without_store += report.regions.values().map(|r| r.without_store).sum::<u64>();
+        self.shed += report.regions.values().map(|r| r.shed).sum::<u64>();
+        for (cause, times) in &report.breaker_opened {
+            *self.breaker_opened.entry(cause).or_default() += times;
+        }
         self.unanswered += report.regions.values().map(|r| r.unanswered).sum::<u64>();
         self.wrong_admits += report.wrong_admits;
         self.lost += report.lost;
@@ -245,10 +255,12 @@ impl Exploration {
 impl fmt::Display for Exploration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| what | over {} seeds |\n| --- | ---: |", self.seeds)?;
-        let rows: [(&str, u64); 8] = [
+        let rows: [(&str, u64); 10] = [
             ("failed", self.failed),
             ("requests", self.offered),
             ("answered without the store", self.without_store),
+            ("of which shed", self.shed),
+            ("openings of breakers", self.breaker_opened.values().sum()),
             ("unanswered", self.unanswered),
             ("admitted beyond the rule", self.wrong_admits),
             ("not known to all at the end", self.lost),

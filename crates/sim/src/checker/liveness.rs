@@ -63,16 +63,14 @@ impl Liveness {
         }
     }
 
-    /// Lets go of what has reached everybody, and of windows that are over.
+    /// Lets go of what has reached everybody whose clock has not passed its window.
     fn settle(&mut self, book: &Book, at: Instant) {
         let before = self.backlog.len();
         self.backlog.retain(|item| {
             let Some(window) = book.window(item.key, item.label) else { return false };
-            if book.span_of(item.key, item.label).1 <= at {
-                return false;
-            }
             (0..book.lives.len()).any(|listener| {
                 book.concerned(item.key, listener, item.of)
+                    && book.is_live(item.key, item.label, listener, at)
                     && window.heard_by(listener, item.of) < item.net
             })
         });

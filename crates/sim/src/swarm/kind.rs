@@ -91,9 +91,7 @@ impl Kind {
         Self::OlderClock,
     ];
 
-    /// What is drawn only by a swarm that names them. A store's clock that steps may take the labels with it,
-    /// and the checkers tell windows by true time; a node that comes back with an older clock and can ask
-    /// neither store nor peer for the time answers in labels that are over, which is documented.
+    /// What is drawn only by a swarm that names them: see `docs/simulator.md`.
     pub const LATER: [Self; 2] = [Self::ClockStep, Self::OlderClock];
 
     /// What it is called in files.

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_may_be_named_also_those_that_are_not_usual() {
+    fn kinds_may_be_named() {
         let swarm = swarm("faults = [\"clock-step\"]");
         assert!((0..50).any(|seed| swarm.draw(seed).text.contains("[[clock]]")));
     }

@@ -12,8 +12,9 @@ use crate::{
 impl World<'_> {
     /// Sets a node's timer to what its engine wants.
     pub(super) fn schedule_wake(&mut self, now: Instant, node: usize) {
+        let reachable = self.stores[self.nodes[node].region].is_reachable(now);
         let Some(life) = &mut self.nodes[node].life else { return };
-        let at = life.next_wake(now);
+        let at = life.next_wake(now, reachable);
         if at < life.wake_at {
             life.wake_at = at;
             self.queue.push(at, Event::Wake { node, life: life.number });

@@ -7,7 +7,7 @@ use crate::{
     checker::{LifeFacts, Seen},
     node::{Clocks, Life},
     queue::Instant,
-    scenario::{ClockFault, Restart, StoreFate},
+    scenario::{ClockFault, Restart, Scenario, StoreFate},
 };
 
 /// How often stores forget what has expired, and how much they look at.
@@ -21,8 +21,8 @@ impl World<'_> {
         let clocks = self.clocks_of(node, now);
         let started = &mut self.nodes[node];
         let region = started.region;
-        let spans = [self.scenario.gossip, self.scenario.store.timeout];
-        let session = started.start(number, spans, now, clocks, self.seed);
+        let Scenario { gossip, store, .. } = self.scenario;
+        let session = started.start(number, *gossip, store, now, clocks, self.seed);
         self.sessions.insert(session, number);
         self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {
@@ -107,8 +107,11 @@ impl World<'_> {
         }
     }
 
-    /// At the end of a life: tells what its engine found broken.
+    /// At the end of a life: tells what its engine found broken, and adds up what its breaker did.
     pub(super) fn examine(&mut self, now: Instant, life: &Life) {
+        for (sum, (_, times)) in self.opened.iter_mut().zip(life.guard.opened()) {
+            *sum += times;
+        }
         for (invariant, times) in life.engine.stats().broken {
             self.panel.see(now, &Seen::Broken { life: life.number, invariant, times });
         }
