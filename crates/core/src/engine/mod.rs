@@ -177,9 +177,11 @@ struct Views {
 }
 
 impl Views {
-    /// How old what is known of each other region is.
+    /// How old what is known of each other region is; as if it had never been heard where there was no room
+    /// for all of it.
     fn ages(&self, now: Mono) -> Ages {
-        self.regions.iter().map(|view| (view.region, view.staleness(now))).collect()
+        let age = |view: &RegionView| view.staleness(now).filter(|_| view.is_whole(now));
+        self.regions.iter().map(|view| (view.region, age(view))).collect()
     }
 }
 
