@@ -15,7 +15,7 @@ const FIRST: u32 = 1_024;
 
 /// The limit of one store's calls.
 #[derive(Debug, Clone)]
-pub struct Congestion {
+pub(super) struct Congestion {
     most: u32,
     /// Answers that take longer are late: three quarters of the deadline, so that the limit shrinks
     /// before calls go unanswered.
@@ -30,7 +30,7 @@ pub struct Congestion {
 
 impl Congestion {
     /// A limit that never exceeds `most`, for calls that are given up after `deadline`.
-    pub fn new(most: u32, deadline: Span) -> Self {
+    pub(super) fn new(most: u32, deadline: Span) -> Self {
         Self {
             most,
             late: Span(deadline.0 - deadline.0 / 4),
@@ -44,7 +44,7 @@ impl Congestion {
 
     /// Begins a call, if one more may wait: end it by [`end`](Self::end), exactly once.
     #[must_use]
-    pub const fn begin(&mut self) -> bool {
+    pub(super) const fn begin(&mut self) -> bool {
         let fits = self.under_way < self.limit;
         self.under_way += fits as u32;
         fits
@@ -52,7 +52,7 @@ impl Congestion {
 
     /// Ends a call. `took`: how long its answer took, up to the deadline if none came; `None` if that
     /// says nothing.
-    pub fn end(&mut self, now: Mono, took: Option<Span>) {
+    pub(super) fn end(&mut self, now: Mono, took: Option<Span>) {
         let was_full = self.under_way.saturating_mul(2) >= self.limit;
         self.under_way = self.under_way.saturating_sub(1);
         let Some(took) = took else { return };
@@ -74,12 +74,12 @@ impl Congestion {
     }
 
     /// How many calls may wait.
-    pub const fn limit(&self) -> u32 {
+    pub(super) const fn limit(&self) -> u32 {
         self.limit
     }
 
     /// How many wait.
-    pub const fn under_way(&self) -> u32 {
+    pub(super) const fn under_way(&self) -> u32 {
         self.under_way
     }
 }
