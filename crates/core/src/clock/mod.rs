@@ -125,11 +125,12 @@ impl Clock {
         self.own.map(|own| StoreTime(now.0.saturating_add_signed(own.offset())))
     }
 
-    /// Whether labels that are over are over for good. They are not while this node has slots under labels
-    /// of a guess that may still be set back: what was forgotten would begin again from nothing, below what
-    /// others were told (INV-2). That lasts for [`UNSETTLED_MAX`] at most.
-    pub(crate) const fn may_forget(&self) -> bool {
-        self.settled || !self.counted
+    /// Whether labels that are over are over for good. They are not while the clock is a guess that may still
+    /// be set back: own slots that were forgotten would begin again from nothing, below what others were told
+    /// (INV-2), and what others told would be missing until counts are compared. That lasts for
+    /// [`UNSETTLED_MAX`] at most.
+    pub(crate) fn may_forget(&self, now: Mono) -> bool {
+        self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX)
     }
 
     /// What to tell others.
@@ -184,9 +185,11 @@ impl Clock {
     /// A node of this region whose labels are in use showed `time` just before: this one is not behind
     /// it (INV-10), and joins it if its own labels are not in use yet.
     pub(crate) fn handle_sibling(&mut self, now: Mono, time: ClusterTime) {
+        // Who knows of no store's clock has nothing that could speak against a sibling.
+        let ignorant = self.own.is_none() && self.others.is_empty();
         if self.settled {
             self.handle_seen(now, time);
-        } else if self.is_in_reach(now, time) {
+        } else if ignorant || self.is_in_reach(now, time) {
             self.follow(now, time);
         }
     }
