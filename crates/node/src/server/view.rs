@@ -310,6 +310,14 @@ impl Admin for View {
             let seconds = left.as_secs_ceil();
             format!("{node} is quarantined for another {seconds} s: it claimed what cannot be")
         }));
+        // Nor does this: whoever starts a copy must not be able to stop the node that it is one of.
+        if let Some(peer) = self.network.refused_for_namesake() {
+            let name = &self.engine.session().id;
+            reasons.push(format!(
+                "{peer} refuses this node, since another process runs as {name} (the log says where): give \
+                 each its own `node` and certificate, or stop one"
+            ));
+        }
         if draining {
             reasons.push("the node is stopping".to_owned());
         }
