@@ -398,8 +398,11 @@ impl<G: Guarding> Engine<G> {
             due.then(|| upkeep.hold_until.is_some_and(|until| now < until))
         });
         let Some(hold) = hold else { return };
-        let cluster = self.cluster_time(now);
-        for shard in &self.shards {
+        let (cluster, may_forget) = self.clock.with(|clock| {
+            clock.handle_timeout(now);
+            (clock.cluster_time(now), clock.may_forget())
+        });
+        for shard in self.shards.iter().filter(|_| may_forget) {
             shard.with(|shard| shard.sweep(cluster, grace, hold, UPKEEP_BUDGET));
         }
         self.survey(now, cluster);

@@ -9,7 +9,7 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use rand::Rng;
 
 use crate::{
-    clock::Reading,
+    clock::{Reading, UNSETTLED_MAX},
     counts::{Cursor, Shard, place_of},
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
     time::{Mono, Span},
@@ -47,8 +47,6 @@ mod take;
 const IDLE: Span = Span::secs(1);
 /// Who has not been connected for so long is taken for dead: what is known of it is passed on, or compared.
 const ORPHANED_AFTER: Span = Span::secs(3);
-/// A node that is still not sure of its clock so long after it met a peer will not be surer soon.
-const UNSETTLED_MAX: Span = Span::secs(3);
 /// So long after a peer was heard last, nobody waits for its part of the counts any more.
 const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.

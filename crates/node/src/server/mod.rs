@@ -11,6 +11,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 use tidegate_core::{
+    calls,
     engine::{Engine, Settings},
     ids::{Boot, Secret, Session},
     policy::PolicySet,
@@ -26,7 +27,7 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{GuardSettings, RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
+    store::{RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
@@ -402,10 +403,10 @@ fn store(
 /// What stands before a store that may fail or be slow.
 fn store_guard(config: &Config, clock: Clock) -> Option<StoreGuard> {
     let config::Store::Redis(redis) = &config.store else { return None };
-    let settings = GuardSettings {
+    let settings = calls::Settings {
         breaker: redis.breaker,
         calls_max: redis.calls_max,
-        timeout: redis.timeout,
+        timeout: clock::span(redis.timeout),
     };
     let random = Box::new(StdRng::from_rng(&mut rand::rng()));
     Some(StoreGuard::new(settings, clock, random))

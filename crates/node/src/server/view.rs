@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tidegate_core::{
     PeerStatus,
     breaker::State as BreakerState,
+    calls,
     engine::{Engine, Stats},
     policy::{Limit, Scope},
     time::Span,
@@ -22,7 +23,7 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::Member,
-    store::{GuardState, Store, StoreError},
+    store::{Store, StoreError},
     telemetry::{
         ClockSample, GuardSample, ListenerSample, Metrics, NodeSample, OverSample, PeerSample,
         StoreSample, Traffic,
@@ -266,7 +267,7 @@ impl View {
     }
 }
 
-fn guard_sample(guard: GuardState) -> GuardSample {
+fn guard_sample(guard: calls::State) -> GuardSample {
     GuardSample {
         state: match guard.state {
             BreakerState::Closed => 0,
@@ -282,7 +283,7 @@ fn guard_sample(guard: GuardState) -> GuardSample {
 impl Admin for View {
     fn ready(&self) -> Readiness {
         let (reachable, synced) = (self.store.is_reachable(), self.limiter.has_started());
-        let open = |guard: GuardState| guard.state == BreakerState::Open;
+        let open = |guard: calls::State| guard.state == BreakerState::Open;
         let store = match (reachable, self.limiter.guard_state()) {
             (false, _) => "unreachable",
             (true, Some(guard)) if open(guard) => "open",
