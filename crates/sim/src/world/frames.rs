@@ -155,6 +155,9 @@ impl World<'_> {
             (Ok(()), Some(slots)) => self.panel.see(now, &Seen::Delivered { from, to, slots }),
             _ => {}
         }
+        if self.scenario.topology.relays && taken.is_ok() {
+            self.note_relay(flight.from, flight.to, &flight.bytes);
+        }
         self.note(6, u64::from(taken.is_ok()), 0);
         self.schedule_wake(now, flight.to);
     }
