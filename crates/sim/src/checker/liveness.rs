@@ -63,16 +63,22 @@ impl Liveness {
         }
     }
 
-    /// Lets go of what has reached everybody whose clock has not passed its window.
+    /// Lets go of what has reached everybody whose clock has not passed its window, and of what was counted
+    /// while clocks were apart.
     fn settle(&mut self, book: &Book, at: Instant) {
         let before = self.backlog.len();
         self.backlog.retain(|item| {
             let Some(window) = book.window(item.key, item.label) else { return false };
-            (0..book.lives.len()).any(|listener| {
-                book.concerned(item.key, listener, item.of)
-                    && book.is_live(item.key, item.label, listener, at)
-                    && window.heard_by(listener, item.of) < item.net
-            })
+            // Who is ahead has let go of a window before it begins for who is behind.
+            let agreed = window
+                .used
+                .is_none_or(|(first, _)| book.clocks.agree(book.keys[item.key].window, first, at));
+            agreed
+                && (0..book.lives.len()).any(|listener| {
+                    book.concerned(item.key, listener, item.of)
+                        && book.is_live(item.key, item.label, listener, at)
+                        && window.heard_by(listener, item.of) < item.net
+                })
         });
         if self.backlog.len() < before {
             self.last_bad = self.last_bad.max(Some(at));

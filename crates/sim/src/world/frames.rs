@@ -14,6 +14,8 @@ impl World<'_> {
     pub(super) fn schedule_wake(&mut self, now: Instant, node: usize) {
         let reachable = self.stores[self.nodes[node].region].is_reachable(now);
         let Some(life) = &mut self.nodes[node].life else { return };
+        // Something has happened to it, perhaps to its clock, and perhaps for a moment only.
+        life.shown = life.shown.max(life.engine.cluster_time(life.mono(now)));
         let at = life.next_wake(now, reachable);
         if at < life.wake_at {
             life.wake_at = at;
