@@ -127,9 +127,10 @@ impl Clock {
 
     /// Whether labels that are over are over for good. They are not while this node has slots under labels
     /// of a guess that may still be set back: what was forgotten would begin again from nothing, below what
-    /// others were told (INV-2). That lasts for [`UNSETTLED_MAX`] at most.
-    pub(crate) const fn may_forget(&self) -> bool {
-        self.settled || !self.counted
+    /// others were told (INV-2); nor while a node that has just started is told what others know, which
+    /// nobody would tell again. That lasts for [`UNSETTLED_MAX`] at most.
+    pub(crate) fn may_forget(&self, now: Mono) -> bool {
+        self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX)
     }
 
     /// What to tell others.

@@ -55,17 +55,17 @@ fn what_was_counted_in_vain_puts_it_in_use_after_three_seconds() {
     // Nothing was counted: it is a guess for as long as it takes.
     let mut idle = new();
     idle.handle_timeout(mono(60_000));
-    assert!(idle.may_forget() && !idle.reading(mono(60_000)).settled);
+    assert!(idle.may_forget(mono(60_000)) && !idle.reading(mono(60_000)).settled);
     for (counted, tick) in [(1_000, 3_501), (9_000, 9_000)] {
         let mut clock = new();
         clock.handle_timeout(mono(counted));
         clock.handle_count(mono(counted));
         if tick > counted {
             clock.handle_timeout(mono(3_500));
-            assert!(!clock.may_forget() && !clock.reading(mono(3_500)).settled);
+            assert!(!clock.may_forget(mono(3_500)) && !clock.reading(mono(3_500)).settled);
         }
         clock.handle_timeout(mono(tick));
-        assert!(clock.may_forget() && clock.reading(mono(tick)).settled);
+        assert!(clock.may_forget(mono(tick)) && clock.reading(mono(tick)).settled);
         let shown = shows(&clock, tick);
         read(&mut clock, tick, -60_000);
         assert_eq!(shows(&clock, tick), shown, "it is not set back");
@@ -74,7 +74,17 @@ fn what_was_counted_in_vain_puts_it_in_use_after_three_seconds() {
     let mut clock = new();
     clock.handle_count(mono(600));
     clock.settle();
-    assert!(clock.may_forget());
+    assert!(clock.may_forget(mono(600)));
+}
+
+#[test]
+fn a_node_that_starts_forgets_nothing_until_it_is_in_use_or_three_seconds_have_passed() {
+    let mut clock = Clock::new(mono(500), ClusterTime(BASE + 500_000), ERROR_MAX);
+    read(&mut clock, 1_000, 600_000);
+    assert!(!clock.may_forget(mono(1_000)), "what it was told may be of a label that is not over");
+    assert!(!clock.may_forget(mono(3_500)) && clock.may_forget(mono(3_501)));
+    clock.settle();
+    assert!(clock.may_forget(mono(1_000)));
 }
 
 #[test]

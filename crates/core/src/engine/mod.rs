@@ -400,7 +400,7 @@ impl<G: Guarding> Engine<G> {
         let Some(hold) = hold else { return };
         let (cluster, may_forget) = self.clock.with(|clock| {
             clock.handle_timeout(now);
-            (clock.cluster_time(now), clock.may_forget())
+            (clock.cluster_time(now), clock.may_forget(now))
         });
         for shard in self.shards.iter().filter(|_| may_forget) {
             shard.with(|shard| shard.sweep(cluster, grace, hold, UPKEEP_BUDGET));

@@ -15,7 +15,9 @@ impl World<'_> {
         let reachable = self.stores[self.nodes[node].region].is_reachable(now);
         let Some(life) = &mut self.nodes[node].life else { return };
         // Something has happened to it, perhaps to its clock, and perhaps for a moment only.
-        life.shown = life.shown.max(life.engine.cluster_time(life.mono(now)));
+        let shows = life.engine.cluster_time(life.mono(now));
+        life.shown = life.shown.max(shows);
+        self.panel.see(now, &Seen::Clock { life: life.number, shows });
         let at = life.next_wake(now, reachable);
         if at < life.wake_at {
             life.wake_at = at;
