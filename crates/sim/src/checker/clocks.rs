@@ -78,7 +78,9 @@ impl Clocks {
     /// Whether clocks agreed on the labels of a window, from one instant to another.
     pub fn agree(&self, window: Window, from: Instant, to: Instant) -> bool {
         let most = APART.min(window.length().divided_by(2));
-        let meets = |apart: &&Apart| apart.from <= to && from <= apart.to;
+        // Who was apart when they were looked at last is taken to be so still.
+        let meets =
+            |apart: &&Apart| apart.from <= to && (from <= apart.to || apart.to == self.looked);
         self.apart.iter().filter(meets).all(|apart| apart.by <= most)
     }
 
@@ -125,6 +127,17 @@ mod tests {
             clocks.compare(&[true, true], at);
         }
         (clocks, truth)
+    }
+
+    #[test]
+    fn who_was_apart_a_moment_ago_is_so_until_seen_otherwise() {
+        let window = Window::new(Span::secs(60)).expect("in range");
+        let since = |(clocks, _): (Clocks, Schedule)| {
+            let at = clocks.looked + Span::millis(10);
+            clocks.agree(window, at, at)
+        };
+        assert!(!since(clocks(&[0, 9_000])));
+        assert!(since(clocks(&[0, 9_000, 0, 0])));
     }
 
     #[test]
