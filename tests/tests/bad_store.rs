@@ -93,3 +93,29 @@ async fn an_unreachable_redis_is_answered_by_on_store_failure_until_it_appears()
     assert_eq!(node.spend(&[("api_key", "k"), ("route", "/closed")], 8).await, 5);
     served.stop().await;
 }
+
+#[tokio::test]
+async fn what_redis_says_of_a_record_is_for_the_log_and_not_for_callers() {
+    let site = Site::new(POLICIES);
+    let place = site.place("eu", "eu-0");
+    let redis = RedisServer::start().await.unwrap();
+    let store = format!("kind = \"redis\"\nurl = \"{}\"\ntimeout = \"1s\"", redis.url());
+    let served = site.serve_ready(&place, &site.config_with(&place, &[], &store)).await;
+    let node = &served.node;
+    assert_eq!(node.spend(&[("api_key", "k"), ("route", "/closed")], 1).await, 1);
+    let keys: Vec<String> = redis.ask(&["KEYS", "tidegate:*"]).await.unwrap();
+    let record = keys.iter().find(|key| !key.ends_with("epoch")).expect("there is a record");
+    let _: i64 = redis.ask(&["DEL", record]).await.unwrap();
+    let _: i64 = redis.ask(&["LPUSH", record, "something else"]).await.unwrap();
+
+    let usage = node.ask(hyper::Method::GET, "/v1/usage?api_key=k&route=/closed", &[], "").await;
+    assert_eq!(usage.status, 503, "{}", usage.text());
+    let said = usage.text();
+    assert!(said.contains("the redis store of this region holds something else"), "{said}");
+    for raw in ["WRONGTYPE", record.as_str(), "Operation"] {
+        assert!(!said.contains(raw), "{said}");
+    }
+    let log = served.process.log();
+    assert!(log.contains("use could not be told") && log.contains("WRONGTYPE"), "{log}");
+    served.stop().await;
+}

@@ -1,14 +1,18 @@
-//! The policy file is read again when asked: as a whole, or not at all.
+//! The policy file is read again when asked: as a whole, or not at all, and without holding up the rest.
 
-use std::{fs, future::pending, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
+use std::{fs, future::pending, io::Write as _, os::unix::fs::symlink, path::Path, time::Duration};
 
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, mknodat, open},
+    io::Errno,
+};
 use tidegate_client::{Answer, Client};
 use tidegate_node::{
     config::Config,
     server::{Options, Server},
 };
-use tidegate_tests::{ensure, eventually};
-use tokio::sync::{Mutex, mpsc};
+use tidegate_tests::{ensure, eventually, http::Http};
+use tokio::sync::mpsc;
 
 fn policies(quantity: u64, scope: &str) -> String {
     format!(
@@ -74,32 +78,94 @@ async fn a_file_with_a_mistake_changes_nothing_and_a_right_one_everything_but_th
     let file = home.path().join("policies.toml");
     fs::write(&file, policies(5, "region")).expect("writes");
     let (server, client) = node(&file).await;
-    // The node asks whether to reload once more only when it has done so: hence the second channel.
-    let (asks, asked) = mpsc::channel::<()>(1);
-    let (done, mut waits) = mpsc::channel::<()>(1);
-    let asked = Arc::new(Mutex::new(asked));
-    let reload =
-        async move || done.send(()).await.is_ok() && asked.lock().await.recv().await.is_some();
-    let node = tokio::spawn(server.run(pending(), reload));
-    waits.recv().await.expect("the node runs");
+    let admin = format!("http://{}/metrics", server.admin_address().expect("bound"));
+    let (asks, mut asked) = mpsc::channel::<()>(1);
+    let node = tokio::spawn(server.run(pending(), async move || asked.recv().await.is_some()));
     let check =
         async || -> Answer { client.check(&[("api_key", "k")], 2).await.expect("answered") };
+    let rejected = async || {
+        let answer = Http::default().ask(hyper::Method::GET, &admin, &[], "").await;
+        let metrics = answer.expect("answered").text().to_owned();
+        let series = "tidegate_policy_reload_total{result=\"rejected\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(series));
+        count.map_or(0, |count| count.parse::<u64>().expect("a number"))
+    };
 
     assert_eq!(check().await.check.remaining, Some(3));
-    for (text, quantity, remaining) in [
-        // The first limit is right, the second is not: none of both is taken.
-        (format!("{}{}", policies(9, "region"), policies(9, "galaxy")), 5, 1),
-        ("not TOML".into(), 5, 1),
-        (policies(7, "region"), 7, 1),
-    ] {
-        fs::write(&file, &text).expect("writes");
+    let both = format!("{}{}", policies(9, "region"), policies(9, "galaxy"));
+    // Of the first file one limit is right and one is not: none of both is taken.
+    for text in [both.as_str(), "not TOML"] {
+        let before = rejected().await;
+        fs::write(&file, text).expect("writes");
         asks.send(()).await.expect("the node runs");
-        waits.recv().await.expect("the node has read the file");
-        let answer = check().await;
-        assert_eq!(
-            (answer.check.quantity, answer.check.remaining),
-            (Some(quantity), Some(remaining))
-        );
+        eventually(Duration::from_secs(10), "the file is refused", async || {
+            ensure(rejected().await > before, || "not read yet".into())
+        })
+        .await;
+        let answer = client.check(&[("api_key", "k")], 4).await.expect("answered").check;
+        assert_eq!((answer.quantity, answer.remaining), (Some(5), Some(3)), "{text}");
     }
+    fs::write(&file, policies(7, "region")).expect("writes");
+    asks.send(()).await.expect("the node runs");
+    let answer = eventually(Duration::from_secs(10), "the new quantity holds", async || {
+        let check = client.check(&[("api_key", "k")], 6).await.expect("answered").check;
+        ensure(check.quantity == Some(7), || format!("{:?}", check.quantity))?;
+        Ok(check)
+    })
+    .await;
+    assert_eq!(answer.remaining, Some(5), "what was used is");
+    assert_eq!(check().await.check.remaining, Some(3));
     node.abort();
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_holds_nothing_up_and_what_was_read_later_stays_in_force() {
+    const SOON: Duration = Duration::from_secs(10);
+    let home = tempfile::tempdir().expect("a directory");
+    let point_to = |name: &str| {
+        let fresh = home.path().join("fresh");
+        symlink(name, &fresh).expect("linked");
+        fs::rename(fresh, home.path().join("policies.toml")).expect("swapped");
+    };
+    fs::write(home.path().join("first"), policies(5, "region")).expect("writes");
+    fs::write(home.path().join("last"), policies(70, "region")).expect("writes");
+    // A pipe is a file whose reader waits for its writer.
+    let slow = home.path().join("slow");
+    mknodat(CWD, &slow, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    point_to("first");
+    // All on one thread: whatever waits for the disk on it stops everything.
+    let (server, client) = node(&home.path().join("policies.toml")).await;
+    let admin = format!("http://{}/readyz", server.admin_address().expect("bound"));
+    let (asks, mut asked) = mpsc::channel::<()>(1);
+    let running = tokio::spawn(server.run(pending(), async move || asked.recv().await.is_some()));
+    let quantity = async || client.check(&[("api_key", "k")], 1).await.map(|a| a.check.quantity);
+    assert_eq!(quantity().await.expect("answered"), Some(5));
+
+    point_to("slow");
+    asks.send(()).await.expect("the node runs");
+    let mut writer = loop {
+        assert_eq!(quantity().await.expect("answered"), Some(5));
+        let ready = Http::default().ask(hyper::Method::GET, &admin, &[], "").await;
+        assert_eq!(ready.expect("answered").status, 200);
+        // Opens as soon as somebody waits at the other end.
+        match open(&slow, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(pipe) => break fs::File::from(pipe),
+            Err(error) => assert_eq!(error, Errno::NXIO),
+        }
+    };
+    // Asked while one is read: done afterwards.
+    asks.send(()).await.expect("the node runs");
+    // Newer ones are there before the older are read.
+    point_to("last");
+    writer.write_all(policies(60, "region").as_bytes()).expect("writes");
+    drop(writer);
+    eventually(SOON, "the newest quantity holds", async || {
+        let now = quantity().await.expect("answered");
+        ensure(now == Some(70), || format!("{now:?}"))
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(quantity().await.expect("answered"), Some(70));
+    }
+    running.abort();
 }

@@ -161,3 +161,40 @@ async fn a_node_in_a_cluster_keeps_regional_counts_over_its_own_restart() {
     assert_eq!(served.node.used(&CALLER).await, Ok(9));
     served.stop().await;
 }
+
+#[tokio::test]
+async fn a_lowered_bound_on_records_stops_the_start_and_keeps_the_snapshot() {
+    let alone = Alone::new();
+    let served = alone.start().await;
+    for n in 0..300 {
+        let key = format!("k{n}");
+        assert!(served.node.check(&[("api_key", &key)], 1).await.allowed);
+    }
+    served.stop().await;
+    let before = fs::read(alone.file()).unwrap();
+    let config = alone.config("snapshot = \"counts\"\nrecords_max = 64");
+    let (code, log) = alone.site.refused(&alone.place, &config).await;
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("300 live records") && log.contains("`store.records_max` = 64"), "{log}");
+    assert!(fs::read(alone.file()).unwrap() == before, "it was touched");
+
+    let served = alone.start().await;
+    assert_eq!(served.node.used(&[("api_key", "k299")]).await, Ok(1));
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn two_nodes_on_one_snapshot_are_one_too_many() {
+    let alone = Alone::new();
+    let mut served = alone.start().await;
+    let other = alone.site.place("eu", "eu-1");
+    let store = "kind = \"memory\"\nsnapshot = \"counts\"";
+    let config = alone.site.config_alone(&other, store);
+    let (code, log) = alone.site.refused(&other, &config).await;
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("in use by another process"), "{log}");
+    assert_eq!(served.node.spend(&CALLER, 5).await, 5);
+    // Whoever is killed leaves it to the next.
+    served.process.kill().await;
+    alone.site.serve_ready(&other, &config).await.stop().await;
+}

@@ -59,8 +59,13 @@ impl Subject {
 
     /// As another user, such as `name:password@`. It need not be reachable.
     fn redis_as(user: &str, redis: RedisServer, port: u16) -> Self {
+        Self::redis_in(0, user, redis, port)
+    }
+
+    /// The same, in this database.
+    fn redis_in(database: u32, user: &str, redis: RedisServer, port: u16) -> Self {
         let settings = RedisSettings {
-            url: format!("redis://{user}127.0.0.1:{port}/0"),
+            url: format!("redis://{user}127.0.0.1:{port}/{database}"),
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
-    net::TcpListener,
-    process::{Command, Output, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
 };
 
 fn tidegate() -> Command {
@@ -138,6 +139,66 @@ fn dev_refuses_a_redis_url_that_is_none_before_it_starts_anything() {
     });
     let said = said.into_iter().find(|said| !said.contains("in use")).expect("free ports");
     assert!(said.contains("store.url") && !said.contains("started"), "{said}");
+}
+
+/// `tidegate serve` where a process may have so many open files.
+fn serve_with_files(files: u32, config: &Path) -> Command {
+    let mut command = Command::new("sh");
+    let script =
+        format!("ulimit -n {files} && exec \"$0\" serve --log-format json --config \"$1\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_tidegate")]).arg(config);
+    command
+}
+
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn fewer_open_files_than_connections_lower_their_number_and_are_told() {
+    let home = tempfile::tempdir().expect("a directory");
+    let config = home.path().join("node.toml");
+    let text = "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nconnections_max = 100\n";
+    fs::write(&config, text).expect("writes");
+    // 64 for the process, 256 for operators, 2 × 64 for those who are turned away.
+    let output = serve_with_files(448, &config).output().expect("a shell starts");
+    assert_eq!(code(&output), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("may have 448 open files only, and a node needs 449"), "{said}");
+
+    let node = serve_with_files(451, &config).stderr(Stdio::piped()).spawn();
+    let mut node = Killed(node.expect("a shell starts"));
+    let mut log = BufReader::new(node.0.stderr.take().expect("it was asked for")).lines();
+    let mut told = false;
+    let address = loop {
+        let line = log.next().expect("it says that it has started").expect("reads");
+        told |= line.contains("`listen.connections_max` is 100")
+            && line.contains("it is 3 from now on");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if let Some(address) = line["http"].as_str() {
+            break address.to_owned();
+        }
+    };
+    assert!(told);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&address).expect("accepted");
+        stream.write_all(b"GET /check HTTP/1.1\r\nHost: t\r\n\r\n").expect("written");
+        let mut status = [0; 15];
+        stream.read_exact(&mut status).expect("answered");
+        assert_eq!(&status, b"HTTP/1.1 200 OK");
+        open.push(stream);
+    }
+    let mut answer = String::new();
+    let mut further = TcpStream::connect(&address).expect("accepted");
+    further.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
 }
 
 #[test]

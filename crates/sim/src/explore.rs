@@ -56,10 +56,16 @@ pub struct Exploration {
     pub offered: u64,
     /// Answered without the store.
     pub without_store: u64,
+    /// The part of it that was shed, because too many were waiting for a store.
+    pub shed: u64,
+    /// How often breakers opened before stores, by cause.
+    pub breaker_opened: BTreeMap<&'static str, u64>,
     /// Not answered.
     pub unanswered: u64,
     /// Admitted beyond the rule.
     pub wrong_admits: u64,
+    /// How often a node died that another was telling for its siblings too.
+    pub relays_died: u64,
     /// Admitted, and not known to every node at the end of its run.
     pub lost: u64,
     /// The part of it that some living node knows.
@@ -166,8 +172,11 @@ impl Default for Exploration {
             events: 0,
             offered: 0,
             without_store: 0,
+            shed: 0,
+            breaker_opened: BTreeMap::new(),
             unanswered: 0,
             wrong_admits: 0,
+            relays_died: 0,
             lost: 0,
             lost_though_known: 0,
             normal_ms: 0.0,
@@ -233,8 +242,13 @@ impl Exploration {
         self.events += report.events;
         self.offered += report.offered;
         self.without_store += report.regions.values().map(|r| r.without_store).sum::<u64>();
+        self.shed += report.regions.values().map(|r| r.shed).sum::<u64>();
+        for (cause, times) in &report.breaker_opened {
+            *self.breaker_opened.entry(cause).or_default() += times;
+        }
         self.unanswered += report.regions.values().map(|r| r.unanswered).sum::<u64>();
         self.wrong_admits += report.wrong_admits;
+        self.relays_died += report.relays_died;
         self.lost += report.lost;
         self.lost_though_known += report.lost_though_known;
         self.normal_ms = self.normal_ms.max(report.normal_ms.unwrap_or(0.0));
@@ -245,11 +259,14 @@ impl Exploration {
 impl fmt::Display for Exploration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| what | over {} seeds |\n| --- | ---: |", self.seeds)?;
-        let rows: [(&str, u64); 8] = [
+        let rows: [(&str, u64); 11] = [
             ("failed", self.failed),
             ("requests", self.offered),
             ("answered without the store", self.without_store),
+            ("of which shed", self.shed),
+            ("openings of breakers", self.breaker_opened.values().sum()),
             ("unanswered", self.unanswered),
+            ("relays that died", self.relays_died),
             ("admitted beyond the rule", self.wrong_admits),
             ("not known to all at the end", self.lost),
             ("of which somebody knows", self.lost_though_known),

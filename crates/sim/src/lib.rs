@@ -14,6 +14,7 @@ pub mod central;
 pub mod checker;
 pub mod explore;
 pub mod frames;
+pub mod guard;
 pub mod ledger;
 pub mod network;
 pub mod node;

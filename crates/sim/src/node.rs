@@ -10,14 +10,17 @@ use tidegate_core::{
 };
 
 use crate::{
+    guard::StoreGuard,
     queue::Instant,
     rng::Stream,
-    scenario::drifted,
+    scenario::{Scenario, drifted},
     subjects::{SECRET, Subject},
 };
 
 /// A node that has not heard of every peer serves without its store for so long at most.
 const SYNC_MAX: Span = Span::secs(2);
+/// How often a node looks whether a store that cannot be reached can be healed.
+const LOOK_EVERY: Span = Span::millis(100);
 /// A node's timer rings no more often than this, as a real one's does.
 const TIMER_GRAIN: Span = Span::millis(1);
 /// Monotonic clocks begin anywhere: far enough apart that two mixed up cannot go unnoticed.
@@ -31,6 +34,8 @@ pub struct Life {
     pub session: Session,
     /// What decides and replicates.
     pub engine: Engine<OneThread>,
+    /// What decides whether its store is asked.
+    pub guard: StoreGuard,
     started: Instant,
     /// By how many millionths its monotonic clock runs too fast.
     drift_ppm: i64,
@@ -40,6 +45,8 @@ pub struct Life {
     pub paused_until: Instant,
     /// When it asks its store for its clock next: checks bring it too, but may be rare.
     pub read_clock_at: Instant,
+    /// The latest time that its clock has shown to who looked.
+    pub shown: ClusterTime,
     synced: bool,
 }
 
@@ -69,29 +76,36 @@ impl Node {
     }
 
     /// Starts another run. Its boot number is what its wall clock shows in milliseconds, as a server's.
-    /// `gossip` and `call_max` are the engine's.
     pub fn start(
         &mut self,
         number: usize,
-        [gossip, call_max]: [Span; 2],
+        scenario: &Scenario,
         now: Instant,
         clocks: Clocks,
         seed: u64,
     ) -> Session {
         let session = Session { id: self.id.clone(), boot: Boot(clocks.wall.0 / 1_000) };
-        let call_max = Some(call_max);
-        let settings = Settings { gossip, call_max, shards: 1, ..Settings::new(session.clone()) };
+        let Scenario { gossip, store, topology, .. } = scenario;
+        let settings = Settings {
+            gossip: *gossip,
+            call_max: Some(store.timeout),
+            relays: topology.relays,
+            shards: 1,
+            ..Settings::new(session.clone())
+        };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
         let engine = Engine::new(settings, mono_at(number, Span::ZERO), clocks.wall, random);
         let life = Life {
             number,
             session: session.clone(),
             engine,
+            guard: StoreGuard::new(store, Stream::new(seed, "breaker", number as u64)),
             started: now,
             drift_ppm: clocks.drift_ppm,
             wake_at: Instant(u64::MAX),
             paused_until: Instant(0),
             read_clock_at: now,
+            shown: ClusterTime(0),
             synced: false,
         };
         self.life = Some(life);
@@ -111,11 +125,14 @@ impl Life {
         mono_at(self.number, Span(age.0.saturating_add_signed(drifted(age, self.drift_ppm))))
     }
 
-    /// When its timer should ring: as its engine says, but not at once again.
-    pub fn next_wake(&self, now: Instant) -> Instant {
+    /// When its timer should ring: as its engine says, but not at once again. A store that cannot be
+    /// reached is not healed, but looked at now and then.
+    pub fn next_wake(&self, now: Instant, reachable: bool) -> Instant {
         let mono = self.mono(now);
         let deadline = self.engine.next_deadline(mono);
-        let deadline = self.engine.next_heal(mono).map_or(deadline, |heal| heal.min(deadline));
+        let look = if reachable { mono } else { mono + LOOK_EVERY };
+        let heal = self.engine.next_heal(mono).map(|heal| heal.max(look));
+        let deadline = heal.map_or(deadline, |heal| heal.min(deadline));
         let age = deadline.since(mono_at(self.number, Span::ZERO));
         // A clock that drifts shows this age earlier or later. Early by a little is harmless.
         let true_age = age.0.saturating_add_signed(-drifted(age, self.drift_ppm));

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tidegate_core::breaker::Cause;
 
 use crate::{
     checker::Violations,
@@ -25,6 +26,8 @@ pub struct RegionReport {
     pub refused: u64,
     /// Of these two: answered without the store.
     pub without_store: u64,
+    /// Of these: because too many calls were waiting for it.
+    pub shed: u64,
     /// For which no node was there.
     pub unanswered: u64,
 }
@@ -63,6 +66,8 @@ pub struct Report {
     pub under: Deviation,
     /// By name.
     pub regions: BTreeMap<String, RegionReport>,
+    /// How often the breakers that stand before stores opened, by cause.
+    pub breaker_opened: BTreeMap<&'static str, u64>,
     /// From the end of the load until all nodes knew the same exact sums; null if they never did.
     pub convergence_ms: Option<f64>,
     /// From the end of the last fault until all was as if there had been none; null if there was no fault
@@ -70,6 +75,8 @@ pub struct Report {
     pub normal_ms: Option<f64>,
     /// Admitted beyond what the rule allows, whatever goes wrong.
     pub wrong_admits: u64,
+    /// How often a node died that another was telling for its siblings too.
+    pub relays_died: u64,
     /// Admitted in the last windows, and not known to every node at the end.
     pub lost: u64,
     /// The part of it that some living node knows.
@@ -93,8 +100,11 @@ impl Report {
         let order: Vec<String> =
             scenario.topology.regions.iter().map(|region| region.name.to_string()).collect();
         let regions = order.iter().zip(&finished.counts).map(|(name, count)| {
-            let RegionCount { offered, admitted, refused, without_store, unanswered } = *count;
-            (name.clone(), RegionReport { offered, admitted, refused, without_store, unanswered })
+            let RegionCount { offered, admitted, refused, without_store, shed, unanswered } =
+                *count;
+            let report =
+                RegionReport { offered, admitted, refused, without_store, shed, unanswered };
+            (name.clone(), report)
         });
         let losses = finished.panel.losses();
         let checkers = finished.panel.results().into_iter().map(|(name, violations)| {
@@ -124,9 +134,11 @@ impl Report {
             over: all.over,
             under: all.under,
             regions: regions.collect(),
+            breaker_opened: Cause::ALL.map(Cause::name).into_iter().zip(finished.opened).collect(),
             convergence_ms: finished.panel.converged_after().map(|span| span.0 as f64 / 1e3),
             normal_ms: finished.panel.normal_after().map(|span| span.0 as f64 / 1e3),
             wrong_admits: finished.panel.wrongly_admitted(),
+            relays_died: finished.relays_died,
             lost: losses.lost,
             lost_though_known: losses.though_known,
             bytes_per_admitted: if admitted == 0 { 0.0 } else { bytes / admitted as f64 },
@@ -196,8 +208,14 @@ impl fmt::Display for Report {
                 [name.to_owned()].into_iter().chain(numbers.map(|n| n.to_string())).collect(),
             );
         };
-        let mut total =
-            RegionReport { offered: 0, admitted: 0, refused: 0, without_store: 0, unanswered: 0 };
+        let mut total = RegionReport {
+            offered: 0,
+            admitted: 0,
+            refused: 0,
+            without_store: 0,
+            shed: 0,
+            unanswered: 0,
+        };
         for name in &self.order {
             let region = &self.regions[name];
             row(name, region);
@@ -205,6 +223,7 @@ impl fmt::Display for Report {
             total.admitted += region.admitted;
             total.refused += region.refused;
             total.without_store += region.without_store;
+            total.shed += region.shed;
             total.unanswered += region.unanswered;
         }
         row("all", &total);
@@ -228,11 +247,25 @@ impl fmt::Display for Report {
         writeln!(f)?;
         let convergence = match self.convergence_ms {
             Some(ms) => format!("knew the same exact sums within {ms:.0} ms"),
-            None => "should have known the same exact sums in time, and did NOT".into(),
+            None if self.checkers.iter().any(|c| c.name == "convergence" && c.violations > 0) => {
+                "should have known the same exact sums in time, and did NOT".into()
+            }
+            None => "counted under labels of its own, since clocks were apart".into(),
         };
         writeln!(f, "After the load every node {convergence}.")?;
         if let Some(ms) = self.normal_ms {
             writeln!(f, "After the last fault all was normal again within {ms:.0} ms.")?;
+        }
+        if self.relays_died > 0 {
+            writeln!(f, "Relays died: {}.", self.relays_died)?;
+        }
+        let causes = self.breaker_opened.iter().filter(|(_, times)| **times > 0);
+        let causes: Vec<_> = causes.map(|(cause, times)| format!("{cause} {times}")).collect();
+        if !causes.is_empty() {
+            writeln!(f, "Breakers before stores opened: {}.", causes.join(", "))?;
+        }
+        if total.shed > 0 {
+            writeln!(f, "Shed, because too many were waiting for a store: {}.", total.shed)?;
         }
         writeln!(
             f,

@@ -33,6 +33,8 @@ pub struct RegionStore {
     faults: Vec<StoreFault>,
     /// Copies that a coming loss will bring back.
     saved: BTreeMap<usize, Table>,
+    /// Until when it carries out calls that came before, if it carries out one after the other.
+    busy_until: Instant,
     random: Stream,
 }
 
@@ -40,19 +42,38 @@ impl RegionStore {
     /// An empty store with the faults of its region.
     pub fn new(settings: StoreSettings, faults: Vec<StoreFault>, random: Stream) -> Self {
         let table = Table::new(settings.records, StoreEpoch(1));
-        Self { table, settings, faults, saved: BTreeMap::new(), random }
+        let (saved, busy_until) = (BTreeMap::new(), Instant(0));
+        Self { table, settings, faults, saved, busy_until, random }
+    }
+
+    fn fault(&self, now: Instant) -> Option<&StoreFault> {
+        self.faults.iter().find(|fault| fault.start <= now && now < fault.end)
+    }
+
+    /// Whether there is a connection: not while nothing at all can be sent.
+    pub fn is_reachable(&self, now: Instant) -> bool {
+        self.fault(now).is_none_or(|fault| fault.gone < 1.0)
     }
 
     /// Draws what becomes of a question asked now.
     pub fn fate(&mut self, now: Instant) -> Fate {
+        let fate = self.draw(now);
+        let (Some(step), Some(per_second)) = (fate.step, self.settings.per_second) else {
+            return fate;
+        };
+        // It waits for what came before it, and then takes its time.
+        self.busy_until = self.busy_until.max(now + step) + Span(1_000_000 / u64::from(per_second));
+        let longer = self.busy_until.since(now + step);
+        let answers = fate.answers.map(|after| Some(after? + longer));
+        Fate { step: Some(step + longer), answers, ..fate }
+    }
+
+    fn draw(&mut self, now: Instant) -> Fate {
         let StoreSettings { delay, .. } = self.settings;
         let half = delay.divided_by(2);
         let good = Fate { step: Some(half), answers: [Some(delay), None], refused: None };
         let none = Fate { step: None, answers: [None, None], refused: None };
-        let Some(fault) = self.faults.iter().find(|fault| fault.start <= now && now < fault.end)
-        else {
-            return good;
-        };
+        let Some(fault) = self.fault(now).copied() else { return good };
         // As many draws whatever comes of them, so that another share shifts nothing behind it.
         let (mut drawn, stepped) = (self.random.fraction(), self.random.fraction() < 0.5);
         let longer = Span(self.random.exponential(fault.slow_by.0 as f64) as u64);
@@ -126,8 +147,8 @@ mod tests {
     };
 
     fn store(fault: StoreFault) -> RegionStore {
-        let settings =
-            StoreSettings { delay: Span::millis(2), timeout: Span::millis(30), records: 10 };
+        let delay = Span::millis(2);
+        let settings = StoreSettings { delay, records: 10, ..StoreSettings::default() };
         RegionStore::new(settings, vec![fault], Stream::new(7, "store", 0))
     }
 
@@ -165,6 +186,26 @@ mod tests {
         assert!(fates.iter().all(|fate| fate.step < fate.answers[0]));
         let too_slow = fates.iter().filter(|f| f.answers[0] > Some(Span::millis(30))).count();
         assert!((180..320).contains(&too_slow), "a quarter is beyond the deadline: {too_slow}");
+    }
+
+    #[test]
+    fn a_store_that_carries_out_one_call_after_the_other_has_a_queue() {
+        let mut store = store(StoreFault { never: 1.0, ..FAULT });
+        store.settings.per_second = Some(1_000);
+        let waits = |store: &mut RegionStore, now| {
+            store.fate(Instant(now)).answers[0].map(|after| after.as_millis())
+        };
+        let first: Vec<_> = (0..3).map(|_| waits(&mut store, 300)).collect();
+        assert_eq!(first, [Some(3), Some(4), Some(5)]);
+        assert_eq!(waits(&mut store, 2_300), Some(4), "two of them are over");
+        assert_eq!(waits(&mut store, 60_000), Some(3));
+    }
+
+    #[test]
+    fn there_is_no_connection_while_nothing_can_be_sent() {
+        let reachable = |gone, at| store(StoreFault { gone, ..FAULT }).is_reachable(Instant(at));
+        assert_eq!([99, 100, 199, 200].map(|at| reachable(1.0, at)), [true, false, false, true]);
+        assert!(reachable(0.9, 100), "some calls pass");
     }
 
     #[test]

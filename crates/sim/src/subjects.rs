@@ -151,6 +151,8 @@ impl Subjects {
 
 #[cfg(test)]
 pub(crate) mod testing {
+    use tidegate_core::time::Span;
+
     use super::*;
 
     /// Two regions; caller 0 of load 0 meets a global limit of 10, caller 0 of load 1 also 4 per region.
@@ -190,6 +192,8 @@ pub(crate) mod testing {
             callers: 1,
             cost: 1,
             per_second: vec![1.0, 1.0],
+            start: Span::ZERO,
+            end: None,
         };
         Subjects::new(&policies, &[load("/read", "a"), load("/write", "b"), load("/read", "b")], 2)
     }

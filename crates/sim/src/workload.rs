@@ -16,6 +16,8 @@ pub struct Source {
     /// Time of the next request, with the fraction of a microsecond that an event's time cannot hold;
     /// in microseconds since the load began.
     next: f64,
+    /// Until when it makes requests, in microseconds since the load began.
+    end: f64,
     random: Stream,
 }
 
@@ -33,7 +35,8 @@ impl Source {
                     first_subject: first_of_load[n],
                     callers: load.callers,
                     mean_gap: 1e6 / rate,
-                    next: 0.0,
+                    next: load.start.0 as f64,
+                    end: load.end.map_or(f64::INFINITY, |end| end.0 as f64),
                     random: Stream::new(seed, "workload", index),
                 });
             }
@@ -41,10 +44,10 @@ impl Source {
         sources
     }
 
-    /// When the next request comes, counted from `start`.
-    pub fn next(&mut self, start: Instant) -> Instant {
+    /// When the next request comes, counted from `start`; `None` if no more come.
+    pub fn next(&mut self, start: Instant) -> Option<Instant> {
         self.next += self.random.exponential(self.mean_gap);
-        start + Span(self.next as u64)
+        (self.next < self.end).then(|| start + Span(self.next as u64))
     }
 
     /// Who makes it.
@@ -58,7 +61,15 @@ mod tests {
     use super::*;
 
     fn load(per_second: Vec<f64>, callers: u64) -> Load {
-        Load { attributes: Vec::new(), caller: Some("user".into()), callers, cost: 1, per_second }
+        Load {
+            attributes: Vec::new(),
+            caller: Some("user".into()),
+            callers,
+            cost: 1,
+            per_second,
+            start: Span::ZERO,
+            end: None,
+        }
     }
 
     #[test]
@@ -66,7 +77,7 @@ mod tests {
         let mut sources = Source::all(&[load(vec![1_000.0, 0.0, 250.0], 1)], &[0], 7);
         assert_eq!(sources.iter().map(|s| s.region).collect::<Vec<_>>(), [0, 2]);
         for (source, rate) in sources.iter_mut().zip([1_000.0, 250.0]) {
-            let times = std::iter::repeat_with(|| source.next(Instant(0)));
+            let times = std::iter::from_fn(|| source.next(Instant(0)));
             let n = times.take_while(|at| at.0 < 40_000_000).count() as f64;
             assert!((n / (40.0 * rate) - 1.0).abs() < 0.03, "{n} at {rate}");
         }
@@ -76,12 +87,24 @@ mod tests {
     fn gaps_are_as_irregular_as_poisson_says() {
         let mut source = Source::all(&[load(vec![1_000.0], 1)], &[0], 7).remove(0);
         let mut counts = vec![0_f64; 1_000];
-        while let Some(count) = counts.get_mut((source.next(Instant(0)).0 / 100_000) as usize) {
+        while let Some(at) = source.next(Instant(0))
+            && let Some(count) = counts.get_mut((at.0 / 100_000) as usize)
+        {
             *count += 1.0;
         }
         let mean = counts.iter().sum::<f64>() / 1_000.0;
         let variance = counts.iter().map(|n| (n - mean) * (n - mean)).sum::<f64>() / 1_000.0;
         assert!((0.85..1.15).contains(&(variance / mean)), "variance {variance}, mean {mean}");
+    }
+
+    #[test]
+    fn a_surge_comes_and_goes() {
+        let (start, end) = (Span::secs(2), Some(Span::secs(3)));
+        let surge = Load { start, end, ..load(vec![1_000.0], 1) };
+        let mut source = Source::all(&[surge], &[0], 7).remove(0);
+        let times: Vec<_> = std::iter::from_fn(|| source.next(Instant(500_000))).collect();
+        assert!((900..1_100).contains(&times.len()), "{}", times.len());
+        assert!(times.iter().all(|at| (2_500_000..3_500_000).contains(&at.0)));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn json_stands_alone_on_stdout_with_the_promised_fields() {
     }
     assert!(json["regions"]["eu"]["offered"].is_u64());
     let names: Vec<_> = json["checkers"].as_array().expect("a list").iter().collect();
-    assert_eq!(names.len(), 7);
+    assert_eq!(names.len(), 8);
     assert!(names.iter().all(|c| c["name"].is_string() && c["violations"] == 0), "{json}");
 }
 

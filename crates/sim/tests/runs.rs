@@ -176,6 +176,62 @@ fn every_shipped_scenario_is_good() {
     assert_eq!(names, expected);
 }
 
+/// How often breakers opened for this reason.
+fn opened(report: &Report, cause: &str) -> u64 {
+    report.breaker_opened[cause]
+}
+
+#[test]
+fn a_store_that_is_too_slow_is_left_alone_while_the_policies_answer() {
+    let slow =
+        |changes: &[(&str, &str)]| result(&shipped("faults/store-too-slow.toml", changes), 1);
+    let (with, without) = (slow(&[]), slow(&[("p95 = \"50ms\"", "p95 = \"off\"")]));
+    assert_eq!(without.breaker_opened.values().sum::<u64>(), 0, "{without}");
+    assert_eq!(without.regions["us-east"].without_store, 0, "its answers are in time: {without}");
+    for (region, counts) in &with.regions {
+        assert_eq!(counts.without_store > 50, region == "us-east", "{with}");
+    }
+    // Each policy answers in its own way, and what it admits is known to all in the end.
+    for only in ["open", "closed"] {
+        let changes: Vec<_> =
+            [("open", "\"open\"\n"), ("closed", "\"closed\"\n"), ("degrade", "\"degrade\"\n")]
+                .map(|(name, said)| {
+                    (
+                        format!("on_store_failure = {said}"),
+                        format!("on_store_failure = \"{only}\" # not {name}\n"),
+                    )
+                })
+                .to_vec();
+        let changes: Vec<_> = changes.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        // Without a limit in the way, only what the policy says decides.
+        let roomy =
+            [("quantity = 110", "quantity = 100000"), ("quantity = 40", "quantity = 40000")];
+        let report = slow(&[changes.as_slice(), &roomy].concat());
+        assert_holds(&report);
+        let us_east = &report.regions["us-east"];
+        let refused = if only == "closed" { us_east.without_store } else { 0 };
+        assert_eq!(us_east.refused, refused, "{report}");
+    }
+}
+
+#[test]
+fn what_a_store_cannot_carry_out_is_shed_before_a_queue_grows() {
+    let surge = |calls_max: &str| {
+        let changes = [("calls_max = 8192", calls_max)];
+        result(&shipped("faults/store-overloaded.toml", &changes), 2)
+    };
+    let (found, few) = (surge("calls_max = 8192"), surge("calls_max = 64"));
+    // With few enough from the beginning nobody waits in vain, and no breaker needs to open.
+    assert_eq!(few.breaker_opened.values().sum::<u64>(), 0, "{few}");
+    assert_eq!(few.regions["us-east"].without_store, few.regions["us-east"].shed, "{few}");
+    for report in [&found, &few] {
+        assert_holds(report);
+        let us_east = &report.regions["us-east"];
+        assert!(us_east.shed > 5_000, "{report}");
+        assert!(us_east.offered - us_east.without_store > 8_000, "the store works: {report}");
+    }
+}
+
 #[test]
 fn every_fault_by_itself_holds_and_is_felt() {
     // By name: what must be seen of it in the report, so that none is a fault in name only.
@@ -185,7 +241,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 24] = [
+    let expected: [(&str, Felt); 30] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
         ("link-corrupt", slow),
@@ -201,13 +257,23 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("node-gone", |r| r.lost_though_known == 0),
         ("node-paused", slow),
         ("region-crashed", unanswered),
+        ("relay-killed", |r| r.relays_died >= 4 && r.lost == 0 && r.convergence_ms.is_some()),
+        ("store-clock-ahead", slow),
+        ("store-clock-steps", normal),
+        ("store-failing", |r| opened(r, "in_a_row") > 0 && opened(r, "probe") > 0),
         ("store-full", without_store),
-        ("store-gone", without_store),
+        ("store-gone", |r| {
+            r.regions["us-east"].without_store > 20 && opened(r, "unreachable") == 2
+        }),
         ("store-late", without_store),
-        ("store-refusing", without_store),
+        ("store-overloaded", |r| r.regions["us-east"].shed > 1_000),
+        ("store-refusing", |r| {
+            r.regions["us-east"].without_store > 20 && opened(r, "in_a_row") > 0
+        }),
         ("store-rolled-back", normal),
-        ("store-silent", without_store),
+        ("store-silent", |r| r.regions["us-east"].without_store > 20 && opened(r, "in_a_row") > 0),
         ("store-slow", without_store),
+        ("store-too-slow", |r| opened(r, "slow") == 2 && opened(r, "probe") > 0),
         ("store-twice", normal),
         ("store-wiped", normal),
     ];
@@ -227,6 +293,19 @@ fn every_fault_by_itself_holds_and_is_felt() {
         assert_holds(&report);
         assert!(felt(&report), "{name}: {report}");
         assert_eq!((report.wrong_admits, report.lost_though_known), (0, 0), "{name}: {report}");
-        assert_eq!(report.offered, calm.offered, "{name}: the same traffic, but for its callers");
+        // Three policies have a load each, a surge is one more, and some have other regions.
+        let other_traffic = [
+            "relay-killed",
+            "store-clock-ahead",
+            "store-failing",
+            "store-overloaded",
+            "store-too-slow",
+        ];
+        if !other_traffic.contains(&name) {
+            assert_eq!(
+                report.offered, calm.offered,
+                "{name}: the same traffic, but for its callers"
+            );
+        }
     }
 }

@@ -100,6 +100,20 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
+fn what_stands_before_a_store_is_set_as_on_a_server() {
+    let store = |lines: &str| GOOD.replace("[[load]]", &format!("[store]\n{lines}\n[[load]]"));
+    let good = "calls_max = 5\nper_second = 9000\n[store.breaker]\np95 = \"off\"\nwindow = \"2s\"";
+    let scenario = parse(&store(good)).expect("good");
+    assert_eq!((scenario.store.calls_max, scenario.store.per_second), (5, Some(9_000)));
+    assert_eq!(scenario.store.breaker.p95, None);
+    let bad = "calls_max = 0\nper_second = 0\n[store.breaker]\nfailures = 101\nwindow = \"1ms\"\nbackoff = \"6s\"";
+    let said = parse(&store(bad)).expect_err("bad").to_string();
+    for part in ["store.calls_max", "store.per_second", "failures", "window", "backoff_max"] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+}
+
+#[test]
 fn what_cannot_be_simulated_is_refused() {
     assert_said("windows = 5", "windows = 2", &["warm_up", "none to measure"]);
     assert_said(
@@ -118,6 +132,12 @@ fn what_cannot_be_simulated_is_refused() {
     assert_said("multiple = 2.0", "multiple = -2.0", &["load 1", "above 0"]);
     assert_said("caller = \"user\"", "callers = 3", &["load 1", "`caller`"]);
     assert_said("multiple = 2.0", "multiple = 2.0\nweights = { mars = 1.0 }", &["mars", "eu, us"]);
+    assert_said(
+        "multiple = 2.0",
+        "multiple = 2.0\nstart = \"2s\"\nend = \"1s\"",
+        &["load 1", "`end`"],
+    );
+    assert_said("multiple = 2.0", "multiple = 2.0\nstart = \"90s\"", &["load 1", "after all load"]);
     let unmatched =
         GOOD.replace("key = [\"user\"]", "match = { route = \"/x\" }\nkey = [\"user\"]");
     let said = parse(&unmatched).expect_err("nothing matches").to_string();

@@ -8,11 +8,16 @@ const ENOUGH: &str = "~test:* +evalsha +script|load +info +time +get +set";
 
 /// A server whose user `gate` has these rights, and a store that uses it.
 async fn as_user(rights: &str) -> Subject {
+    as_user_of(0, rights).await
+}
+
+/// The same, with a database.
+async fn as_user_of(database: u32, rights: &str) -> Subject {
     let redis = RedisServer::start().await.expect("redis-server");
     let mut connection = redis.connection().await.expect("connected");
     set_user(&mut connection, &format!("reset on >word {rights}")).await;
     let port = redis.port();
-    Subject::redis_as("gate:word@", redis, port)
+    Subject::redis_in(database, "gate:word@", redis, port)
 }
 
 async fn set_user(connection: &mut redis::aio::MultiplexedConnection, rules: &str) {
@@ -45,6 +50,20 @@ async fn the_rights_of_the_documents_are_enough() {
 }
 
 #[tokio::test]
+async fn another_database_needs_the_right_to_select_it_and_has_to_be_there() {
+    let s = as_user_of(3, &format!("{ENOUGH} +select")).await;
+    s.until_reachable().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    assert_eq!(s.used(1, 5).await, 7);
+    let redis = s.redis.as_ref().expect("a server");
+    let here: i64 = redis.ask(&["DBSIZE"]).await.expect("answered");
+    assert_eq!(here, 0, "nothing of it is in database 0");
+    let s = as_user_of(4_711, &format!("{ENOUGH} +select")).await;
+    let said = refusal(&s).await;
+    assert!(said.contains("database 4711 of `store.url` cannot be selected"), "{said}");
+}
+
+#[tokio::test]
 async fn every_right_that_is_missing_is_named_at_the_connection() {
     for right in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {
         let s = as_user(ENOUGH.replace(right, "").replace("  ", " ").trim()).await;
@@ -55,6 +74,12 @@ async fn every_right_that_is_missing_is_named_at_the_connection() {
         }
         assert!(!s.store.is_reachable());
     }
+    let s = as_user_of(1, ENOUGH).await;
+    let said = refusal(&s).await;
+    assert!(said.contains("lacks the rights +select: give it"), "{said}");
+    let s = as_user_of(1, &ENOUGH.replace(" +set", "")).await;
+    let said = refusal(&s).await;
+    assert!(said.contains("+select, +set on keys ~test:*"), "{said}");
     let s = as_user(&ENOUGH.replace("~test:*", "~other:*")).await;
     let said = refusal(&s).await;
     assert!(said.contains("+get on keys ~test:*, +set on keys ~test:*"), "{said}");

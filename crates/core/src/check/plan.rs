@@ -21,6 +21,12 @@ pub const LIMITS_MAX: usize = 16;
 /// How far a store's clock may be from the planned label before the store asks for another one.
 pub(crate) const LABEL_TOLERANCE: Span = Span::millis(500);
 
+/// What was told of this region weighs no more than the quantity: that refuses as surely as more would, so
+/// nobody is decided otherwise, and a lie does not outlive its window.
+pub(crate) fn believed(policy: &Policy, limit: &Limit, told: Counts) -> Counts {
+    if policy.shadow { told } else { told.at_most(limit.quantity) }
+}
+
 /// One thing that is asked for: who, and how much.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
@@ -101,12 +107,7 @@ impl Planned {
     pub(crate) fn label_at(&mut self, now: ClusterTime, known: impl FnOnce(Key, Label) -> Known) {
         self.label = self.limit().window.label_at(now);
         let known = known(self.key, self.label);
-        // What was told of the region weighs no more than the quantity: that refuses as surely as more
-        // would, so nobody is decided otherwise, and a lie does not outlive its window.
-        let told = match self.policy.shadow {
-            false => known.siblings.at_most(self.limit().quantity),
-            true => known.siblings,
-        };
+        let told = believed(&self.policy, self.limit(), known.siblings);
         self.floor = known.own_session.plus(told);
         self.others = match self.limit().scope {
             Scope::Global => known.others.net(),

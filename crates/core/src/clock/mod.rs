@@ -8,23 +8,25 @@ use alloc::vec::Vec;
 
 use crate::time::{ClusterTime, Mono, Span, StoreTime};
 
+use hand::Hand;
+
 pub(crate) use estimate::{Estimate, TIME_MAX};
 
 mod estimate;
+mod hand;
 #[cfg(test)]
 mod tests;
 
-/// A lag beyond this is made up for by a step: it is more than what measurements scatter by, and well
-/// below what a label's bounds tolerate. Anything else is approached by running fast or slow.
-const STEP: Span = Span::millis(100);
-/// While it approaches, the clock gains or loses one part in so many: it runs at 1.5 or 0.5 times its speed.
-const SLEW: u64 = 2;
 /// Below this, in µs, a change of the own store's estimate waits for the next time that the clock is aimed:
 /// every check brings a reading.
 const NUDGE: u64 = 100;
-/// What is seen further ahead than this is not followed: where a clock was once off by more than an hour,
-/// a person is needed, not another clock that is.
+/// How far from what it would show by itself a clock follows what others saw, in however many steps: where a
+/// clock was once off by more than an hour, a person is needed, not another clock that is.
 const FOLLOW_MAX: Span = Span::secs(3_600);
+
+/// A node that is still not sure of its clock so long after its start, or after it met a peer, will not be
+/// surer soon: who could not ask its store for so long takes its clock for what it is.
+pub(crate) const UNSETTLED_MAX: Span = Span::secs(3);
 
 /// How the own store's clock stands to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,11 +70,9 @@ impl Relation {
 /// One node's cluster time.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    /// An instant, and what cluster time was then.
-    at: Mono,
-    shows: ClusterTime,
-    /// Where it is drawn to, minus monotonic time.
-    target: i64,
+    shown: Hand,
+    /// What it would show if it had followed nobody but the stores' clocks.
+    alone: Hand,
     /// The own store's clock, once it was read.
     own: Option<Estimate>,
     /// Its offset when the clock was last aimed.
@@ -81,6 +81,9 @@ pub(crate) struct Clock {
     others: Vec<i64>,
     /// Whether labels are in use: from then on it never runs backwards (INV-9). Before, it is a guess.
     settled: bool,
+    started: Mono,
+    /// Whether something was counted under a label that no store has confirmed.
+    counted: bool,
     error_max: Span,
     alarm: bool,
 }
@@ -89,16 +92,16 @@ impl Clock {
     /// A clock that shows `guess` at `now`, until something better is known; `error_max` is how far the
     /// own store's clock may be off before that is an alarm.
     pub(crate) fn new(now: Mono, guess: ClusterTime, error_max: Span) -> Self {
-        let guess = ClusterTime(guess.0.min(TIME_MAX));
-        let target = offset(guess, now);
+        let hand = Hand::new(now, ClusterTime(guess.0.min(TIME_MAX)));
         Self {
-            at: now,
-            shows: guess,
-            target,
+            shown: hand,
+            alone: hand,
             own: None,
             aimed: 0,
             others: Vec::new(),
             settled: false,
+            started: now,
+            counted: false,
             error_max,
             alarm: false,
         }
@@ -108,10 +111,7 @@ impl Clock {
 
     /// What time labels are cut from. It grows with `now`, at half to one and a half times its speed.
     pub(crate) fn cluster_time(&self, now: Mono) -> ClusterTime {
-        let elapsed = now.since(self.at);
-        let most = (elapsed.0 / SLEW) as i64;
-        let gap = self.target - offset(self.shows, self.at);
-        ClusterTime((self.shows + elapsed).0.saturating_add_signed(gap.clamp(-most, most)))
+        self.shown.time(now)
     }
 
     /// How the store's clock stands to cluster time. A store that was never read is taken to show it.
@@ -123,6 +123,14 @@ impl Clock {
     /// What the store's clock shows; `None` until it was read.
     pub(crate) fn store_time(&self, now: Mono) -> Option<StoreTime> {
         self.own.map(|own| StoreTime(now.0.saturating_add_signed(own.offset())))
+    }
+
+    /// Whether labels that are over are over for good. They are not while the clock is a guess that may still
+    /// be set back: own slots that were forgotten would begin again from nothing, below what others were told
+    /// (INV-2), and what others told would be missing until counts are compared. That lasts for
+    /// [`UNSETTLED_MAX`] at most.
+    pub(crate) fn may_forget(&self, now: Mono) -> bool {
+        self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX)
     }
 
     /// What to tell others.
@@ -140,14 +148,14 @@ impl Clock {
         ClockStatus {
             error: self.own_error(now),
             alarm: self.alarm,
-            ahead: offset(self.cluster_time(now), now) - self.target,
+            ahead: offset(self.cluster_time(now), now) - self.shown.target(),
             regions: self.others.len() + usize::from(self.own_error(now).is_some()),
         }
     }
 
     fn own_error(&self, now: Mono) -> Option<i64> {
         let own = self.own.filter(|own| !own.is_old(now))?;
-        Some(own.offset() - self.target)
+        Some(own.offset() - self.shown.target())
     }
 
     // -- inputs
@@ -177,19 +185,24 @@ impl Clock {
     /// A node of this region whose labels are in use showed `time` just before: this one is not behind
     /// it (INV-10), and joins it if its own labels are not in use yet.
     pub(crate) fn handle_sibling(&mut self, now: Mono, time: ClusterTime) {
+        // Who knows of no store's clock has nothing that could speak against a sibling.
+        let ignorant = self.own.is_none() && self.others.is_empty();
         if self.settled {
             self.handle_seen(now, time);
-        } else if time.0 < TIME_MAX {
+        } else if ignorant || self.is_in_reach(now, time) {
             self.follow(now, time);
         }
     }
 
     /// The region was at `time` already: a record in its store is of a label that began then.
     pub(crate) fn handle_seen(&mut self, now: Mono, time: ClusterTime) {
-        let ahead = time.since(self.cluster_time(now));
-        if ahead > Span::ZERO && ahead <= FOLLOW_MAX {
+        if time > self.cluster_time(now) && self.is_in_reach(now, time) {
             self.follow(now, time);
         }
+    }
+
+    fn is_in_reach(&self, now: Mono, time: ClusterTime) -> bool {
+        self.alone.time(now).0.abs_diff(time.0) <= FOLLOW_MAX.0
     }
 
     /// A label of this clock is in use from now on.
@@ -197,21 +210,29 @@ impl Clock {
         self.settled = true;
     }
 
+    /// Something is about to be counted that the store has not confirmed.
+    pub(crate) fn handle_count(&mut self, now: Mono) {
+        self.counted = true;
+        self.handle_timeout(now);
+    }
+
+    /// Ends the time in which what is in use may still be set back.
+    pub(crate) fn handle_timeout(&mut self, now: Mono) {
+        if self.counted && now.since(self.started) > UNSETTLED_MAX {
+            self.settle();
+        }
+    }
+
     /// Draws the clock to the median of what is known.
     fn aim(&mut self, now: Mono) {
-        // Threads race each other by a little, but the clock does not go back for one of them.
-        let now = now.max(self.at);
-        self.set(now, self.cluster_time(now));
         let own = self.own.filter(|own| !own.is_old(now)).map(|own| own.offset());
         self.aimed = own.unwrap_or(self.aimed);
         let mut all: Vec<i64> = self.others.iter().copied().chain(own).collect();
-        if let Some(median) = median(&mut all) {
-            self.target = median;
-        }
-        let goal = ClusterTime(now.0.saturating_add_signed(self.target));
-        if !self.settled || goal.since(self.shows) > STEP {
-            self.set(now, goal);
-        }
+        let target = median(&mut all);
+        let before = self.cluster_time(now);
+        self.shown.aim(now, target, self.settled);
+        debug_assert!(!self.settled || self.cluster_time(now) >= before, "INV-9");
+        self.alone.aim(now, target, self.settled);
         if let Some(error) = self.own_error(now) {
             let bound = if self.alarm { Span(self.error_max.0 / 4 * 3) } else { self.error_max };
             self.alarm = error.unsigned_abs() > bound.0;
@@ -220,18 +241,14 @@ impl Clock {
         }
     }
 
-    fn set(&mut self, now: Mono, time: ClusterTime) {
-        debug_assert!(!self.settled || time >= self.cluster_time(now), "INV-9");
-        self.at = self.at.max(now);
-        self.shows = time;
-    }
-
-    /// As [`set`](Self::set), for what another node saw: better than a guess.
+    /// Shows what another node saw: that is better than a guess.
     fn follow(&mut self, now: Mono, time: ClusterTime) {
-        self.set(now, time);
+        debug_assert!(!self.settled || time >= self.cluster_time(now), "INV-9");
         self.settled = true;
         if self.own.is_none() && self.others.is_empty() {
-            self.target = offset(time, self.at);
+            self.shown.rest_at(now, time);
+        } else {
+            self.shown.set(now, time);
         }
     }
 }

@@ -50,6 +50,44 @@ fn until_it_is_in_use_it_is_a_guess_that_may_be_set_back() {
 }
 
 #[test]
+fn what_was_counted_in_vain_puts_it_in_use_after_three_seconds() {
+    let new = || Clock::new(mono(500), ClusterTime(BASE + 500_000), ERROR_MAX);
+    // Nothing was counted: it is a guess for as long as it takes.
+    let mut idle = new();
+    idle.handle_timeout(mono(60_000));
+    assert!(idle.may_forget(mono(60_000)) && !idle.reading(mono(60_000)).settled);
+    for (counted, tick) in [(1_000, 3_501), (9_000, 9_000)] {
+        let mut clock = new();
+        clock.handle_timeout(mono(counted));
+        clock.handle_count(mono(counted));
+        if tick > counted {
+            clock.handle_timeout(mono(3_500));
+            assert!(!clock.may_forget(mono(3_500)) && !clock.reading(mono(3_500)).settled);
+        }
+        clock.handle_timeout(mono(tick));
+        assert!(clock.may_forget(mono(tick)) && clock.reading(mono(tick)).settled);
+        let shown = shows(&clock, tick);
+        read(&mut clock, tick, -60_000);
+        assert_eq!(shows(&clock, tick), shown, "it is not set back");
+    }
+    // A store that confirms a label needs no such wait.
+    let mut clock = new();
+    clock.handle_count(mono(600));
+    clock.settle();
+    assert!(clock.may_forget(mono(600)));
+}
+
+#[test]
+fn a_node_that_starts_forgets_nothing_until_it_is_in_use_or_three_seconds_have_passed() {
+    let mut clock = Clock::new(mono(500), ClusterTime(BASE + 500_000), ERROR_MAX);
+    read(&mut clock, 1_000, 600_000);
+    assert!(!clock.may_forget(mono(1_000)), "what it was told may be of a label that is not over");
+    assert!(!clock.may_forget(mono(3_500)) && clock.may_forget(mono(3_501)));
+    clock.settle();
+    assert!(clock.may_forget(mono(1_000)));
+}
+
+#[test]
 fn a_large_lag_is_made_up_for_at_once_and_a_small_one_is_approached() {
     let mut clock = clock();
     read(&mut clock, 1_000, 1_090);
@@ -126,6 +164,54 @@ fn a_sibling_in_use_is_joined_and_then_never_left_behind() {
     clock.handle_sibling(mono(2_000), time(50_000));
     clock.handle_seen(mono(2_000), time(8_000_000));
     assert_eq!(shows(&clock, 2_000), 60_000, "neither back nor hours ahead");
+}
+
+#[test]
+fn a_sibling_that_lies_moves_it_no_further_than_an_hour_however_often_it_speaks() {
+    let hour = 3_600_000_i64;
+    let lie = |clock: &mut Clock, at_ms: u64| {
+        let shown = clock.cluster_time(mono(at_ms));
+        clock.handle_sibling(mono(at_ms), shown + Span::secs(59));
+        clock.handle_seen(mono(at_ms), shown + Span::secs(58));
+        clock.handle_sibling(mono(at_ms), shown + Span::secs(3_599));
+    };
+    let unread = Clock::new(mono(0), ClusterTime(BASE), ERROR_MAX);
+    for mut clock in [clock(), unread] {
+        (0..5_000).for_each(|n| lie(&mut clock, n));
+        let moved = shows(&clock, 5_000) - 5_000;
+        assert!((hour - 120_000..=hour).contains(&moved), "{moved}");
+        // It holds it there, but does not pull it on as time goes by.
+        (1..10_000).for_each(|s| lie(&mut clock, s * 1_000));
+        let moved = shows(&clock, 10_000_000) - 10_000_000;
+        assert!(moved <= hour, "{moved}");
+    }
+    // Nor one that starts: further away than that is no sibling's time, whichever way.
+    for away in [3_601_000, -3_601_000, 40_000_000_000] {
+        let mut clock = Clock::new(mono(0), ClusterTime(BASE), ERROR_MAX);
+        read(&mut clock, 0, 0);
+        clock.handle_sibling(mono(0), ClusterTime(BASE.saturating_add_signed(away * 1_000)));
+        assert_eq!(shows(&clock, 1_000), 1_000, "{away}");
+    }
+}
+
+#[test]
+fn who_knows_no_store_joins_a_sibling_however_far_away_it_is() {
+    for away in [-7_200_000_i64, 7_200_000] {
+        let mut clock = Clock::new(mono(0), ClusterTime(BASE), ERROR_MAX);
+        clock.handle_sibling(mono(0), ClusterTime(BASE.saturating_add_signed(away * 1_000)));
+        assert_eq!(shows(&clock, 1_000), away + 1_000);
+    }
+}
+
+#[test]
+fn siblings_that_are_all_ahead_of_a_store_that_was_set_back_stay_together() {
+    let mut clock = clock();
+    let hours_back = -3 * 3_600_000;
+    read(&mut clock, 1_000, hours_back);
+    // A sibling that heard of it later is a little ahead.
+    let sibling = clock.cluster_time(mono(11_000)) + Span::millis(40);
+    clock.handle_sibling(mono(11_000), sibling);
+    assert_eq!(clock.cluster_time(mono(11_000)), sibling);
 }
 
 #[derive(Debug, Clone)]

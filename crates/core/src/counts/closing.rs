@@ -8,16 +8,14 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
     digest::Tick,
-    shard::{Cell, Entry, Shard},
+    quantities::Quantities,
+    shard::{Cell, Entry, Full, Shape, Shard},
 };
 use crate::{
     ids::{LimitId, RegionIndex},
     policy::Scope,
     time::{ClusterTime, Span, Window},
 };
-
-/// Distinct quantities that one shard remembers.
-const QUANTITIES_MAX: usize = 4_096;
 
 /// By how much a global limit was exceeded in the labels that have ended, as far as is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,13 +37,24 @@ impl OverAdmitted {
 }
 
 /// The largest quantity that this node decided a cell's limit by, as a place in a table of the shard; and
-/// whether the cell has been measured.
+/// whether the cell has been measured, or cannot be.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Weighed(u16);
 
 const MEASURED: u16 = 1 << 15;
+/// There was no room for its quantity.
+const UNKNOWN: u16 = 1 << 14;
 
 impl Weighed {
+    /// The place of its quantity, if it has one.
+    const fn place(self) -> Option<u16> {
+        (self.0 & !(MEASURED | UNKNOWN)).checked_sub(1)
+    }
+
+    const fn is_unknown(self) -> bool {
+        self.0 & UNKNOWN != 0
+    }
+
     const fn is_measured(self) -> bool {
         self.0 & MEASURED != 0
     }
@@ -63,7 +72,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     /// Quantities in use; a cell names one by its place plus one.
-    quantities: Vec<u64>,
+    quantities: Quantities,
     /// Of limits that this node has decided by.
     over: BTreeMap<LimitId, OverAdmitted>,
     /// Cells that are held, by the end of their label.
@@ -77,34 +86,40 @@ impl Shard {
         &self.closing.over
     }
 
-    /// Remembers by which quantity this node decides about a cell; the largest one counts.
+    /// Remembers by which quantity this node decides about a cell; the largest one counts. Without room for
+    /// it the cell is not measured, and counted as that.
     pub(super) fn weigh_by(&mut self, at: u32, quantity: u64) {
         let Some(cell) = self.cells.get(at) else { return };
-        if self.quantity_of(cell).is_some_and(|known| known >= quantity) {
+        let known = self.quantity_of(cell).is_some_and(|known| known >= quantity);
+        if known || cell.weighed.is_unknown() {
             return;
         }
-        let quantities = &mut self.closing.quantities;
-        let place = quantities.iter().position(|known| *known == quantity).or_else(|| {
-            (quantities.len() < QUANTITIES_MAX).then(|| {
-                quantities.push(quantity);
-                quantities.len() - 1
-            })
-        });
-        let before = self.over_in(at);
-        if let Some(shape) = self.cells.get(at).and_then(|cell| self.shape_of(cell)) {
+        let (shape, before) = (self.shape_of(cell), self.over_in(at));
+        if let Some(shape) = shape {
             self.closing.over.entry(shape.limit).or_default();
         }
-        if let (Some(place), Some(cell)) = (place, self.cells.get_mut(at)) {
-            let measured = cell.weighed.0 & MEASURED;
-            cell.weighed = Weighed(measured | (place as u16 + 1));
+        let place = self.closing.quantities.take(quantity);
+        if let Some(cell) = self.cells.get_mut(at) {
+            let (earlier, measured) = (cell.weighed, cell.weighed.0 & MEASURED);
+            cell.weighed = Weighed(measured | place.map_or(UNKNOWN, |place| place + 1));
+            self.weighs_no_more(earlier);
+        }
+        if let (None, Some(shape)) = (place, shape) {
+            self.note_unmeasured(shape);
         }
         self.grew(at, before);
     }
 
     /// The quantity that a cell is weighed by; `None` if this node never decided about it.
     pub(super) fn quantity_of(&self, cell: &Cell) -> Option<u64> {
-        let place = usize::from(cell.weighed.0 & !MEASURED).checked_sub(1)?;
-        self.closing.quantities.get(place).copied()
+        self.closing.quantities.get(cell.weighed.place()?)
+    }
+
+    /// A cell is gone, or is weighed by another quantity.
+    pub(super) fn weighs_no_more(&mut self, weighed: Weighed) {
+        if let Some(place) = weighed.place() {
+            self.closing.quantities.give_back(place);
+        }
     }
 
     /// What is known to be admitted above the quantity, in a cell that has been measured.
@@ -136,24 +151,32 @@ impl Shard {
     }
 
     /// Merges a slot of a label before the previous one, if its cell is still there. Returns whether it grew;
-    /// `None` if there is no such cell, and what it would have shown is not measured here.
+    /// `None` if there is no such cell. Then, and without room, what it would have shown is not measured here.
     pub(crate) fn merge_closed(
         &mut self,
         entry: &Entry,
         region: RegionIndex,
         tell: bool,
         tick: Tick,
-    ) -> Option<bool> {
+    ) -> Result<Option<bool>, Full> {
         if self.find(entry.key(), entry.label).is_none() {
-            // Of limits that nobody asks for here, peers may tell as many as they like.
-            if entry.shape.scope == Scope::Global
-                && let Some(over) = self.closing.over.get_mut(&entry.shape.limit)
-            {
-                over.unmeasured += 1;
-            }
-            return None;
+            self.note_unmeasured(entry.shape);
+            return Ok(None);
         }
-        self.merge(entry, region, tell, tick).ok()
+        let merged = self.merge(entry, region, tell, tick);
+        if merged.is_err() {
+            self.note_unmeasured(entry.shape);
+        }
+        merged.map(Some)
+    }
+
+    fn note_unmeasured(&mut self, shape: Shape) {
+        // Of limits that nobody asks for here, peers may tell as many as they like.
+        if shape.scope == Scope::Global
+            && let Some(over) = self.closing.over.get_mut(&shape.limit)
+        {
+            over.unmeasured += 1;
+        }
     }
 
     /// Looks after cells whose label has ended, `budget` of them: measures those that ended `grace` before
@@ -185,7 +208,7 @@ impl Shard {
                 self.by_end.remove(&due);
             }
             collected += gone.len();
-            gone.into_iter().for_each(|at| self.remove(at));
+            gone.into_iter().for_each(|at| self.bury(at));
         }
         let held_max = self.cells_max / 8;
         while collected < budget && (!hold || self.closing.held_cells > held_max) {
@@ -203,7 +226,7 @@ impl Shard {
             }
             self.closing.held_cells -= gone.len();
             collected += gone.len();
-            gone.into_iter().for_each(|at| self.remove(at));
+            gone.into_iter().for_each(|at| self.bury(at));
         }
         collected
     }
@@ -231,22 +254,28 @@ impl Shard {
             let places = group.places[group.measured..until].to_vec();
             left -= places.len();
             group.measured = until;
-            for at in places {
-                if let Some(cell) = self.cells.get_mut(at) {
-                    cell.weighed.0 |= MEASURED;
-                }
-                self.grew(at, 0);
-            }
+            places.into_iter().for_each(|at| self.measure_cell(at));
         }
+    }
+
+    fn measure_cell(&mut self, at: u32) {
+        if let Some(cell) = self.cells.get_mut(at).filter(|cell| !cell.weighed.is_measured()) {
+            cell.weighed.0 |= MEASURED;
+            self.grew(at, 0);
+        }
+    }
+
+    /// Forgets a cell that is over; what no round has measured in time is measured now.
+    fn bury(&mut self, at: u32) {
+        self.measure_cell(at);
+        self.remove(at);
     }
 
     pub(super) fn closing_bytes(&self) -> usize {
         let places = |groups: &BTreeMap<_, Group>| -> usize {
             groups.values().map(|group| group.places.capacity() * size_of::<u32>()).sum()
         };
-        places(&self.by_end)
-            + places(&self.closing.held)
-            + self.closing.quantities.capacity() * size_of::<u64>()
+        places(&self.by_end) + places(&self.closing.held) + self.closing.quantities.memory_bytes()
     }
 }
 
@@ -258,7 +287,7 @@ fn take(places: &mut Vec<u32>, at_most: usize) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::{
-        counts::{Asked, Shape, Tally},
+        counts::{Asked, Tally},
         ids::{Caller, SessionIndex},
         store::Counts,
         time::Label,
@@ -283,7 +312,7 @@ mod tests {
 
     fn ask(shard: &mut Shard, caller: u64, used: u64, quantity: u64) {
         let asked = Asked {
-            caller: Caller([caller, 0]),
+            caller: Caller([caller; 2]),
             shape: shape(),
             label: Label(5),
             quantity,
@@ -305,7 +334,7 @@ mod tests {
     /// Another region's use of a caller in label 5.
     fn entry(caller: u64, used: u64) -> Entry {
         Entry {
-            caller: Caller([caller, 0]),
+            caller: Caller([caller; 2]),
             shape: shape(),
             label: Label(5),
             session: SessionIndex(1),
@@ -314,7 +343,8 @@ mod tests {
     }
 
     fn merge(shard: &mut Shard, caller: u64, used: u64) -> Option<bool> {
-        shard.merge_closed(&entry(caller, used), RegionIndex(1), false, Tick::default())
+        let entry = entry(caller, used);
+        shard.merge_closed(&entry, RegionIndex(1), false, Tick::default()).expect("room")
     }
 
     fn over(shard: &Shard) -> (u64, u64, u64) {
@@ -374,6 +404,49 @@ mod tests {
         shard.merge(&entry(1, 50), RegionIndex(1), false, Tick::default()).expect("room");
         shard.sweep(at(8), GRACE, false, BUDGET);
         assert_eq!(over(&shard), (0, 0, 0));
+    }
+
+    #[test]
+    fn quantities_are_forgotten_with_their_labels() {
+        let mut shard = Shard::new(100_000);
+        for round in 1..=3 {
+            // Another quantity for each caller, nearly as many as can be told apart; all are over by one.
+            for caller in 0..4_000 {
+                let quantity = round * 10_000 + 2 * caller;
+                ask(&mut shard, caller, quantity + 1, quantity);
+            }
+            // Raised a thousand times within the label: those before are named no more.
+            for more in 0..1_000 {
+                ask(&mut shard, 0, 0, round * 10_000 + 2 * more + 1);
+            }
+            shard.sweep(at(9), GRACE, false, 10_000);
+            assert_eq!((shard.len(), over(&shard).1), (0, round * 3_999), "in round {round}");
+        }
+    }
+
+    #[test]
+    fn what_there_is_no_room_to_weigh_is_counted_as_unmeasured() {
+        let mut shard = Shard::new(100_000);
+        for caller in 0..5_000 {
+            ask(&mut shard, caller, 2 * caller + 2, 2 * caller + 1);
+            ask(&mut shard, caller, 0, 2 * caller + 1);
+        }
+        shard.sweep(at(8), GRACE, false, 10_000);
+        assert_eq!(over(&shard), (4_096, 4_096, 904));
+        // Raised where there is no room: it is not measured by what it was before either.
+        ask(&mut shard, 0, 0, 100_000);
+        assert_eq!(over(&shard), (4_095, 4_096, 905));
+    }
+
+    #[test]
+    fn what_is_collected_before_a_round_came_to_measure_it_is_measured_then() {
+        for hold in [false, true] {
+            let mut shard = shard(1_000, &[(1, 11), (2, 11), (3, 11)]);
+            shard.sweep(at(60), GRACE, hold, 1);
+            shard.sweep(at(60), GRACE, hold, 1);
+            shard.sweep(at(60), GRACE, false, BUDGET);
+            assert_eq!((shard.len(), over(&shard)), (0, (3, 3, 0)), "held: {hold}");
+        }
     }
 
     #[test]

@@ -14,5 +14,6 @@ mod closing;
 mod digest;
 mod exposure;
 mod log;
+mod quantities;
 mod shard;
 mod tally;

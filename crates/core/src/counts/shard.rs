@@ -21,7 +21,13 @@ use crate::{
 pub(crate) use live::Live;
 
 mod live;
+#[cfg(test)]
+mod tests;
 
+/// Slots of one cell, this node's own included: as many sessions may count one caller in one label.
+pub(super) const SLOTS_PER_CELL_MAX: usize = 4_096;
+/// Slots of a shard per cell that it may hold, on average; one of them is kept for this node's own.
+pub(super) const SLOTS_PER_CELL: usize = 8;
 /// Distinct limit shapes that one shard can hold at a time.
 const SHAPES_MAX: usize = 4_096;
 
@@ -36,7 +42,7 @@ pub(crate) struct Shape {
     pub(crate) scope: Scope,
 }
 
-/// No room for another cell or shape; nothing was changed.
+/// No room for another cell, shape or slot; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -52,6 +58,21 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    fn of(slots: &[Slot]) -> Self {
+        let mut known = Self::default();
+        for slot in slots {
+            let sum = if slot.session == SessionIndex::OWN {
+                &mut known.own_session
+            } else if slot.region == RegionIndex::OWN {
+                &mut known.siblings
+            } else {
+                &mut known.others
+            };
+            *sum = sum.plus(slot.tally.counts);
+        }
+        known
+    }
+
     /// This region's sum over all its sessions.
     pub(crate) fn own_region(&self) -> Counts {
         self.own_session.plus(self.siblings)
@@ -231,18 +252,7 @@ impl Shard {
 
     /// What is known of a key in one label.
     pub(crate) fn known(&self, key: Key, label: Label) -> Known {
-        let mut known = Known::default();
-        for slot in self.slots_of(key, label) {
-            let sum = if slot.session == SessionIndex::OWN {
-                &mut known.own_session
-            } else if slot.region == RegionIndex::OWN {
-                &mut known.siblings
-            } else {
-                &mut known.others
-            };
-            *sum = sum.plus(slot.tally.counts);
-        }
-        known
+        Known::of(self.slots_of(key, label))
     }
 
     /// What is known of a key in one label, region by region, in no order.
@@ -263,9 +273,9 @@ impl Shard {
     /// [`has_room`](Self::has_room) before, and what the store has charged must be counted (INV-1).
     pub(crate) fn add_own(&mut self, asked: &Asked, tick: Tick) {
         let Asked { caller, shape, label, quantity, add, tell } = *asked;
-        let Ok(at) = self.cell_for(caller, shape, label, usize::MAX) else {
-            return;
-        };
+        let found = self.find(Key { caller, limit: shape.limit }, label);
+        let at = found.map_or_else(|| self.new_cell(caller, shape, label, usize::MAX), Ok);
+        let Ok(at) = at else { return };
         self.weigh_by(at, quantity);
         let over = self.over_in(at);
         let slot = self.slot_mut(at, SessionIndex::OWN, RegionIndex::OWN);
@@ -289,9 +299,14 @@ impl Shard {
         tell: bool,
         tick: Tick,
     ) -> Result<bool, Full> {
+        let found = self.find(entry.key(), entry.label);
+        if !self.has_room_for_slot(found, entry.session) {
+            return Err(Full);
+        }
         // The last sixteenth is kept for this node's own admissions.
         let bound = self.cells_max - self.cells_max / 16;
-        let at = self.cell_for(entry.caller, entry.shape, entry.label, bound)?;
+        let new = || self.new_cell(entry.caller, entry.shape, entry.label, bound);
+        let at = found.map_or_else(new, Ok)?;
         let over = self.over_in(at);
         let slot = self.slot_mut(at, entry.session, region);
         let before = slot.tally;
@@ -307,22 +322,28 @@ impl Shard {
         Ok(grew)
     }
 
+    /// Whether a slot of another session is in a cell already, or may be added: a peer may invent sessions.
+    fn has_room_for_slot(&self, at: Option<u32>, session: SessionIndex) -> bool {
+        let slots = at.and_then(|at| self.cells.get(at)).map_or(&[][..], |cell| &*cell.slots);
+        let fits = slots.len() < SLOTS_PER_CELL_MAX - 1
+            && self.slots < self.cells_max * (SLOTS_PER_CELL - 1);
+        fits || slots.iter().any(|slot| slot.session == session)
+    }
+
     fn changed(&mut self, at: u32, tick: Tick) {
         if let Some(cell) = self.cells.get_mut(at) {
             cell.touched = tick;
         }
     }
 
-    fn cell_for(
+    /// A cell for what has none, if there are less than `cells_max`.
+    fn new_cell(
         &mut self,
         caller: Caller,
         shape: Shape,
         label: Label,
         cells_max: usize,
     ) -> Result<u32, Full> {
-        if let Some(at) = self.find(Key { caller, limit: shape.limit }, label) {
-            return Ok(at);
-        }
         if self.cells.len() >= cells_max {
             return Err(Full);
         }
@@ -536,6 +557,7 @@ impl Shard {
             entry.remove();
         }
         self.slots -= cell.slots.len();
+        self.weighs_no_more(cell.weighed);
         for _ in cell.slots.iter().filter(|slot| slot.mark != 0) {
             self.log.note_stale();
         }

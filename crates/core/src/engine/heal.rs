@@ -8,16 +8,20 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use self::walk::{Failure, Walk};
 use super::{Engine, Outcome};
 use crate::{
-    check::plan::LabelBounds,
-    counts::Live,
+    check::plan::{self, LabelBounds},
+    counts::{Known, Live},
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     invariants::Invariant,
+    policy::PolicySet,
     store::{Action, Counts, Operation, OperationReply, StoreCommand, StoreReply},
     time::{Mono, Span},
 };
+
+mod walk;
 
 /// Operations in one healing command.
 const OPERATIONS_MAX: usize = 64;
@@ -27,10 +31,6 @@ const IN_FLIGHT_MAX: usize = 4;
 const EVERY: Span = Span::millis(2);
 /// Places of the tables that one call of [`Engine::poll_heal`] looks at.
 const PLACES_MAX: u32 = 4_096;
-/// How long a walk waits after a command that failed.
-const RETRY_AFTER: Span = Span::millis(250);
-/// How often one record is tried before it is left to the floors of checks.
-const TRIES_MAX: u8 = 4;
 /// The shortest time between the beginnings of the two passes; and in gossip periods.
 const SETTLE: Span = Span::secs(1);
 const SETTLE_PERIODS: u64 = 10;
@@ -57,7 +57,7 @@ pub struct HealStatus {
     pub old_answers: u64,
     /// Records written into new epochs, both passes counted.
     pub healed: u64,
-    /// Records that the store took in no try; the floors of checks are left to heal them.
+    /// Records that the store took in none of their tries; the floors of checks are left to heal them.
     pub left_out: u64,
     /// Whether a walk is under way.
     pub running: bool,
@@ -71,55 +71,6 @@ pub(super) struct Heal {
     status: HealStatus,
     walk: Option<Walk>,
     in_flight: usize,
-}
-
-#[derive(Debug)]
-struct Walk {
-    epoch: StoreEpoch,
-    began: Mono,
-    last_pass: bool,
-    at: Place,
-    not_before: Mono,
-    /// Up to where records go one by one, because a command over several failed.
-    careful_until: Option<Place>,
-    /// How often the record at hand has failed.
-    tries: u8,
-}
-
-impl Walk {
-    fn new(epoch: StoreEpoch, now: Mono) -> Self {
-        Self {
-            epoch,
-            began: now,
-            last_pass: false,
-            at: (0, 0),
-            not_before: now,
-            careful_until: None,
-            tries: 0,
-        }
-    }
-
-    /// Goes back to where a command that failed began. One that the store was not `asked` says nothing of
-    /// its records.
-    fn rewind(&mut self, now: Mono, ticket: &HealTicket, asked: bool) -> Option<u64> {
-        self.not_before = self.not_before.max(now + RETRY_AFTER);
-        self.at = self.at.min(ticket.from);
-        if !asked {
-            return None;
-        }
-        let until = self.careful_until.unwrap_or(ticket.to);
-        self.careful_until = Some(until.max(ticket.to));
-        if ticket.floors.len() > 1 {
-            return None;
-        }
-        self.tries += 1;
-        if self.tries < TRIES_MAX {
-            return None;
-        }
-        self.tries = 0;
-        self.at = ticket.to;
-        Some(ticket.floors.len() as u64)
-    }
 }
 
 impl<G: Guarding> Engine<G> {
@@ -152,7 +103,10 @@ impl<G: Guarding> Engine<G> {
 
     /// The next healing command, if one is due: have the store carry it out, then call
     /// [`handle_healed`](Self::handle_healed). Call until `None`; bounded, and harmless when early.
-    pub fn poll_heal(&self, now: Mono) -> Option<(StoreCommand, HealTicket)> {
+    ///
+    /// `policies` say what counts of siblings may weigh: no more than a limit's quantity, as in the floors of
+    /// checks.
+    pub fn poll_heal(&self, policies: &PolicySet, now: Mono) -> Option<(StoreCommand, HealTicket)> {
         let (cluster, clock) = self.clock.with(|c| (c.cluster_time(now), c.relation(now)));
         let (live, ticket) = self.heal.with(|heal| {
             let walk = heal.walk.as_mut()?;
@@ -171,19 +125,21 @@ impl<G: Guarding> Engine<G> {
                 walk.at = next.map_or((shard + 1, 0), |place| (shard, place));
             }
             walk.not_before = now + EVERY;
+            let with_floor = |live: Live| Some((floor_of(policies, &live)?, live));
+            let live: Vec<_> = live.into_iter().filter_map(with_floor).collect();
             if live.is_empty() {
                 heal.advance(now, self.shards.len(), self.settle());
                 return None;
             }
-            let floors = live.iter().map(|live| live.counts).collect();
+            let floors = live.iter().map(|(floor, _)| *floor).collect();
             let (epoch, last_pass, to) = (walk.epoch, walk.last_pass, walk.at);
             heal.in_flight += 1;
             Some((live, HealTicket { epoch, last_pass, from, to, floors }))
         })?;
-        let operation = |live: Live| {
-            let bounds = LabelBounds::of(live.window, live.label, clock);
+        let operation = |(floor, live): (Counts, Live)| {
+            let bounds = LabelBounds::of(live.shape.window, live.label, clock);
             // The label before the current one is asked for no more, but still weighed.
-            let weighed = LabelBounds::of(live.window, live.label.next(), clock);
+            let weighed = LabelBounds::of(live.shape.window, live.label.next(), clock);
             Operation {
                 key: live.key,
                 action: Action::Heal,
@@ -191,7 +147,7 @@ impl<G: Guarding> Engine<G> {
                 not_before: bounds.not_before,
                 not_after: weighed.not_after,
                 ceiling: 0,
-                floor: live.counts,
+                floor,
                 enforce: false,
                 expires: bounds.expires,
             }
@@ -199,20 +155,26 @@ impl<G: Guarding> Engine<G> {
         Some((StoreCommand { operations: live.into_iter().map(operation).collect() }, ticket))
     }
 
-    /// Takes what became of a healing command. One that was not carried out is tried again, and one that
-    /// the store was not asked ([`Outcome::Shed`]) for as long as it takes.
+    /// Takes what became of a healing command. One that failed is tried again, record by record: that may be
+    /// done any number of times, since a floor is a fact. A record that the store refuses is left out after 4
+    /// tries; one to which no answer came ([`Outcome::Unknown`]) after 32, some eight seconds, since that may
+    /// be the store's fault; and what the store was not asked ([`Outcome::Shed`]) is asked again for as long
+    /// as it takes.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
     pub fn handle_healed(&self, now: Mono, ticket: HealTicket, outcome: &Outcome) {
         if let Outcome::Reply(reply) = outcome {
             self.handle_epoch(now, reply.epoch());
         }
         let healed = match outcome {
-            Outcome::Reply(StoreReply::Done { operations, epoch, .. })
-                if *epoch == ticket.epoch && self.is_healed(&ticket, operations) =>
+            Outcome::Reply(reply) if reply.epoch() != ticket.epoch => Err(Failure::Unanswered),
+            Outcome::Reply(StoreReply::Done { operations, .. })
+                if self.is_healed(&ticket, operations) =>
             {
-                Some(operations.iter().filter(|operation| operation.passes).count() as u64)
+                Ok(operations.iter().filter(|operation| operation.passes).count() as u64)
             }
-            _ => None,
+            Outcome::Reply(_) | Outcome::Cancelled => Err(Failure::Refused),
+            Outcome::Unknown => Err(Failure::Unanswered),
+            Outcome::Shed => Err(Failure::NotAsked),
         };
         self.heal.with(|heal| {
             heal.in_flight = heal.in_flight.saturating_sub(1);
@@ -220,11 +182,9 @@ impl<G: Guarding> Engine<G> {
             let same =
                 |walk: &&mut Walk| walk.epoch == ticket.epoch && walk.last_pass == ticket.last_pass;
             let Some(walk) = heal.walk.as_mut().filter(same) else { return };
-            if healed.is_some() {
-                walk.tries = 0;
-            } else {
-                let asked = !matches!(outcome, Outcome::Shed);
-                heal.status.left_out += walk.rewind(now, &ticket, asked).unwrap_or(0);
+            match healed {
+                Ok(_) => walk.progress(),
+                Err(failure) => heal.status.left_out += walk.rewind(now, &ticket, failure),
             }
             heal.advance(now, self.shards.len(), self.settle());
         });
@@ -254,13 +214,26 @@ impl<G: Guarding> Engine<G> {
     }
 }
 
+/// What is to be written of a key: what this node has admitted itself, and what it was told of its siblings
+/// as far as checks believe it. That is nothing where the policies do not have the limit, or not as it was
+/// told.
+fn floor_of(policies: &PolicySet, live: &Live) -> Option<Counts> {
+    let Known { own_session, siblings, .. } = live.known;
+    let told = policies
+        .limit(live.key.limit)
+        .filter(|(_, limit)| limit.window == live.shape.window && limit.scope == live.shape.scope);
+    let told = told.map(|(policy, limit)| plan::believed(policy, limit, siblings));
+    let floor = own_session.plus(told.unwrap_or_default());
+    (floor != Counts::default()).then_some(floor)
+}
+
 impl Heal {
     /// Ends what is over: the careful part, a pass, the walk.
     fn advance(&mut self, now: Mono, shards: usize, settle: Span) {
         let Some(walk) = &mut self.walk else { return };
         if walk.careful_until.is_some_and(|until| walk.at >= until) && self.in_flight == 0 {
             walk.careful_until = None;
-            walk.tries = 0;
+            walk.progress();
         }
         if walk.at.0 < shards || self.in_flight > 0 {
             return;
@@ -268,9 +241,8 @@ impl Heal {
         if walk.last_pass {
             self.walk = None;
         } else {
-            let not_before = now.max(walk.began + settle);
-            let (epoch, began) = (walk.epoch, walk.began);
-            *walk = Walk { last_pass: true, not_before, began, ..Walk::new(epoch, now) };
+            let not_before = now.max(walk.began() + settle);
+            *walk = Walk::last_pass(walk.epoch, not_before);
         }
     }
 }

@@ -167,3 +167,32 @@ fn what_was_under_way_when_a_peer_was_sentenced_adds_nothing_to_it() {
     let said = sentence(&world).expect("five are too many");
     assert_eq!(said.time, Span::secs(30));
 }
+
+#[test]
+fn invented_sessions_take_no_more_than_their_share_and_what_is_refused_is_counted() {
+    let mut world = world();
+    world.nodes[0].0.clock.with(Clock::settle);
+    assert!(world.ask(0, "k", 1));
+    let claim = lie(None, HOURLY, 1);
+    let invented = |boot| Slots {
+        of: Some(Speaker { region: "us".into(), node: "us-0".into(), boot }),
+        ..claim.clone()
+    };
+    let (mut taken, mut refused) = (0, 0);
+    for boot in 1_000..6_000 {
+        match say(&world, invented(boot)) {
+            Ok(()) => taken += 1,
+            Err(error) => {
+                assert_eq!(error, FrameError::Full);
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((taken, refused), (4_094, 906), "all that a cell holds, but our own and one more");
+    let stats = world.nodes[0].0.stats();
+    assert_eq!((stats.exchange.refused, stats.exchange.dropped[&FrameError::Full]), (906, 906));
+    assert_eq!(sentence(&world), None, "a full table is no lie");
+    // What the peer tells of itself, where it has a slot, is heard; and we go on counting.
+    assert!(!world.ask(0, "k", 1));
+    assert!(world.ask(0, "another", 1));
+}

@@ -2,7 +2,12 @@
 
 use alloc::{collections::VecDeque, vec::Vec};
 
-use super::{IDLE, Shards, clocks, peer::Peer, sessions::Sessions};
+use super::{
+    IDLE, Shards, clocks,
+    peer::Peer,
+    relay::{Relays, Role},
+    sessions::Sessions,
+};
 use crate::{
     clock::Reading,
     counts::{Entry, Shape, WalkFilter},
@@ -25,6 +30,7 @@ pub(super) struct Cutter<'a, S> {
     pub(super) sessions: &'a Sessions,
     /// Sessions that speak for themselves: connected peers.
     pub(super) live: &'a [SessionIndex],
+    pub(super) relays: &'a Relays,
     /// How old what is passed on to siblings is.
     pub(super) heard: &'a [Section],
     pub(super) shards: &'a S,
@@ -78,29 +84,33 @@ impl<S: Shards> Cutter<'_, S> {
         }
         // What was gathered earlier goes first, so that no slot seems to fall.
         while let Some(sections) = peer.comparison.outbox.pop_front() {
-            Self::frame(peer, now, (0, 0), sections);
+            self.frame(peer, now, (0, 0), sections);
         }
         for (i, sections) in batches.into_iter().enumerate() {
             let last = i + 1 == numbered;
             let behind = last.then(|| peer.outgoing.position.clone());
             let number = if i < numbered { peer.outgoing.number(now, behind) } else { (0, 0) };
-            Self::frame(peer, now, number, sections);
+            self.frame(peer, now, number, sections);
         }
         // Only who has been told all there is knows as much as this node does. There may be many: they
         // have no room in a frame with slots.
         if peer.region == RegionIndex::OWN && told_all && !peer.ready.is_empty() {
             for heard in self.heard {
-                Self::frame(peer, now, (0, 0), Vec::from([heard.clone()]));
+                self.frame(peer, now, (0, 0), Vec::from([heard.clone()]));
             }
         }
         !told_all && peer.outgoing.has_window()
     }
 
     /// Makes a frame ready, with what the peer is to be told about the state of the two.
-    fn frame(peer: &mut Peer, now: Mono, (number, open): (u64, u64), mut sections: Vec<Section>) {
-        if peer.relayed {
-            sections.push(Section::Relayed);
-        }
+    fn frame(
+        &self,
+        peer: &mut Peer,
+        now: Mono,
+        (number, open): (u64, u64),
+        mut sections: Vec<Section>,
+    ) {
+        sections.extend(self.relays.role_of(peer).map(Role::section));
         let header = Header {
             number,
             open,

@@ -4,10 +4,14 @@
 //! others get empty frames, so that they know that the node lives, and the comparison of counts. Their
 //! cursors follow some seconds behind what the relay has acknowledged, so that when the relay dies another
 //! one is told all that the dead one may not have passed on.
+//!
+//! Only who tells decides this: each frame says which of the two its receiver is, and a node passes on what
+//! it is asked to pass on, whatever its own setting.
 
 use alloc::{collections::BTreeMap, vec::Vec};
+use core::mem;
 
-use super::{Exchange, peer::Peer, peer::Position};
+use super::{Exchange, outgoing::Position, peer::Peer};
 use crate::{
     ids::{NodeId, RegionIndex, Session},
     time::{Mono, Span},
@@ -20,14 +24,40 @@ const FOLLOW: Span = Span::secs(2);
 /// Ages that one frame tells: with the longest names they fill most of it.
 const HEARD_MAX: usize = 400;
 
+/// How the receiver of a frame from another region, or its siblings, come to know the sender's changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It is told them, and tells its siblings.
+    Relay,
+    /// It is told them by a sibling.
+    Relayed,
+}
+
+impl Role {
+    pub(super) const fn section(self) -> Section {
+        match self {
+            Self::Relay => Section::Relay,
+            Self::Relayed => Section::Relayed,
+        }
+    }
+}
+
 /// The relays of other regions.
 #[derive(Debug, Default)]
 pub(super) struct Relays {
     /// Whether there are any: else every node is told everything.
     is_on: bool,
-    /// Where the relays' acknowledgements stood at the last two rounds.
-    marks: BTreeMap<RegionIndex, [Position; 2]>,
+    marks: BTreeMap<RegionIndex, Marks>,
     follow_at: Mono,
+}
+
+/// Where the acknowledgements of a region's relay stood at the last two rounds.
+#[derive(Debug)]
+struct Marks {
+    /// The relay: they say nothing of another, which may never have heard what this one took.
+    relay: Session,
+    older: Position,
+    newer: Position,
 }
 
 impl Relays {
@@ -35,8 +65,10 @@ impl Relays {
         Self { is_on, ..Self::default() }
     }
 
-    pub(super) const fn is_on(&self) -> bool {
-        self.is_on
+    /// What a peer is, as this node has chosen.
+    pub(super) fn role_of(&self, peer: &Peer) -> Option<Role> {
+        let role = if peer.relayed { Role::Relayed } else { Role::Relay };
+        (self.is_on && peer.region != RegionIndex::OWN).then_some(role)
     }
 }
 
@@ -74,29 +106,32 @@ impl Exchange {
         for (region, (_, relay)) in chosen {
             let Some(relay) = self.peers.get(relay) else { continue };
             let now = relay.outgoing.acknowledged_position().clone();
-            let Some([older, newer]) = self.relays.marks.get_mut(region) else {
-                self.relays.marks.insert(*region, [now.clone(), now]);
+            let of_relay = |marks: &&mut Marks| marks.relay == relay.session;
+            let marks = self.relays.marks.get_mut(region).filter(of_relay);
+            let Some(Marks { older, newer, .. }) = marks else {
+                let marks = Marks { relay: relay.session.clone(), older: now.clone(), newer: now };
+                self.relays.marks.insert(*region, marks);
                 continue;
             };
-            let passed = core::mem::replace(older, core::mem::replace(newer, now));
-            for peer in self.peers.values_mut().filter(|p| p.region == *region && p.relayed) {
+            let passed = mem::replace(older, mem::replace(newer, now));
+            // Who is not connected here may be out of its siblings' reach too.
+            let follows =
+                |peer: &&mut Peer| peer.region == *region && peer.connected && peer.relayed;
+            for peer in self.peers.values_mut().filter(follows) {
                 peer.outgoing.follow(&passed);
             }
         }
     }
 
     /// What a sibling needs in order to know how old the counts are that this node passes on: for each
-    /// peer of other regions that tells this node its changes, the age of its newest word.
+    /// peer of other regions that tells it changes for its siblings too, the age of its newest word.
     pub(super) fn heard(&self, now: Mono) -> Vec<Section> {
-        if !self.relays.is_on {
-            return Vec::new();
-        }
-        let foreign = |peer: &&Peer| peer.region != RegionIndex::OWN && peer.connected;
+        let is_passed_on = |peer: &&Peer| peer.incoming.is_for_siblings() && peer.connected;
         let heard = |peer: &Peer| {
             let age = now.since(peer.told_at()?);
             Some((Speaker::of(&peer.session), age.0))
         };
-        let ages: Vec<_> = self.peers.values().filter(foreign).filter_map(heard).collect();
+        let ages: Vec<_> = self.peers.values().filter(is_passed_on).filter_map(heard).collect();
         ages.chunks(HEARD_MAX).map(|ages| Section::Heard(Heard { ages: ages.to_vec() })).collect()
     }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Exchange, Shards, peer::Peer, shard_of};
+use super::{Exchange, Shards, peer::Peer, relay::Role, shard_of};
 use crate::{
     clock::Reading,
     counts::{Shape, Tick},
@@ -32,18 +32,18 @@ pub(super) struct Merged {
     pub(super) repaired: u64,
     /// Slots of labels that had closed already.
     pub(super) closed: u64,
-    /// Whether something did not fit.
-    pub(super) full: bool,
+    /// Slots that did not fit.
+    pub(super) refused: u64,
     /// Whether a label was too far ahead, or too old for a clock that may still be set back.
     pub(super) ahead: bool,
 }
 
 impl Merged {
     /// Why not all of it was merged.
-    pub(super) const fn refused(&self) -> Result<(), FrameError> {
+    pub(super) const fn whole(&self) -> Result<(), FrameError> {
         match self {
             Self { ahead: true, .. } => Err(FrameError::LabelAhead),
-            Self { full: true, .. } => Err(FrameError::Full),
+            Self { refused: 1.., .. } => Err(FrameError::Full),
             _ => Ok(()),
         }
     }
@@ -57,7 +57,7 @@ pub(super) struct Remarks {
     pub(super) digests: Vec<Digests>,
     pub(super) asks: Vec<Ask>,
     pub(super) heard: Vec<Heard>,
-    pub(super) relayed: bool,
+    pub(super) role: Option<Role>,
 }
 
 impl Exchange {
@@ -69,7 +69,7 @@ impl Exchange {
         from: &Session,
         sections: Vec<Section>,
     ) -> Result<(Vec<Told>, Remarks), FrameError> {
-        let (mut told, mut remarks) = (Vec::new(), Remarks::default());
+        let (mut told, mut remarks) = (Vec::<Told>::new(), Remarks::default());
         for section in sections {
             match section {
                 Section::WalkEnd(end) => remarks.walk_end = Some(end),
@@ -78,9 +78,16 @@ impl Exchange {
                 Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
                 Section::Digests(digests) => remarks.digests.push(digests),
                 Section::Ask(ask) => remarks.asks.push(ask),
-                Section::Relayed => remarks.relayed = true,
+                Section::Relay => remarks.role = Some(Role::Relay),
+                Section::Relayed => remarks.role = Some(Role::Relayed),
                 Section::Heard(heard) => remarks.heard.push(heard),
             }
+        }
+        // What a relay is told of the sender's region is for its siblings too.
+        let region = self.peers.get(&from.id).map(|peer| peer.region);
+        let relays = remarks.role == Some(Role::Relay) && region != Some(RegionIndex::OWN);
+        for told in told.iter_mut().filter(|told| relays && Some(told.region) == region) {
+            told.pass_on = true;
         }
         Ok((told, remarks))
     }
@@ -128,8 +135,7 @@ impl Exchange {
             }
         }
         let (session, region) = self.sessions.intern_told(&session).map_err(FrameError::from)?;
-        let relayed = self.relays.is_on() && region != RegionIndex::OWN && of_sender;
-        let pass_on = relayed || (region == RegionIndex::OWN && !live);
+        let pass_on = region == RegionIndex::OWN && !live;
         Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))
     }
 
@@ -161,18 +167,16 @@ impl Exchange {
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
                 let shard = shard_of(entry.caller, shards.count());
-                if closed {
-                    // It decides nothing any more, but may show that a limit was exceeded.
-                    shards.with(shard, |shard| shard.merge_closed(&entry, region, pass_on, tick));
-                    continue;
-                }
-                match shards.with(shard, |shard| shard.merge(&entry, region, pass_on, tick)) {
-                    Ok(grew) => {
-                        merged.changes += u64::from(grew);
-                        merged.repaired += u64::from(grew && hearsay);
+                let grew = shards.with(shard, |shard| {
+                    if !closed {
+                        return shard.merge(&entry, region, pass_on, tick);
                     }
-                    Err(_) => merged.full = true,
-                }
+                    // It decides nothing any more, but may show that a limit was exceeded.
+                    shard.merge_closed(&entry, region, pass_on, tick).map(|_| false)
+                });
+                merged.refused += u64::from(grew.is_err());
+                merged.changes += u64::from(grew == Ok(true));
+                merged.repaired += u64::from(grew == Ok(true) && hearsay);
             }
         }
         merged

@@ -201,6 +201,15 @@ impl PolicySet {
         Self { policies, hash }
     }
 
+    /// The limit of this number, and the policy it belongs to.
+    pub fn limit(&self, id: LimitId) -> Option<(&Policy, &Limit)> {
+        let mut limits = self
+            .policies
+            .iter()
+            .flat_map(|policy| policy.limits.iter().map(move |limit| (&**policy, limit)));
+        limits.find(|(_, limit)| limit.id == id)
+    }
+
     /// The policies that apply to a request, in file order.
     pub fn matching<'a>(
         &'a self,

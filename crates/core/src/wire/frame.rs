@@ -21,6 +21,7 @@ const KIND_DIGESTS: u8 = 5;
 const KIND_ASK: u8 = 6;
 const KIND_RELAYED: u8 = 7;
 const KIND_HEARD: u8 = 8;
+const KIND_RELAY: u8 = 9;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -43,6 +44,11 @@ pub(crate) struct Echo {
 impl Echo {
     pub(crate) fn of(stamp: u32, held: Span) -> Self {
         Self { stamp, held: u32::try_from(held.0 / STAMP_UNIT.0).unwrap_or(u32::MAX) }
+    }
+
+    /// How long the stamp was held before it went back.
+    pub(crate) const fn held(self) -> Span {
+        STAMP_UNIT.times(self.held as u64)
     }
 
     /// The round trip that this echo measured, if it is one of ours and believable (under a minute).
@@ -175,6 +181,8 @@ pub(crate) enum Section {
     /// What the sender's changes are, the receiver hears from a sibling.
     Relayed,
     Heard(Heard),
+    /// What the sender's changes are, the receiver's siblings hear from it alone.
+    Relay,
 }
 
 /// A frame, read.
@@ -288,6 +296,7 @@ impl Section {
                 codec::encode(heard, to);
                 KIND_HEARD
             }
+            Self::Relay => KIND_RELAY,
         }
     }
 }
@@ -336,6 +345,7 @@ impl Frame {
                 KIND_ASK => Some(Section::Ask(codec::decode_all(payload)?)),
                 KIND_RELAYED => Some(Section::Relayed),
                 KIND_HEARD => Some(Section::Heard(codec::decode_all(payload)?)),
+                KIND_RELAY => Some(Section::Relay),
                 _ => None, // of a later version
             });
         }

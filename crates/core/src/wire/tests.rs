@@ -46,6 +46,7 @@ fn section() -> impl Strategy<Value = Section> {
         slots.clone().prop_map(Section::Slots),
         slots.prop_map(Section::Hearsay),
         Just(Section::Relayed),
+        Just(Section::Relay),
         ages.prop_map(|ages| Section::Heard(Heard { ages })),
         any::<u64>().prop_map(|retold| Section::WalkEnd(WalkEnd { retold })),
         (any::<(u8, u32, u32)>(), sums).prop_map(|((bits, first, step), sums)| {

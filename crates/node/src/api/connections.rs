@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
@@ -38,7 +38,10 @@ use tokio::{
 };
 use tower::Service as _;
 
-use super::front::{Front, Identified};
+use super::{
+    front::{Front, Identified},
+    refuse::Refusals,
+};
 
 /// How often a connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -49,16 +52,13 @@ const IDLE_LOOKS: u32 = 15;
 /// The pause after the system could not accept a connection, for want of file descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client hears for whom there is no place.
-const REFUSAL: &str = "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-     \"detail\":\"too many connections are open already\",\"errors\":[]}";
-
 /// The connections of one listener: their bound, and what became of them.
 #[derive(Debug)]
 pub struct Connections {
     places: Arc<Semaphore>,
     max: usize,
     look_every: Duration,
+    refusals: Refusals,
     refused: AtomicU64,
     stalled: AtomicU64,
 }
@@ -85,6 +85,7 @@ impl Connections {
             places: Arc::new(Semaphore::new(max)),
             max,
             look_every,
+            refusals: Refusals::new(),
             refused: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
         })
@@ -124,7 +125,7 @@ pub(crate) async fn serve(
             }
             Err(_) => {
                 connections.refused.fetch_add(1, Relaxed);
-                refuse(stream);
+                connections.refusals.refuse(stream);
             }
         }
     }
@@ -157,17 +158,6 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
             }
         }
     }
-}
-
-/// Says why, as far as the client lets us without waiting for it, and closes.
-fn refuse(stream: TcpStream) {
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{REFUSAL}",
-        REFUSAL.len()
-    );
-    // A fresh socket takes a short answer at once; if not, the client learns it from the end.
-    let _ = stream.into_std().and_then(|mut stream| stream.write_all(answer.as_bytes()));
 }
 
 async fn hold(place: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {

@@ -27,6 +27,8 @@ pub use front::Front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fuzzing::{fuzz_batch, fuzz_check, fuzz_query};
 
+pub(crate) use refuse::TURNED_AWAY_MAX;
+
 use problem::Problem;
 
 mod admin;
@@ -45,6 +47,7 @@ mod json;
 mod later;
 mod problem;
 mod query;
+mod refuse;
 mod usage;
 
 #[cfg(test)]
@@ -84,9 +87,18 @@ pub enum UsageError {
     /// As for a check.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The store did not answer; asking again later may help.
-    #[error("the regional store did not answer: {0}")]
-    StoreUnavailable(String),
+    /// The store did not answer; asking again later may help. What it said itself is for the log: it may
+    /// name hosts, users and keys.
+    #[error(
+        "what is used cannot be told now, since the {store} store of this region {why}; ask again in a \
+         moment. Checks are answered meanwhile. To its operators the node says more in `/readyz` and its log"
+    )]
+    StoreUnavailable {
+        /// Which kind of store it is.
+        store: &'static str,
+        /// What is wrong with it, as the end of a sentence that began with it.
+        why: &'static str,
+    },
 }
 
 /// What `X-RateLimit-Reset` says.

@@ -136,7 +136,7 @@ impl From<UsageError> for Problem {
     fn from(error: UsageError) -> Self {
         match error {
             UsageError::Plan(error) => error.into(),
-            UsageError::StoreUnavailable(_) => {
+            UsageError::StoreUnavailable { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
         }

@@ -65,8 +65,17 @@ pub(crate) fn run(asked: &Bench) -> Result<Exit, Failure> {
         Rate::PerSecond(_) => OPEN_LOOP_CONNECTIONS,
         Rate::Max => CLOSED_LOOP_CONNECTIONS,
     });
-    let connections =
-        files::allow(connections.max(u32::try_from(targets.len()).unwrap_or(u32::MAX)));
+    let connections = connections.max(u32::try_from(targets.len()).unwrap_or(u32::MAX));
+    let allowed = files::allow(connections);
+    if allowed.connections < connections {
+        tracing::warn!(
+            files = allowed.files,
+            "only {} of {connections} connections: a process here may not have more open files \
+             (`ulimit -n`)",
+            allowed.connections.max(1)
+        );
+    }
+    let connections = allowed.connections.max(1);
     let schedule = Schedule::new(asked.rate, asked.duration);
     let load = Load { targets, requests: Arc::new(requests), schedule, connections };
     let report = LocalSet::new().block_on(&runtime()?, load.run()).map_err(Failure::unreachable)?;

@@ -1,10 +1,10 @@
 //! What may be said on the command line.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, fmt, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::join::LogFormat;
+use super::join::{LogFormat, without_credentials};
 use crate::{bench::Rate, dev::exec_child};
 
 /// A multi-region, active-active rate limiter.
@@ -55,6 +55,25 @@ pub(crate) struct Serve {
     pub(crate) wan: Option<PathBuf>,
 }
 
+/// The URL of a store as it was given: it may hold a password, and does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct GivenUrl(pub(crate) String);
+
+impl FromStr for GivenUrl {
+    type Err = Infallible;
+
+    /// What is wrong with it, the node's configuration says.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for GivenUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_credentials(&self.0))
+    }
+}
+
 /// Where a region keeps its counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Store {
@@ -90,7 +109,7 @@ pub(crate) struct Dev {
     pub(crate) store: Store,
     /// Redis to use, one per region in their order; without it, each region gets a new one.
     #[arg(long, value_name = "URL", num_args = 1..)]
-    pub(crate) redis_url: Vec<String>,
+    pub(crate) redis_url: Vec<GivenUrl>,
     /// Nodes in each region; more than one needs `--store redis`.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) nodes_per_region: u16,
@@ -249,7 +268,16 @@ mod tests {
         let parsed = Arguments::try_parse_from(text.split(' ')).expect("fits the tree");
         let Command::Dev(dev) = parsed.command else { panic!("not dev: {parsed:?}") };
         assert_eq!(dev.regions, ["eu", "us"]);
-        assert_eq!(dev.redis_url, ["a", "b"]);
+        assert_eq!(dev.redis_url, ["a", "b"].map(|url| GivenUrl(url.into())));
         assert_eq!(dev.base_port, 18000);
+    }
+
+    #[test]
+    fn a_password_on_the_command_line_is_not_shown() {
+        let words = "--regions eu --policies p --store redis --redis-url redis://me:word@host/0";
+        let words = ["tidegate", "dev"].into_iter().chain(words.split(' '));
+        let arguments = Arguments::try_parse_from(words).expect("right");
+        let shown = format!("{arguments:?}");
+        assert!(shown.contains("redis://host/0") && !shown.contains("word"), "{shown}");
     }
 }

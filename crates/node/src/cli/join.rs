@@ -1,7 +1,10 @@
 //! Where the command line meets the parts of the node. Nothing else in `cli`, `dev` or `bench` names
-//! the server, the certificates or the client.
+//! the server, the certificates or the client, but for `open_files`, which reads bounds.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tidegate_client::Client;
 use tidegate_core::ids::NodeId;
@@ -16,10 +19,10 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{exit::Failure, files};
+use super::{exit::Failure, open_files};
 
-/// Connections of operators, beside those of callers.
-const OPERATORS: u32 = 256;
+/// How long threads that read files may take to end, once all else has ended.
+const LAST_READS_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) use tidegate_node::{config::without_credentials, telemetry::LogFormat};
 
@@ -55,14 +58,12 @@ pub(crate) fn must_be_sound(file: &Path) -> Result<(), Failure> {
 
 /// Runs a node until it has drained.
 pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
-    let config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
+    let mut config = Config::load(asked.config.as_deref()).map_err(Failure::usage)?;
     let wan = asked.wan.as_deref().map(Wan::load).transpose().map_err(Failure::usage)?;
     let options = Options { enable_faults: asked.enable_faults, wan };
-    // Operators have some of their own.
-    let callers = u32::try_from(config.listen.connections_max).unwrap_or(u32::MAX);
-    files::allow(callers.saturating_add(OPERATORS));
+    open_files::make_room(&mut config.listen)?;
     let runtime = Runtime::new().map_err(Failure::broken)?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let mut hangup = signal(SignalKind::hangup()).map_err(Failure::broken)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::broken)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::broken)?;
@@ -79,7 +80,10 @@ pub(crate) fn serve(asked: &Serve) -> Result<(), Failure> {
         };
         let reload = async || hangup.recv().await.is_some();
         server.run(stop, reload).await.map_err(Failure::broken)
-    })
+    });
+    // A file that is still being read, from a disk that does not answer, must not hold the process up.
+    runtime.shutdown_timeout(LAST_READS_MAX);
+    served
 }
 
 /// Asks the node at `url` for one check.

@@ -14,6 +14,7 @@ pub(crate) mod arguments;
 pub(crate) mod exit;
 pub(crate) mod files;
 pub(crate) mod join;
+pub(crate) mod open_files;
 pub(crate) mod output;
 
 pub(crate) mod policy;

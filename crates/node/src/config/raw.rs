@@ -11,7 +11,8 @@ use super::{ConfigError, Problem};
 /// Text with its place.
 pub(super) type Text = Spanned<String>;
 
-#[derive(Debug, Default, Deserialize)]
+// Neither this nor the store can be shown by `Debug`: the URL may hold a password.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     pub(super) region: Option<Text>,
@@ -35,7 +36,7 @@ pub(super) struct Listen {
     pub(super) connections_max: Option<Spanned<i64>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) kind: Option<Text>,

@@ -1,6 +1,9 @@
 //! Which nodes a local cluster has, and where they listen. Pure: the same request, the same places.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use tidegate_core::ids::NodeId;
 
@@ -28,7 +31,7 @@ pub(super) struct Place {
 }
 
 /// The store of one region.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum RegionStore {
     /// In the node.
     Memory,
@@ -51,6 +54,13 @@ impl RegionStore {
             Self::OwnRedis(address) => format!("redis://{address}/0"),
             Self::GivenRedis { url, .. } => without_credentials(url),
         }
+    }
+}
+
+/// Without user and password.
+impl fmt::Debug for RegionStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
     }
 }
 
@@ -120,7 +130,7 @@ fn region(asked: &Dev, index: usize) -> Result<Region, Failure> {
         (Store::Memory, _) => RegionStore::Memory,
         (Store::Redis, None) => RegionStore::OwnRedis(own),
         (Store::Redis, Some(url)) => {
-            RegionStore::GivenRedis { url: url.clone(), namespace: format!("tidegate-{index}") }
+            RegionStore::GivenRedis { url: url.0.clone(), namespace: format!("tidegate-{index}") }
         }
     };
     let nodes = (0..asked.nodes_per_region).map(|number| place(asked, index, number));

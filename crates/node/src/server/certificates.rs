@@ -1,12 +1,12 @@
 //! The node's certificate, its key and the authorities: read again when the files change or when asked,
 //! whole or not at all; and a warning before the certificate expires.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time};
 use tracing::{error, info, warn};
 
-use super::{file_watch::FileWatch, view::View};
+use super::{aside, file_watch::FileWatch, view::View};
 use crate::{
     certs::Validity,
     clock,
@@ -19,9 +19,13 @@ const REMIND_EVERY: Duration = Duration::from_secs(3600);
 /// A certificate is about to expire in the last of so many parts of its life.
 const PARTS: u32 = 10;
 
-/// Reads the files again whenever one of them has changed or `asked` moves. Files that are wrong change
-/// nothing. Never ends.
-pub(super) async fn keep_reloading(mut asked: watch::Receiver<()>, config: &Config, view: &View) {
+/// Reads the files again whenever one of them has changed or `asked` moves, one time after the other.
+/// Files that are wrong change nothing. Never ends.
+pub(super) async fn keep_reloading(
+    mut asked: watch::Receiver<()>,
+    config: &Config,
+    view: &Arc<View>,
+) {
     let Some(cluster) = &config.cluster else { return std::future::pending().await };
     let paths = [&cluster.ca, &cluster.cert, &cluster.key].map(|path| path.as_path());
     let mut watch = FileWatch::new(&paths);
@@ -29,10 +33,15 @@ pub(super) async fn keep_reloading(mut asked: watch::Receiver<()>, config: &Conf
     loop {
         tokio::select! {
             // Without a sender nobody will ask any more, but files may change all the same.
-            Ok(()) = asked.changed() => reload(cluster, view),
-            () = watch.changed() => reload(cluster, view),
-            _ = remind.tick() => remind_of_end(view),
+            Ok(()) = asked.changed() => {}
+            () = watch.changed() => {}
+            _ = remind.tick() => {
+                remind_of_end(view);
+                continue;
+            }
         }
+        let (cluster, view) = (cluster.clone(), Arc::clone(view));
+        aside("reloading certificates", move || reload(&cluster, &view)).await;
     }
 }
 

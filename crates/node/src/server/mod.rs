@@ -9,14 +9,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt as _, future::FusedFuture as _};
 use rand::{SeedableRng, rngs::StdRng};
 use tidegate_core::{
+    calls,
     engine::{Engine, Settings},
     ids::{Boot, Secret, Session},
     policy::PolicySet,
 };
-use tokio::{net::TcpListener, sync::watch};
-use tracing::{info, warn};
+use tokio::{net::TcpListener, sync::watch, task};
+use tracing::{error, info, warn};
 
 use crate::{
     api::{self, Api, ResetStyle},
@@ -26,26 +28,31 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{GuardSettings, RedisSettings, RedisStore, Store, StoreGuard},
+    store::{RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
 
+use ends::{exchanged, joined, too_early, unbroken};
 use peers::Peers;
-use snapshots::Snapshots;
+use snapshots::{Begin, Snapshots};
 use view::{Doors, View};
 
 pub use policies::{PolicyFileError, read_policies};
+pub use view::CONNECTIONS_BESIDE_CALLERS_MAX;
 pub use wan::{Wan, WanError};
 
 mod certificates;
 mod clocks;
+mod ends;
 mod file_watch;
 mod heal;
 mod peers;
 mod policies;
 mod readiness;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod view;
 mod wan;
 
@@ -90,6 +97,31 @@ pub enum ServerError {
         /// What the system says.
         source: io::Error,
     },
+    /// The snapshot belongs to another process.
+    #[error(
+        "{} (`store.snapshot`) is in use by another process: give each node a file of its own, or stop the \
+         other node first",
+        path.display()
+    )]
+    SnapshotTaken {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The snapshot has more than the store may hold.
+    #[error(
+        "the snapshot in {} (`store.snapshot`) has {records} live records, and with `store.records_max` = \
+         {records_max} there is no room for all of them (the room is divided by 64): set it to what it was \
+         when the snapshot was written, or take the file away to begin with an empty store",
+        path.display()
+    )]
+    SnapshotTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Live records in it.
+        records: u64,
+        /// The setting.
+        records_max: usize,
+    },
     /// The store's URL is wrong.
     #[error("`store.url` is wrong: {0}")]
     Store(String),
@@ -129,7 +161,7 @@ impl Server {
         let clock = Clock::start();
         let boot = Boot(Clock::boot_number(rand::random()));
         let session = Session { id: config.id.clone(), boot };
-        let (store, kept_secret) = store(&config, clock)?;
+        let (store, kept_secret, lock) = store(&config, clock)?;
         let store = Arc::new(store);
         let metrics = Arc::new(Metrics::new());
 
@@ -193,7 +225,7 @@ impl Server {
             clock,
             network: peers.network(),
             faults,
-            snapshots: Snapshots::new(&config),
+            snapshots: Snapshots::new(&config, lock),
             doors: Doors::new(config.listen.connections_max),
             draining: watch::Sender::new(false),
             secret_agreed: watch::Sender::new(config.cluster.is_some()),
@@ -212,8 +244,12 @@ impl Server {
     }
 
     /// Answers until `stop` completes, then drains: new connections are refused, requests under way are
-    /// answered, and peers are told what they have not heard. `reload` asks for the policy file and the
-    /// certificates to be read again.
+    /// answered, peers are told what they have not heard, and the last snapshot is written. `reload` asks
+    /// for the policy file and the certificates to be read again.
+    ///
+    /// # Errors
+    ///
+    /// What broke that a node cannot be without. It drains then too.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -252,39 +288,62 @@ impl Server {
         };
         let exchange = peers.run(until(rest_stopped));
         let asked = watch::Sender::new(());
-        let policies = policies::keep_reloading(asked.subscribe(), &config, &limiter, &view);
+        let policies = policies::keep_reloading(asked.subscribe(), &config, &view);
         let certificates = certificates::keep_reloading(asked.subscribe(), &config, &view);
         let reload = keep_asking(reload, &asked);
 
-        tokio::pin!(upkeep, exchange, reload, policies, certificates, http, admin, stop);
+        let network = Arc::clone(&view.network);
+        let (upkeep, exchange) = (unbroken(upkeep).fuse(), unbroken(exchange).fuse());
+        let (http, deaf) = (http.fuse(), network.deaf());
+        tokio::pin!(upkeep, exchange, deaf, reload, policies, certificates, http, admin, stop);
         // All of these run for as long as the node does; if one ends, the node must.
-        tokio::select! {
-            () = &mut stop => {}
-            ended = &mut http => ended.map_err(io::Error::other)??,
-            ended = &mut admin => ended.map_err(io::Error::other)??,
-            () = &mut exchange => return Err(ended("the exchange with peers")),
-            () = &mut upkeep => return Err(ended("the upkeep of the store")),
-            () = &mut reload => return Err(ended("the wait for a signal to reload")),
-            () = &mut policies => return Err(ended("the watch of policies")),
-            () = &mut certificates => return Err(ended("the watch of certificates")),
+        let stopped = tokio::select! {
+            () = &mut stop => Ok(()),
+            deaf = &mut deaf => Err(deaf.into()),
+            ended = &mut exchange => Err(match exchanged(ended) {
+                Err(error) => error,
+                Ok(()) => too_early("the exchange with peers", Ok(())),
+            }),
+            ended = &mut http => Err(too_early("the answering of checks", joined(ended))),
+            ended = &mut admin => Err(too_early("the answering of operators", joined(ended))),
+            ended = &mut upkeep => Err(too_early("the upkeep of the store", ended)),
+            () = &mut reload => Err(too_early("the wait for a signal to reload", Ok(()))),
+            () = &mut policies => Err(too_early("the watch of policies", Ok(()))),
+            () = &mut certificates => Err(too_early("the watch of certificates", Ok(()))),
+        };
+        // What was answered must not be lost with this run, whatever ends it.
+        match &stopped {
+            Ok(()) => info!("draining"),
+            Err(error) => error!("{error}; draining"),
         }
-        info!("draining");
         view.draining.send_replace(true);
         stop_http.send_replace(true);
         // Peers and store are needed until the last request is answered.
-        tokio::select! {
-            answered = &mut http => answered.map_err(io::Error::other)??,
-            () = tokio::time::sleep(DRAIN_MAX) => {
-                warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
-            }
-            () = &mut exchange => {}
-            () = &mut upkeep => {}
-        }
-        stop_rest.send_replace(true);
-        exchange.await;
+        let answer = async {
+            let answered = if http.is_terminated() {
+                Ok(())
+            } else {
+                tokio::select! {
+                    ended = &mut http => joined(ended),
+                    () = tokio::time::sleep(DRAIN_MAX) => {
+                        warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
+                        Ok(())
+                    }
+                    ended = &mut upkeep => ended,
+                }
+            };
+            stop_rest.send_replace(true);
+            answered
+        };
+        let exchange =
+            async { if exchange.is_terminated() { Ok(()) } else { exchanged(exchange.await) } };
+        let (answered, told) = tokio::join!(answer, exchange);
         if let Some(snapshots) = &view.snapshots {
             snapshots.write_last(&limiter, &store).await;
         }
+        stopped?;
+        answered?;
+        told?;
         info!("stopped");
         Ok(())
     }
@@ -296,15 +355,19 @@ fn foreign_seeds(cluster: &Cluster) -> Vec<&Seed> {
     cluster.seeds.iter().filter(|seed| !ours.contains(seed)).collect()
 }
 
+/// Does `work` on a thread that may wait for a disk, and waits for it: the task that drives the exchange
+/// and the upkeep goes on meanwhile.
+async fn aside(what: &str, work: impl FnOnce() + Send + 'static) {
+    if let Err(broken) = task::spawn_blocking(work).await {
+        error!(%broken, "{what} broke: this is a bug");
+    }
+}
+
 /// Passes on what `reload` says; ends when that says that it will not ask again.
 async fn keep_asking(mut reload: impl AsyncFnMut() -> bool, asked: &watch::Sender<()>) {
     while reload().await {
         asked.send_replace(());
     }
-}
-
-fn ended(what: &str) -> ServerError {
-    ServerError::Broken(io::Error::other(format!("{what} ended")))
 }
 
 /// How long requests under way may take to be answered when the node stops.
@@ -324,13 +387,17 @@ fn read(field: &'static str, path: &Path) -> Result<Vec<u8>, ServerError> {
     fs::read(path).map_err(|source| ServerError::File { field, path: path.into(), source })
 }
 
-/// The regional store, and the secret that its records were kept under, if it knows.
-fn store(config: &Config, clock: Clock) -> Result<(Store, Option<Secret>), ServerError> {
+/// The regional store, the secret that its records were kept under, if it knows, and the right to its
+/// snapshot, if it has one.
+fn store(
+    config: &Config,
+    clock: Clock,
+) -> Result<(Store, Option<Secret>, Option<Lock>), ServerError> {
     let redis = match &config.store {
         config::Store::Memory(memory) => {
             let cluster = config.cluster.as_ref().map(|cluster| cluster.secret);
-            let (store, secret) = snapshots::memory_store(memory, cluster, clock)?;
-            return Ok((Store::Memory(store), secret));
+            let Begin { store, secret, lock } = snapshots::memory_store(memory, cluster, clock)?;
+            return Ok((Store::Memory(store), secret, lock));
         }
         config::Store::Redis(redis) => redis,
     };
@@ -340,16 +407,16 @@ fn store(config: &Config, clock: Clock) -> Result<(Store, Option<Secret>), Serve
         namespace: redis.namespace.clone(),
     };
     let store = RedisStore::new(settings).map_err(ServerError::Store)?;
-    Ok((Store::Redis(Box::new(store)), None))
+    Ok((Store::Redis(Box::new(store)), None, None))
 }
 
 /// What stands before a store that may fail or be slow.
 fn store_guard(config: &Config, clock: Clock) -> Option<StoreGuard> {
     let config::Store::Redis(redis) = &config.store else { return None };
-    let settings = GuardSettings {
+    let settings = calls::Settings {
         breaker: redis.breaker,
         calls_max: redis.calls_max,
-        timeout: redis.timeout,
+        timeout: clock::span(redis.timeout),
     };
     let random = Box::new(StdRng::from_rng(&mut rand::rng()));
     Some(StoreGuard::new(settings, clock, random))

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use futures_util::FutureExt as _;
 use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
 use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
@@ -14,6 +15,9 @@ use crate::{
     membership::{Member, Membership},
     transport::{ConnectionInfo, Event, Transport, TransportStats},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Events that are handled before frames are looked for.
 const EVENTS_AT_ONCE: usize = 64;
@@ -30,6 +34,13 @@ pub(super) struct Peers {
     network: Arc<Network>,
     events: Option<mpsc::Receiver<Event>>,
 }
+
+/// Why peers cannot be heard any more.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "peers cannot be heard any more, since the transport of `cluster.listen` broke ({0}): start the node again"
+)]
+pub(super) struct Deaf(String);
 
 /// The transport and the membership, where there are any.
 pub(super) struct Network(Option<(Transport, Membership)>);
@@ -49,8 +60,23 @@ impl Network {
         self.0.as_ref().map(|(_, membership)| membership.members()).unwrap_or_default()
     }
 
+    /// A peer that keeps to another process of this node's name, and refuses this one.
+    pub(super) fn refused_for_namesake(&self) -> Option<SocketAddr> {
+        self.0.as_ref().and_then(|(transport, _)| transport.refused_for_namesake())
+    }
+
     pub(super) fn stats(&self) -> TransportStats {
         self.0.as_ref().map(|(transport, _)| transport.stats()).unwrap_or_default()
+    }
+
+    /// Waits until nobody is let in any more, and says why; never completes without a cluster.
+    ///
+    /// A node that went on would admit ever more than it should.
+    pub(super) async fn deaf(&self) -> Deaf {
+        match &self.0 {
+            Some((transport, _)) => Deaf(transport.ended().await),
+            None => std::future::pending().await,
+        }
     }
 
     /// Puts certificates in force, or says what is wrong with them; whether they are others.
@@ -97,24 +123,34 @@ impl Peers {
     }
 
     /// Exchanges counts until `stop` completes, tells the rest, and says goodbye.
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    ///
+    /// Why peers cannot be heard any more. Whoever is connected already may still be, and hears the rest.
+    pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Deaf> {
         tokio::pin!(stop);
         let mut batch = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let deadline = self.turn();
             tokio::select! {
                 () = &mut stop => break,
-                _ = receive(&mut self.events, &mut batch) => self.handle(&mut batch),
+                events = receive(&mut self.events, &mut batch) => match events {
+                    0 => return Err(Deaf("its events ended".into())),
+                    _ => self.handle(&mut batch),
+                },
                 () = time::sleep_until(self.clock.timer_at(deadline)) => {}
             }
         }
-        let Some((transport, _)) = &self.network.0 else { return };
+        let Some((transport, _)) = &self.network.0 else { return Ok(()) };
         let end = self.clock.now() + self.gossip.times(LAST_WORDS).min(LAST_WORDS_MAX);
         while self.clock.now() < end {
             let deadline = self.turn().min(end);
             time::sleep_until(self.clock.timer_at(deadline)).await;
         }
+        // To be asked before our own goodbye ends it.
+        let deaf = self.network.deaf().now_or_never();
         transport.close().await;
+        deaf.map_or(Ok(()), Err)
     }
 
     fn handle(&self, batch: &mut Vec<Event>) {
@@ -170,14 +206,10 @@ impl Peers {
     }
 }
 
-/// The next events; never completes without a cluster.
+/// How many events came next; 0 if none will any more. Never completes without a cluster.
 async fn receive(events: &mut Option<mpsc::Receiver<Event>>, batch: &mut Vec<Event>) -> usize {
     match events {
-        Some(events) => match events.recv_many(batch, EVENTS_AT_ONCE).await {
-            // The transport is gone, and with it everything that could come.
-            0 => std::future::pending().await,
-            many => many,
-        },
+        Some(events) => events.recv_many(batch, EVENTS_AT_ONCE).await,
         None => std::future::pending().await,
     }
 }

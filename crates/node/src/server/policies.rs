@@ -10,8 +10,8 @@ use tidegate_core::policy::{Mistake, PolicySet};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{file_watch::FileWatch, view::View};
-use crate::{config::Config, limiter::Limiter, telemetry::ReloadResult};
+use super::{aside, file_watch::FileWatch, view::View};
+use crate::{config::Config, telemetry::ReloadResult};
 
 /// A policy file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +47,12 @@ pub fn read_policies(path: &Path) -> Result<PolicySet, PolicyFileError> {
         .map_err(|mistakes| PolicyFileError::Wrong { path: path.into(), mistakes })
 }
 
-/// Reads the policy file again whenever it has changed or `asked` moves. A file with mistakes changes
-/// nothing. Never ends.
+/// Reads the policy file again whenever it has changed or `asked` moves, one time after the other: what
+/// was read later is in force later. A file with mistakes changes nothing. Never ends.
 pub(super) async fn keep_reloading(
     mut asked: watch::Receiver<()>,
     config: &Config,
-    limiter: &Limiter,
-    view: &View,
+    view: &Arc<View>,
 ) {
     let Some(path) = &config.policies else {
         while asked.changed().await.is_ok() {
@@ -69,20 +68,21 @@ pub(super) async fn keep_reloading(
             Ok(()) = asked.changed() => true,
             () = watch.changed() => false,
         };
-        reload(path, asked, limiter, view);
+        let (path, view) = (path.clone(), Arc::clone(view));
+        aside("reloading policies", move || reload(&path, asked, &view)).await;
     }
 }
 
 /// Puts the file's policies in force, if they are right. Those in force already are put there once more
 /// only if somebody asked.
-fn reload(path: &Path, asked: bool, limiter: &Limiter, view: &View) {
+fn reload(path: &Path, asked: bool, view: &View) {
     match read_policies(path) {
-        Ok(policies) if !asked && policies.hash == limiter.policies().hash => {}
+        Ok(policies) if !asked && policies.hash == view.limiter.policies().hash => {}
         Ok(policies) => {
             let policies = Arc::new(policies);
             info!(policy_hash = %policies.hash, "policies reloaded");
             view.network.set_policy_hash(&policies.hash);
-            limiter.set_policies(policies);
+            view.limiter.set_policies(policies);
             view.metrics.policies_reloaded(ReloadResult::Loaded);
         }
         Err(error) => {

@@ -26,7 +26,7 @@ use crate::{
     limiter::Limiter,
     store::{
         MemoryStore, Store,
-        snapshot::{self, Found, Owner},
+        snapshot::{self, Found, Lock, LockError, Owner},
     },
 };
 
@@ -35,27 +35,44 @@ pub(super) struct Snapshots {
     path: PathBuf,
     every: Duration,
     in_cluster: bool,
-    /// One is written at a time.
-    writing: Mutex<()>,
+    /// One is written at a time, and only by whom the file belongs to.
+    lock: Mutex<Option<Lock>>,
     written: AtomicU64,
     failed: AtomicU64,
 }
 
-/// The memory store that a configuration asks for, with what the last snapshot holds, and the secret that
-/// goes with that.
+/// What there is at the start of a node on the memory store.
+pub(super) struct Begin {
+    pub(super) store: MemoryStore,
+    /// The secret of what a snapshot brought back, if it kept one.
+    pub(super) secret: Option<Secret>,
+    /// The right to the snapshot, if there is one.
+    pub(super) lock: Option<Lock>,
+}
+
+/// The memory store that a configuration asks for, with what the last snapshot holds.
 pub(super) fn memory_store(
     config: &config::Memory,
     cluster: Option<Secret>,
     clock: Clock,
-) -> Result<(MemoryStore, Option<Secret>), ServerError> {
+) -> Result<Begin, ServerError> {
     let records_max = config.records_max;
     let empty = || (MemoryStore::new(records_max, clock), None);
-    let Some(settings) = &config.snapshot else { return Ok(empty()) };
+    let Some(settings) = &config.snapshot else {
+        let (store, secret) = empty();
+        return Ok(Begin { store, secret, lock: None });
+    };
     let path = &settings.path;
+    let lock = match Lock::take(path) {
+        Ok(lock) => Some(lock),
+        Err(LockError::Taken) => return Err(ServerError::SnapshotTaken { path: path.clone() }),
+        // What cannot be written beside cannot be overwritten either; each writing tries again, and tells.
+        Err(LockError::Io(_)) => None,
+    };
     let found = snapshot::load(path, cluster, records_max, clock).map_err(|source| {
         ServerError::File { field: "store.snapshot", path: path.clone(), source }
     })?;
-    Ok(match found {
+    let (store, secret) = match found {
         Found::Nothing => {
             info!(path = %path.display(), "there is no snapshot yet: the store is empty");
             empty()
@@ -64,6 +81,9 @@ pub(super) fn memory_store(
             let records = store.records();
             info!(path = %path.display(), records, "the store has what its snapshot held");
             (store, secret)
+        }
+        Found::TooLarge { records } => {
+            return Err(ServerError::SnapshotTooLarge { path: path.clone(), records, records_max });
         }
         Found::Unusable { reason, kept } => {
             let kept =
@@ -74,12 +94,13 @@ pub(super) fn memory_store(
             );
             empty()
         }
-    })
+    };
+    Ok(Begin { store, secret, lock })
 }
 
 impl Snapshots {
     /// What keeps the snapshots of this configuration, if it asks for any.
-    pub(super) fn new(config: &config::Config) -> Option<Arc<Self>> {
+    pub(super) fn new(config: &config::Config, lock: Option<Lock>) -> Option<Arc<Self>> {
         let config::Store::Memory(config::Memory { snapshot: Some(settings), .. }) = &config.store
         else {
             return None;
@@ -88,7 +109,7 @@ impl Snapshots {
             path: settings.path.clone(),
             every: settings.every,
             in_cluster: config.cluster.is_some(),
-            writing: Mutex::new(()),
+            lock: Mutex::new(lock),
             written: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }))
@@ -137,7 +158,10 @@ impl Snapshots {
         let (this, store) = (Arc::clone(self), Arc::clone(store));
         let written = task::spawn_blocking(move || {
             let Store::Memory(memory) = &*store else { return Ok(0) };
-            let _turn = this.writing.lock();
+            let mut lock = this.lock.lock();
+            if lock.is_none() {
+                *lock = Some(Lock::take(&this.path).map_err(io::Error::other)?);
+            }
             snapshot::save(&this.path, owner, memory)
         });
         let result = written.await.unwrap_or_else(|broken| Err(io::Error::other(broken)));

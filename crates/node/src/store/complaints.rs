@@ -16,6 +16,7 @@ pub struct Complaints {
     full: Told,
     record: Told,
     overload: Told,
+    usage: Told,
 }
 
 /// When something was told last, and how often it has happened since.
@@ -41,6 +42,13 @@ impl Complaints {
                 kind = failure.kind(),
                 times, "{failure}; such checks are answered by on_store_failure"
             );
+        }
+    }
+
+    /// Tells why use could not be told, of whatever kind that is: who asked has not heard it.
+    pub fn note_untold_usage(&self, now: Mono, failure: &StoreError) {
+        if let Some(times) = self.usage.turn(now) {
+            warn!(kind = failure.kind(), times, "use could not be told: {failure}");
         }
     }
 }

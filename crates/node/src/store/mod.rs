@@ -6,12 +6,13 @@
 use std::fmt;
 
 use tidegate_core::{
+    calls::{Failure, NotLetThrough},
     ids::StoreEpoch,
     store::{StoreCommand, StoreReply},
 };
 
 pub use complaints::Complaints;
-pub use guarded::{GuardSettings, GuardState, Permit, StoreGuard};
+pub use guarded::{Permit, StoreGuard};
 pub use memory::MemoryStore;
 pub use redis::{RedisSettings, RedisStore};
 
@@ -54,17 +55,38 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What it means to the breaker, the bound on calls and the engine.
+    pub const fn failure(&self) -> Failure {
+        match self {
+            Self::Unreachable => Failure::NotLetThrough(NotLetThrough::Unreachable),
+            Self::Open => Failure::NotLetThrough(NotLetThrough::Open),
+            Self::Overload => Failure::NotLetThrough(NotLetThrough::Overload),
+            Self::Refused(_) => Failure::Refused,
+            Self::Record(_) | Self::Full => Failure::Record,
+            Self::Timeout => Failure::Timeout,
+            Self::Broken(_) | Self::Unreadable(_) => Failure::Broken,
+        }
+    }
+
     /// Whether the step was certainly not carried out.
     pub const fn nothing_done(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable
-                | Self::Open
-                | Self::Overload
-                | Self::Refused(_)
-                | Self::Record(_)
-                | Self::Full
-        )
+        self.failure().nothing_done()
+    }
+
+    /// What is wrong with the store, as the end of a sentence that begins with it. Unlike the whole error,
+    /// it repeats nothing that the store said.
+    pub const fn in_short(&self) -> &'static str {
+        match self {
+            Self::Unreachable => "cannot be reached",
+            Self::Open => "failed or was too slow, and is left alone for a while",
+            Self::Overload => "has too many calls waiting already",
+            Self::Refused(_) => "refused to be asked",
+            Self::Record(_) => "holds something else in the place of a count",
+            Self::Full => "is full",
+            Self::Timeout => "did not answer in time",
+            Self::Broken(_) => "broke the connection",
+            Self::Unreadable(_) => "gave an answer that cannot be read",
+        }
     }
 
     /// A short name, for metrics.
@@ -79,6 +101,16 @@ impl StoreError {
             Self::Timeout => "timeout",
             Self::Broken(_) => "broken",
             Self::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+impl From<NotLetThrough> for StoreError {
+    fn from(why: NotLetThrough) -> Self {
+        match why {
+            NotLetThrough::Unreachable => Self::Unreachable,
+            NotLetThrough::Open => Self::Open,
+            NotLetThrough::Overload => Self::Overload,
         }
     }
 }
@@ -103,6 +135,14 @@ impl Store {
         match self {
             Self::Memory(memory) => memory.apply(command),
             Self::Redis(redis) => redis.apply(command).await,
+        }
+    }
+
+    /// What it is called in the configuration.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::Redis(_) => "redis",
         }
     }
 
@@ -141,9 +181,32 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Memory(_) => "memory",
-            Self::Redis(_) => "redis",
-        })
+        f.write_str(self.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_carried_out_is_never_taken_for_not_done() {
+        let said = String::new;
+        for (error, nothing_done) in [
+            (StoreError::Unreachable, true),
+            (StoreError::Open, true),
+            (StoreError::Overload, true),
+            (StoreError::Refused(said()), true),
+            (StoreError::Record(said()), true),
+            (StoreError::Full, true),
+            (StoreError::Timeout, false),
+            (StoreError::Broken(said()), false),
+            (StoreError::Unreadable(said()), false),
+        ] {
+            assert_eq!(error.nothing_done(), nothing_done, "{error:?}");
+            if let Failure::NotLetThrough(why) = error.failure() {
+                assert_eq!(StoreError::from(why), error);
+            }
+        }
     }
 }

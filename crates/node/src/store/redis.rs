@@ -5,6 +5,7 @@
 //! [`StoreError::Timeout`] or [`StoreError::Broken`], and its caller decides.
 
 use std::{
+    fmt,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
@@ -26,18 +27,29 @@ use super::StoreError;
 use probe::PROBE_TIMEOUT;
 
 mod probe;
+mod rights;
 
 const SCRIPT: &str = include_str!("step.lua");
 
 /// Where Redis is, and how it is used.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://host:port/database`.
+    /// `redis://[user:password@]host:port/database`.
     pub url: String,
     /// How long a call may take before it counts as unanswered.
     pub timeout: Duration,
     /// First part of every key.
     pub namespace: String,
+}
+
+/// Without the URL, which may hold a password.
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings")
+            .field("timeout", &self.timeout)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A Redis server that the nodes of a region share.

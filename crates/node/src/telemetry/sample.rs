@@ -39,6 +39,8 @@ pub struct NodeSample {
     pub over: Vec<OverSample>,
     /// What comparing counts with peers has come to.
     pub repair: RepairStats,
+    /// Counts that peers told and there was no room for.
+    pub slots_refused: u64,
     /// The regional store.
     pub store: StoreSample,
     /// Keys that the engine holds.
@@ -271,6 +273,11 @@ impl Collector for NodeSample {
             "tidegate_repaired",
             "Counts that comparing brought, and the ordinary way had not",
             repaired,
+        )?;
+        out.counter(
+            "tidegate_slots_refused",
+            "Counts that peers told and this node had no room for",
+            self.slots_refused,
         )?;
         if let Some(guard) = &self.guard {
             out.gauge(

@@ -17,7 +17,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use super::{
     Event, FRAME_BYTES_MAX, Inner, SendError, credentials, hello,
     refusal::{CODE_PROTOCOL, CODE_SUPERSEDED},
-    registry::Seat,
+    registry::{Predecessor, Seat},
 };
 
 /// How many messages may wait for one peer.
@@ -137,9 +137,36 @@ impl Link {
     }
 }
 
-/// Serves a connection that has been let in, until it ends: tells of its beginning, delivers what
-/// comes, sends what is queued, tells of its end.
+/// Serves a connection that has been let in, until it ends.
 pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: Seat) {
+    let Seat { told, predecessor } = seat;
+    let converse = converse(inner.clone(), link.clone(), ends, predecessor);
+    see_through(&inner, &link, converse).await;
+    told.send_replace(true);
+}
+
+/// Runs what serves a connection. If that panics, the connection ends, and that is told: nobody would read
+/// what comes by it, and while it stands no other one is made.
+pub(super) async fn see_through(
+    inner: &Inner,
+    link: &Link,
+    converse: impl Future<Output = ()> + Send + 'static,
+) {
+    if let Err(broken) = tokio::spawn(converse).await {
+        tracing::error!(peer = %link.session, %broken, "a connection broke and is made anew: this is a bug");
+        link.close(CODE_PROTOCOL, "the node that serves this connection has broken it");
+        inner.registry.remove(link);
+        inner.tell(Event::Disconnected(link.session.clone())).await;
+    }
+}
+
+/// Tells of a connection's beginning, delivers what comes, sends what is queued, tells of its end.
+async fn converse(
+    inner: Arc<Inner>,
+    link: Arc<Link>,
+    ends: Ends,
+    predecessor: Option<Predecessor>,
+) {
     let Ends { queue, mut hello_send, mut hello_recv } = ends;
     let mut helpers = JoinSet::new();
     let outgoing = Outgoing { inner: inner.clone(), queue, current: None };
@@ -147,7 +174,7 @@ pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: 
     helpers.spawn(watch_silence(inner.clone(), link.clone()));
     helpers.spawn(credentials::watch(inner.clone(), link.clone()));
 
-    if let Some(predecessor) = seat.predecessor {
+    if let Some(predecessor) = predecessor {
         predecessor.link.close(CODE_SUPERSEDED, "another connection takes over");
         predecessor.told().await;
     }
@@ -165,7 +192,6 @@ pub(super) async fn serve(inner: Arc<Inner>, link: Arc<Link>, ends: Ends, seat: 
         tracing::debug!(peer = %link.session, %reason, "disconnected");
         inner.tell(Event::Disconnected(link.session.clone())).await;
     }
-    seat.told.send_replace(true);
 }
 
 /// The last steps of the hello; returns whether both sides count on the connection.

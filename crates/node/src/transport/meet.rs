@@ -135,7 +135,9 @@ fn let_in(
     if let Some(faults) = &inner.faults {
         faults.learn(link.advertise, &link.session.id.region);
     }
-    match inner.registry.admit(&link, dialled) {
+    // Once more: it may have been quarantined since it introduced itself.
+    let may = || inner.quarantine.check(&link.session.id);
+    match inner.registry.admit(&link, dialled, may) {
         Ok(seat) => {
             tokio::spawn(link::serve(inner.clone(), link, ends, seat));
             Ok(())

@@ -11,10 +11,12 @@ mod hello;
 mod keep;
 mod link;
 mod meet;
+mod namesake;
 mod quarantine;
 mod refusal;
 mod registry;
 mod stats;
+mod supervision;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
@@ -36,7 +38,7 @@ use tidegate_core::{
     Hello,
     ids::{Boot, NodeId, RegionName, Session},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 pub use refusal::Refusal;
 pub use stats::TransportStats;
@@ -50,10 +52,12 @@ use crate::{
 use credentials::{Built, Credentials};
 use keep::Kept;
 use link::{Channel, Link};
+use namesake::Namesake;
 use quarantine::Quarantine;
 use refusal::{CODE_GOODBYE, Failure, FailureLog};
 use registry::Registry;
 use stats::Counters;
+use supervision::Watched;
 
 /// The longest message in bytes: a frame of 64 KiB and a little.
 pub const FRAME_BYTES_MAX: usize = 65 * 1024;
@@ -157,6 +161,7 @@ pub struct ConnectionInfo {
 #[derive(Clone)]
 pub struct Transport {
     inner: Arc<Inner>,
+    accepting: Watched,
 }
 
 struct Inner {
@@ -174,6 +179,7 @@ struct Inner {
     membership: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
     counters: Counters,
     failures: FailureLog,
+    namesake: Namesake,
 }
 
 impl Transport {
@@ -217,9 +223,17 @@ impl Transport {
             membership: Mutex::default(),
             counters: Counters::default(),
             failures: FailureLog::default(),
+            namesake: Namesake::default(),
         });
-        tokio::spawn(meet::accept(inner.clone()));
-        Ok((Self { inner }, receiver))
+        let accepting = Watched::spawn(meet::accept(inner.clone()));
+        Ok((Self { inner, accepting }, receiver))
+    }
+
+    /// Waits until nobody is let in any more, and says why: after [`close`](Self::close), or since the
+    /// socket or the task that accepts broke. Then the transport is deaf to whoever is not connected, and
+    /// only another one helps.
+    pub async fn ended(&self) -> String {
+        self.accepting.ended().await
     }
 
     /// This run of this node.
@@ -317,6 +331,12 @@ impl Transport {
         self.inner.registry.of_session(&link.session).map(|link| link.session.clone())
     }
 
+    /// A peer that refused this node in the last few seconds, since it is connected with another process of
+    /// the same name.
+    pub fn refused_for_namesake(&self) -> Option<SocketAddr> {
+        self.inner.namesake.told_by(Instant::now())
+    }
+
     /// What was sent, received, dropped and refused since the start.
     pub fn stats(&self) -> TransportStats {
         self.inner.counters.snapshot()
@@ -360,6 +380,7 @@ impl Inner {
         if let Failure::Refused { reason, .. } = failure {
             self.counters.refuse(*reason);
         }
+        self.namesake.note(canonical(peer), failure, Instant::now());
         self.failures.log(canonical(peer), failure);
     }
 

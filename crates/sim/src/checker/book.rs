@@ -5,13 +5,22 @@
 
 use std::collections::VecDeque;
 
-use tidegate_core::time::{ClusterTime, Label, Span};
+use tidegate_core::time::{Label, Span};
 
-use super::{Charge, Seen, Step};
-use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
+use super::{Charge, Seen, Step, clocks::Clocks};
+use crate::{
+    queue::Instant,
+    scenario::{Schedule, StoreSettings},
+    subjects::KeyFacts,
+};
 
-/// Open windows per key: by the time that so many newer ones are open, all that could be told was told.
+/// A window is open until every node's clock is so many further: all that could be told was told by then.
 const OPEN_MAX: u64 = 3;
+/// How long a record outlives its last step at least, besides a window: a step is carried out half a second
+/// after its label's end at the latest, and a record is kept for a window and a second after that end.
+const RECORD_AFTER: Span = Span::millis(500);
+/// Open windows per key, whatever the clocks show.
+const WINDOWS_MAX: usize = 256;
 /// Remembered news per window and receiver. A store call lasts some hundred milliseconds, in which no
 /// node learns so much.
 const NEWS_MAX: usize = 4_096;
@@ -34,8 +43,6 @@ pub struct Facts {
     pub schedule: Schedule,
     /// Times in which counts may not travel as they should, with the time to recover from it.
     pub disturbed: Vec<(Instant, Instant)>,
-    /// How far from the truth a store's clock may be.
-    pub clock_error: Span,
     /// Whether anything goes wrong that heals again.
     pub faulty: bool,
     /// From when on nothing is wrong any more; not before the load begins.
@@ -44,6 +51,8 @@ pub struct Facts {
     pub recover_within: Span,
     /// Whether stores have room for every key.
     pub roomy: bool,
+    /// What stores are like, and what stands before them.
+    pub store: StoreSettings,
 }
 
 impl Facts {
@@ -103,12 +112,16 @@ pub struct WindowBook {
     pub admitted: Vec<u64>,
     /// The part of it that no store had agreed to.
     pub without_store: u64,
+    /// When something was first and last charged or admitted in it.
+    pub used: Option<(Instant, Instant)>,
     /// By region.
     pub last_step: Vec<Option<LastStep>>,
     /// What stores agreed to, by region.
     agreed: Vec<u64>,
     /// The least that the stores' records hold, by region.
     record: Vec<u64>,
+    /// When a store last carried out a step in it, by region.
+    touched: Vec<Instant>,
     /// Copies of it, by coming loss: what that store will hold again.
     saved: Vec<(usize, u64)>,
     heard: Vec<Heard>,
@@ -128,9 +141,11 @@ impl WindowBook {
             label,
             admitted: Vec::new(),
             without_store: 0,
+            used: None,
             last_step: vec![None; regions],
             agreed: vec![0; regions],
             record: vec![0; regions],
+            touched: vec![Instant(0); regions],
             saved: Vec::new(),
             heard: Vec::new(),
         }
@@ -139,6 +154,11 @@ impl WindowBook {
     /// What a life admitted.
     pub fn admitted_by(&self, life: usize) -> u64 {
         self.admitted.get(life).copied().unwrap_or(0)
+    }
+
+    fn use_at(&mut self, at: Instant) {
+        let first = self.used.map_or(at, |(first, _)| first);
+        self.used = Some((first, at));
     }
 
     /// What frames told one life of another.
@@ -189,8 +209,13 @@ pub struct Book {
     pub alive: Vec<bool>,
     /// The operations of the step that was seen last, or what was answered last without the store.
     pub weighed: Vec<Weighed>,
+    /// What nodes' clocks show.
+    pub clocks: Clocks,
     /// Open windows by key, oldest first.
     open: Vec<Vec<WindowBook>>,
+    /// The label below which a key's windows are closed for good: what a node whose clock is further behind
+    /// counts under them is nobody's to judge.
+    closed_below: Vec<Label>,
     mark: u64,
 }
 
@@ -198,8 +223,10 @@ impl Book {
     /// An empty book.
     pub fn new(keys: Vec<KeyFacts>, regions: usize, facts: Facts) -> Self {
         let open = vec![Vec::new(); keys.len()];
+        let closed_below = vec![Label(0); keys.len()];
         let (lives, alive, weighed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { keys, regions, facts, lives, alive, weighed, open, mark: 0 }
+        let clocks = Clocks::default();
+        Self { keys, regions, facts, lives, alive, weighed, clocks, open, closed_below, mark: 0 }
     }
 
     /// Counts what lives learn: says who knew what when.
@@ -244,24 +271,41 @@ impl Book {
 
     /// Whether a life must hear of a window's counts of another life: one that was there for all of it.
     pub fn must_hear(&self, window: &WindowBook, listener: usize, of: usize) -> bool {
-        let (start, _) = self.span_of(window.key, window.label);
-        self.concerned(window.key, listener, of) && self.lives[listener].since <= start
+        let first = window.used.map_or(Instant(0), |(first, _)| first);
+        self.concerned(window.key, listener, of) && self.lives[listener].since <= first
     }
 
-    /// The first instant of a window, and the first after it, as the clock says that is furthest off.
-    pub fn span_of(&self, key: usize, label: Label) -> (Instant, Instant) {
-        let window = self.keys[key].window;
-        let instant = |time: ClusterTime| Instant(time.since(self.facts.schedule.epoch).0);
-        let (start, end) = (instant(window.start(label)), instant(window.end(label)));
-        let error = self.facts.clock_error;
-        (Instant(start.0.saturating_sub(error.0)), end + error)
-    }
-
-    /// Whether nothing was broken while a window was open, nor until its counts had to be known.
-    pub fn undisturbed(&self, key: usize, label: Label) -> bool {
-        let (start, end) = self.span_of(key, label);
-        let end = end + self.facts.schedule.converge_within();
+    /// Whether nothing was broken from the first to the last use of a window and until its counts had to be
+    /// known, and nodes' clocks agreed on labels.
+    pub fn undisturbed(&self, window: &WindowBook) -> bool {
+        let Some((start, last)) = window.used else { return true };
+        let end = last + self.facts.schedule.converge_within();
         self.facts.disturbed.iter().all(|(from, to)| *to <= start || end <= *from)
+            && self.clocks.agree(self.keys[window.key].window, start, end)
+    }
+
+    /// Whether a window is one that a life's clock has as the current or the next one; as everybody's has
+    /// that knows no clock.
+    pub fn is_live(&self, key: usize, label: Label, life: usize, at: Instant) -> bool {
+        let Some(time) = self.clocks.of(life, &self.facts.schedule, at) else { return true };
+        let current = self.keys[key].window.label_at(time);
+        label == current || label == current.next()
+    }
+
+    /// The oldest label of a key whose window is not over for every node.
+    fn oldest(&self, key: usize, label: Label) -> Label {
+        let open = &self.open[key];
+        let newest = open.last().map_or(label, |window| window.label.max(label));
+        // Where clocks are apart, a window is not over before it is so for who is furthest behind.
+        let behind = self.clocks.earliest(&self.alive, &self.facts.schedule);
+        let behind = behind.map_or(newest, |time| self.keys[key].window.label_at(time).min(newest));
+        let too_many = open.len().checked_sub(WINDOWS_MAX).map_or(Label(0), |n| open[n].label);
+        Label(behind.0.saturating_sub(OPEN_MAX)).max(too_many).max(self.closed_below[key])
+    }
+
+    /// Whether a window may still be written down in.
+    pub fn is_open(&self, key: usize, label: Label) -> bool {
+        label >= self.oldest(key, label)
     }
 
     fn window_mut(
@@ -270,26 +314,29 @@ impl Book {
         label: Label,
         closed: &mut Vec<WindowBook>,
     ) -> Option<&mut WindowBook> {
+        let oldest = self.oldest(key, label);
         let open = &mut self.open[key];
-        let newest = open.last().map_or(label, |window| window.label.max(label));
-        let oldest = Label(newest.0.saturating_sub(OPEN_MAX));
+        let place = open.binary_search_by_key(&label, |window| window.label);
+        if label >= oldest
+            && let Ok(place) = place
+        {
+            return open.get_mut(place);
+        }
+        // For good: a clock that comes to be further behind opens none of them again, for what was charged
+        // in the meantime is not written down.
+        let old = open.partition_point(|window| window.label < oldest);
+        self.closed_below[key] = oldest;
+        closed.extend(open.drain(..old));
         if label < oldest {
             return None;
         }
-        let place = match open.binary_search_by_key(&label, |window| window.label) {
-            Ok(place) => place,
-            Err(place) => {
-                open.insert(place, WindowBook::new(key, label, self.regions));
-                let old = open.partition_point(|window| window.label < oldest);
-                closed.extend(open.drain(..old));
-                place - old
-            }
-        };
+        let place = open.partition_point(|window| window.label < label);
+        open.insert(place, WindowBook::new(key, label, self.regions));
         open.get_mut(place)
     }
 
     /// Writes down what was seen. Returns the windows that are closed by it.
-    pub(super) fn take(&mut self, seen: &Seen<'_>) -> Vec<WindowBook> {
+    pub(super) fn take(&mut self, at: Instant, seen: &Seen<'_>) -> Vec<WindowBook> {
         let mut closed = Vec::new();
         match *seen {
             Seen::Started(life) => {
@@ -297,6 +344,10 @@ impl Book {
                 self.alive.push(true);
             }
             Seen::Stopped { life } => self.alive[life] = false,
+            Seen::Clock { life, shows } => {
+                self.clocks.note(life, &self.facts.schedule, at, shows);
+            }
+            Seen::Sampled { .. } => self.clocks.compare(&self.alive, at),
             Seen::Delivered { to, slots, .. } => {
                 self.mark += 1;
                 let mark = self.mark;
@@ -306,7 +357,9 @@ impl Book {
                     }
                 }
             }
-            Seen::Stepped { life, planned, steps } => self.step(life, planned, steps, &mut closed),
+            Seen::Stepped { life, planned, steps } => {
+                self.step(at, life, planned, steps, &mut closed);
+            }
             Seen::Answered { life, planned, store, allowed: true, charges } => {
                 self.weighed.clear();
                 if store.is_none() {
@@ -319,6 +372,7 @@ impl Book {
                         let admitted = at_least(&mut window.admitted, life);
                         *admitted += charge.cost;
                         let admitted = *admitted;
+                        window.use_at(at);
                         window.without_store += if store.is_none() { charge.cost } else { 0 };
                         window.learn(mark, life, life, admitted);
                     }
@@ -355,18 +409,32 @@ impl Book {
         self.weighed.push(Weighed { step, others, record });
     }
 
-    fn step(&mut self, life: usize, planned: u64, steps: &[Step], closed: &mut Vec<WindowBook>) {
+    fn step(
+        &mut self,
+        at: Instant,
+        life: usize,
+        planned: u64,
+        steps: &[Step],
+        closed: &mut Vec<WindowBook>,
+    ) {
         self.weighed.clear();
         let (region, regions) = (self.lives[life].region, self.regions);
         for step in steps {
             self.window_mut(step.key, step.label, closed);
-            let (regional, quantity) =
-                (self.keys[step.key].region.is_some(), self.keys[step.key].quantity);
+            let facts = &self.keys[step.key];
+            let (regional, quantity) = (facts.region.is_some(), facts.quantity);
+            let length = facts.window.length() + RECORD_AFTER;
             let Self { lives, open, weighed, .. } = self;
             let Some(window) = open[step.key].iter_mut().find(|w| w.label == step.label) else {
                 continue;
             };
             let told = window.known_at(lives, regions, life, planned);
+            // A record outlives the last step by a window at least, not for ever: a region that restarts as a
+            // whole, with a clock that is behind, may come back to a label that its store has forgotten.
+            let touched = std::mem::replace(&mut window.touched[region], at);
+            if at.since(touched) > length {
+                window.record[region] = 0;
+            }
             // What others told of the region weighs no more than the quantity: that refuses as surely.
             let record = window.record[region].max(told[region].min(quantity));
             let all: u64 = told.iter().sum();
@@ -375,6 +443,7 @@ impl Book {
             window.record[region] = record + step.cost;
             window.agreed[region] += step.cost;
             if step.cost > 0 {
+                window.use_at(at);
                 let forgotten = window.agreed[region].saturating_sub(window.record[region]);
                 window.last_step[region] = Some(LastStep { told, forgotten });
             }

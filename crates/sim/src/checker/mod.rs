@@ -6,13 +6,16 @@
 use std::fmt::Display;
 
 use tidegate_core::{
+    breaker::{Change, Outcome},
     counts::Tally,
     invariants::Invariant,
     store::Counts,
-    time::{Label, Span},
+    time::{ClusterTime, Label, Span},
 };
 
 pub use book::{Book, Facts, LastStep, LifeFacts, Weighed, WindowBook};
+pub use breaker::Breaker;
+pub use clocks::Clocks;
 pub use conservation::Conservation;
 pub use convergence::{Convergence, Losses};
 pub use gate::Gate;
@@ -24,6 +27,8 @@ pub use plain_bound::PlainBound;
 use crate::queue::Instant;
 
 mod book;
+mod breaker;
+mod clocks;
 mod conservation;
 mod convergence;
 mod gate;
@@ -102,6 +107,8 @@ pub enum Seen<'a> {
     Sent {
         /// Who.
         from: usize,
+        /// For which node.
+        to: usize,
         /// What it told.
         slots: &'a [SlotSeen],
     },
@@ -152,6 +159,46 @@ pub enum Seen<'a> {
         allowed: bool,
         /// What it is charged for.
         charges: &'a [Charge],
+    },
+    /// What a node's cluster time shows.
+    Clock {
+        /// Whose.
+        life: usize,
+        /// The time that its labels are cut from.
+        shows: ClusterTime,
+    },
+    /// A node's guard let a call to the store through. A life's calls are numbered from 1.
+    Called {
+        /// Whose.
+        life: usize,
+    },
+    /// A node's guard let no further call through, because too many were waiting.
+    Shed {
+        /// Whose.
+        life: usize,
+    },
+    /// A call that was let through is over.
+    CallEnded {
+        /// Whose.
+        life: usize,
+        /// Which of its calls.
+        call: u64,
+        /// What the breaker was told of it.
+        outcome: Outcome,
+    },
+    /// A node found its connection to the store again, or lost it.
+    Connection {
+        /// Whose.
+        life: usize,
+        /// Whether there is one.
+        reachable: bool,
+    },
+    /// A node's breaker opened or closed.
+    Breaker {
+        /// Whose.
+        life: usize,
+        /// What it did.
+        change: Change,
     },
     /// A request had no living node to answer it.
     Unanswered {
@@ -235,6 +282,7 @@ pub struct Panel {
     liveness: Liveness,
     convergence: Convergence,
     invariants: Invariants,
+    breaker: Breaker,
 }
 
 impl Panel {
@@ -250,6 +298,7 @@ impl Panel {
             liveness: Liveness::default(),
             convergence,
             invariants: Invariants::default(),
+            breaker: Breaker::default(),
         }
     }
 
@@ -280,7 +329,7 @@ impl Panel {
     }
 
     /// The book, and every checker to tell from it.
-    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 7]) {
+    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 8]) {
         let Self {
             book,
             merge_laws,
@@ -290,16 +339,25 @@ impl Panel {
             liveness,
             convergence,
             invariants,
+            breaker,
         } = self;
-        let checkers: [&mut dyn Checker; 7] =
-            [merge_laws, conservation, gate, plain_bound, liveness, convergence, invariants];
+        let checkers: [&mut dyn Checker; 8] = [
+            merge_laws,
+            conservation,
+            gate,
+            plain_bound,
+            liveness,
+            convergence,
+            invariants,
+            breaker,
+        ];
         (book, checkers)
     }
 
     /// Writes down what was seen and tells every checker.
     pub fn see(&mut self, at: Instant, seen: &Seen<'_>) {
         let (book, checkers) = self.parts();
-        let closed = book.take(seen);
+        let closed = book.take(at, seen);
         for checker in checkers {
             closed.iter().for_each(|window| checker.close(book, at, window));
             checker.see(book, at, seen);

@@ -9,7 +9,11 @@ use tidegate_core::{
 };
 
 use super::{Book, Charge, Checker, Facts, LifeFacts, Seen, SlotSeen, Step};
-use crate::{queue::Instant, scenario::Schedule, subjects::KeyFacts};
+use crate::{
+    queue::Instant,
+    scenario::{Schedule, StoreSettings},
+    subjects::KeyFacts,
+};
 
 pub(super) const AT: Instant = Instant(2_500_000);
 pub(super) const QUANTITY: u64 = 10;
@@ -41,11 +45,11 @@ pub(super) fn book() -> Book {
     let facts = Facts {
         schedule,
         disturbed: Vec::new(),
-        clock_error: Span::ZERO,
         faulty: false,
         healed: schedule.load_start,
         recover_within: Span::secs(8),
         roomy: true,
+        store: StoreSettings::default(),
     };
     Book::new(vec![key], 2, facts)
 }
@@ -70,7 +74,7 @@ impl<C: Checker> Bench<C> {
     }
 
     pub(super) fn see_at(&mut self, at: Instant, seen: Seen<'_>) {
-        for window in self.book.take(&seen) {
+        for window in self.book.take(at, &seen) {
             self.checker.close(&self.book, at, &window);
         }
         self.checker.see(&self.book, at, &seen);
@@ -108,7 +112,7 @@ impl<C: Checker> Bench<C> {
     /// A node tells the other a life's count.
     pub(super) fn tell_of(&mut self, of: usize, from: usize, to: usize, used: u64) {
         let slots = [slot(of, used)];
-        self.see(Seen::Sent { from, slots: &slots });
+        self.see(Seen::Sent { from, to, slots: &slots });
         self.see(Seen::Delivered { from, to, slots: &slots });
     }
 

@@ -153,22 +153,6 @@ impl Faults {
         self.clocks.iter().map(of).sum()
     }
 
-    /// The largest error of any store's clock until `end`, in either direction.
-    pub fn worst_store_clock(&self, end: Instant) -> Span {
-        let regions: Vec<usize> = self.clocks.iter().filter_map(|fault| fault.region()).collect();
-        let instants = self.clocks.iter().filter_map(|fault| match fault {
-            ClockFault::Store { at, .. } => Some(*at),
-            ClockFault::Node { .. } => None,
-        });
-        // Errors change linearly between two steps: the worst is at one of them, or just before it.
-        let corners: Vec<Instant> =
-            instants.flat_map(|at| [Instant(at.0.saturating_sub(1)), at]).chain([end]).collect();
-        let errors = regions.iter().flat_map(|region| {
-            corners.iter().map(|at| self.store_clock_error(*region, *at).unsigned_abs())
-        });
-        Span(errors.max().unwrap_or(0))
-    }
-
     /// Every fault's beginning and end. A wrong clock that stays wrong ends with its last step, for
     /// nodes get used to it; one that steps is news to them.
     fn spans(&self) -> impl Iterator<Item = (Instant, Instant)> {
@@ -201,15 +185,6 @@ impl Faults {
     }
 }
 
-impl ClockFault {
-    const fn region(&self) -> Option<usize> {
-        match self {
-            Self::Store { region, .. } => Some(*region),
-            Self::Node { .. } => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +201,6 @@ mod tests {
         assert_eq!(faults.store_clock_error(0, Instant(1_000_000)), 600);
         assert_eq!(faults.store_clock_error(0, Instant(2_000_000)), -800);
         assert_eq!(faults.store_clock_error(1, Instant(2_000_000)), 0);
-        assert_eq!(faults.worst_store_clock(Instant(3_000_000)), Span(800));
     }
 
     #[test]

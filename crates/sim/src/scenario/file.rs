@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, de::Error};
-use tidegate_core::time::Span;
+use tidegate_core::{breaker, time::Span};
 
+use super::StoreSettings;
 pub(super) use super::file_faults::{Clock, Cut, LinkFault, Pause, Restart, StoreFault, StoreLoss};
 
 /// A span of time as people write it, such as `"50ms"`.
@@ -66,6 +67,8 @@ pub(super) struct Topology {
     #[serde(default = "one_node")]
     pub(super) nodes_per_region: usize,
     #[serde(default)]
+    pub(super) relays: bool,
+    #[serde(default)]
     pub(super) round_trips: BTreeMap<String, BTreeMap<String, Length>>,
     #[serde(default = "jitter")]
     pub(super) jitter: f64,
@@ -83,11 +86,65 @@ pub(super) struct Store {
     pub(super) delay: Length,
     pub(super) timeout: Length,
     pub(super) records: usize,
+    pub(super) per_second: Option<u32>,
+    pub(super) calls_max: u32,
+    pub(super) breaker: Breaker,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { delay: Length(Span::ZERO), timeout: Length(Span::millis(30)), records: 1_000_000 }
+        let usual = StoreSettings::default();
+        Self {
+            delay: Length(usual.delay),
+            timeout: Length(usual.timeout),
+            records: usual.records,
+            per_second: usual.per_second,
+            calls_max: usual.calls_max,
+            breaker: Breaker::default(),
+        }
+    }
+}
+
+/// A server's `[store.breaker]`, by the same names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Breaker {
+    pub(super) failures: u32,
+    pub(super) p95: Bound,
+    pub(super) calls_min: u32,
+    pub(super) in_a_row: u32,
+    pub(super) window: Length,
+    pub(super) backoff: Length,
+    pub(super) backoff_max: Length,
+    pub(super) probes: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        let usual = breaker::Settings::default();
+        Self {
+            failures: usual.failures_percent,
+            p95: Bound(usual.p95),
+            calls_min: usual.calls_min,
+            in_a_row: usual.in_a_row,
+            window: Length(usual.window),
+            backoff: Length(usual.backoff),
+            backoff_max: Length(usual.backoff_max),
+            probes: usual.probes,
+        }
+    }
+}
+
+/// A span of time, or `"off"`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound(pub(super) Option<Span>);
+
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "off" => Ok(Self(None)),
+            text => text.parse().map(|span| Self(Some(span))).map_err(D::Error::custom),
+        }
     }
 }
 
@@ -105,6 +162,8 @@ pub(super) struct Load {
     pub(super) per_second: Option<f64>,
     pub(super) split: Option<String>,
     pub(super) weights: Option<BTreeMap<String, f64>>,
+    pub(super) start: Option<Length>,
+    pub(super) end: Option<Length>,
 }
 
 fn one() -> u64 {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use tidegate_core::{
+    breaker,
     policy::PolicySet,
     time::{ClusterTime, Span, Window},
 };
@@ -62,6 +63,10 @@ pub struct Load {
     pub cost: u64,
     /// Requests per second, by region.
     pub per_second: Vec<f64>,
+    /// It comes from so long after the load's beginning on …
+    pub start: Span,
+    /// … until just before this; `None`: to the load's end.
+    pub end: Option<Span>,
 }
 
 /// How regional stores behave when nothing is wrong.
@@ -73,6 +78,26 @@ pub struct StoreSettings {
     pub timeout: Span,
     /// Records that a store holds at most.
     pub records: usize,
+    /// Calls that it carries out in a second, one after the other; `None`: as many as come.
+    pub per_second: Option<u32>,
+    /// Calls of a node that may wait for it at a time, at most; fewer while answers are late.
+    pub calls_max: u32,
+    /// When a node leaves it alone.
+    pub breaker: breaker::Settings,
+}
+
+impl Default for StoreSettings {
+    /// At once, as many calls as come, and a server's defaults.
+    fn default() -> Self {
+        Self {
+            delay: Span::ZERO,
+            timeout: Span::millis(30),
+            records: 1_000_000,
+            per_second: None,
+            calls_max: 8_192,
+            breaker: breaker::Settings::default(),
+        }
+    }
 }
 
 /// When what happens.
@@ -133,6 +158,13 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// When the last fault ends, and the last surge; `None` if there is none that ends.
+    pub fn healed(&self) -> Option<Instant> {
+        let surges =
+            self.loads.iter().filter_map(|load| Some(self.schedule.load_start + load.end?));
+        surges.chain(self.faults.healed(&self.topology)).max()
+    }
+
     /// Reads a scenario file; a policy file that it names is looked for beside it.
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
         let text = read(path).map_err(|message| ScenarioError(vec![message]))?;

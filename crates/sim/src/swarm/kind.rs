@@ -91,11 +91,6 @@ impl Kind {
         Self::OlderClock,
     ];
 
-    /// What is drawn only by a swarm that names them. A store's clock that steps may take the labels with it,
-    /// and the checkers tell windows by true time; a node that comes back with an older clock and can ask
-    /// neither store nor peer for the time answers in labels that are over, which is documented.
-    pub const LATER: [Self; 2] = [Self::ClockStep, Self::OlderClock];
-
     /// What it is called in files.
     pub const fn name(self) -> &'static str {
         match self {

@@ -12,8 +12,13 @@ use crate::{
 impl World<'_> {
     /// Sets a node's timer to what its engine wants.
     pub(super) fn schedule_wake(&mut self, now: Instant, node: usize) {
+        let reachable = self.stores[self.nodes[node].region].is_reachable(now);
         let Some(life) = &mut self.nodes[node].life else { return };
-        let at = life.next_wake(now);
+        // Something has happened to it, perhaps to its clock, and perhaps for a moment only.
+        let shows = life.engine.cluster_time(life.mono(now));
+        life.shown = life.shown.max(shows);
+        self.panel.see(now, &Seen::Clock { life: life.number, shows });
+        let at = life.next_wake(now, reachable);
         if at < life.wake_at {
             life.wake_at = at;
             self.queue.push(at, Event::Wake { node, life: life.number });
@@ -51,11 +56,11 @@ impl World<'_> {
         self.note(4, node as u64, bytes.len() as u64);
         self.trace.bytes(bytes);
         let slots = self.read(life, bytes);
+        let Some(peer) = self.nodes.iter().position(|other| other.id == to.id) else { return };
         match &slots {
-            Some(slots) => self.panel.see(now, &Seen::Sent { from: life, slots }),
+            Some(slots) => self.panel.see(now, &Seen::Sent { from: life, to: peer, slots }),
             None => self.panel.see(now, &Seen::Strange { from: life }),
         }
-        let Some(peer) = self.nodes.iter().position(|other| other.id == to.id) else { return };
         let at = self.network.between(node, peer);
         let link = self.network.link(at);
         // A frame for a session that is no more goes nowhere.
@@ -153,6 +158,9 @@ impl World<'_> {
             (Ok(()), _) if flight.corrupt => self.panel.see(now, &Seen::CorruptTaken { to }),
             (Ok(()), Some(slots)) => self.panel.see(now, &Seen::Delivered { from, to, slots }),
             _ => {}
+        }
+        if self.scenario.topology.relays && taken.is_ok() {
+            self.note_relay(flight.from, flight.to, &flight.bytes);
         }
         self.note(6, u64::from(taken.is_ok()), 0);
         self.schedule_wake(now, flight.to);

@@ -21,8 +21,7 @@ impl World<'_> {
         let clocks = self.clocks_of(node, now);
         let started = &mut self.nodes[node];
         let region = started.region;
-        let spans = [self.scenario.gossip, self.scenario.store.timeout];
-        let session = started.start(number, spans, now, clocks, self.seed);
+        let session = started.start(number, self.scenario, now, clocks, self.seed);
         self.sessions.insert(session, number);
         self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {
@@ -96,6 +95,7 @@ impl World<'_> {
             self.expect_silence(now, at);
         }
         self.examine(now, &life);
+        self.lose_relay(node);
         self.panel.see(now, &Seen::Stopped { life: life.number });
         if store_lost {
             let region = self.nodes[node].region;
@@ -107,8 +107,12 @@ impl World<'_> {
         }
     }
 
-    /// At the end of a life: tells what its engine found broken.
+    /// At the end of a life: tells what its engine found broken, and adds up what its breaker did.
     pub(super) fn examine(&mut self, now: Instant, life: &Life) {
+        let opened = life.guard.calls().state(life.mono(now)).opened;
+        for (sum, (_, times)) in self.opened.iter_mut().zip(opened) {
+            *sum += times;
+        }
         for (invariant, times) in life.engine.stats().broken {
             self.panel.see(now, &Seen::Broken { life: life.number, invariant, times });
         }

@@ -1,10 +1,10 @@
 //! The world: one queue of events, and what each does to nodes, stores, links and books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_core::{
+    breaker::Cause,
     check::Ticket,
-    engine::Outcome,
     ids::{Boot, NodeId, Session},
     store::StoreCommand,
     time::{Span, StoreTime},
@@ -13,12 +13,13 @@ use tidegate_core::{
 use crate::{
     central::Central,
     checker::{Book, Facts, Panel, Seen, SlotSeen},
+    guard::{Answer, Permit},
     ledger::{Ledger, TooMuch},
     network::Network,
     node::Node,
     queue::{Instant, Queue},
     rng::Stream,
-    scenario::Scenario,
+    scenario::{ClockFault, Scenario},
     slots::Slots,
     store::RegionStore,
     subjects::Subjects,
@@ -26,9 +27,11 @@ use crate::{
     workload::Source,
 };
 
+mod calls;
 mod frames;
 mod links;
 mod lives;
+mod relays;
 mod requests;
 mod upkeep;
 
@@ -57,6 +60,7 @@ enum Event {
     Pause { pause: usize },
     StoreSaved { loss: usize },
     StoreLost { loss: usize },
+    StoreSetForward { region: usize },
     Healed,
     Sweep,
     Sample,
@@ -74,6 +78,8 @@ pub struct RegionCount {
     pub refused: u64,
     /// Of those admitted or refused: without the store's word.
     pub without_store: u64,
+    /// Of these: because too many calls were waiting for the store.
+    pub shed: u64,
     /// No node of the region was alive.
     pub unanswered: u64,
 }
@@ -89,14 +95,21 @@ struct Request {
     planned: u64,
 }
 
+/// What a check waits with for its store's word.
+struct Pending {
+    ticket: Ticket,
+    permit: Permit,
+    /// When the store was asked, last.
+    asked: Instant,
+}
+
 /// A question to a store that is under way.
 struct Call {
     request: Request,
     command: StoreCommand,
     /// Taken by the first answer, or by the deadline.
-    ticket: Option<Ticket>,
-    reply: Option<Outcome>,
-    asked: u8,
+    pending: Option<Pending>,
+    answer: Option<Answer>,
     /// Events that still name it.
     events: u8,
 }
@@ -135,6 +148,11 @@ pub struct World<'a> {
     /// Whom mangled frames seem to come from.
     nobody: Session,
     counts: Vec<RegionCount>,
+    /// How often breakers of lives that are over have opened, by cause.
+    opened: [u64; Cause::ALL.len()],
+    /// Nodes of different regions, the second the relay of the first.
+    relays: BTreeSet<(usize, usize)>,
+    relays_died: u64,
     quiet: bool,
     /// The key that was viewed last under load.
     next_view: usize,
@@ -149,6 +167,10 @@ pub struct Finished {
     pub events: u64,
     /// By region.
     pub counts: Vec<RegionCount>,
+    /// How often the breakers before stores opened, by cause.
+    pub opened: [u64; Cause::ALL.len()],
+    /// How often a node died that another was telling for its siblings too.
+    pub relays_died: u64,
     /// Admissions by window.
     pub ledger: Ledger,
     /// What is counted.
@@ -194,6 +216,9 @@ impl<'a> World<'a> {
             sessions: BTreeMap::new(),
             nobody: nobody(),
             counts: vec![RegionCount::default(); regions],
+            opened: [0; Cause::ALL.len()],
+            relays: BTreeSet::new(),
+            relays_died: 0,
             quiet: false,
             next_view: 0,
             bytes_under_load: 0,
@@ -229,6 +254,11 @@ impl<'a> World<'a> {
             }
             self.queue.push(facts.at, Event::StoreLost { loss });
         }
+        for fault in &faults.clocks {
+            if let ClockFault::Store { region, at, offset: 1.., .. } = *fault {
+                self.queue.push(at, Event::StoreSetForward { region });
+            }
+        }
         self.queue.push(self.panel.book().facts.healed, Event::Healed);
         self.queue.push(Instant(0), Event::Sweep);
         self.queue.push(schedule.load_start, Event::Sample);
@@ -253,6 +283,8 @@ impl<'a> World<'a> {
             trace_hash: self.trace.value(),
             events: self.events,
             counts: self.counts,
+            opened: self.opened,
+            relays_died: self.relays_died,
             ledger: self.ledger,
             subjects: self.subjects,
             panel: self.panel,
@@ -283,6 +315,10 @@ impl<'a> World<'a> {
             Event::Pause { pause } => self.pause(now, pause),
             Event::StoreSaved { loss } => self.save_store(now, loss),
             Event::StoreLost { loss } => self.lose_store(now, loss),
+            Event::StoreSetForward { region } => {
+                // Records that live for less time than was passed over are gone: as if all were.
+                self.panel.see(now, &Seen::StoreLost { region, kept: None });
+            }
             Event::Healed => self.panel.see(now, &Seen::Healed),
             Event::Start { node } => self.start(now, node),
             Event::Sweep => self.sweep(now),
@@ -344,7 +380,7 @@ fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
         faults.delays(topology)
     };
     disturbed.iter_mut().for_each(|(_, to)| *to = *to + RECOVERY);
-    let healed = faults.healed(topology);
+    let healed = scenario.healed();
     // A store without room for every key refuses some for good.
     let held = |region: usize| {
         subjects.keys.iter().filter(|key| key.region.is_none_or(|r| r == region)).count()
@@ -353,10 +389,10 @@ fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
     Facts {
         schedule: *schedule,
         disturbed,
-        clock_error: faults.worst_store_clock(schedule.end),
         faulty: healed.is_some(),
         healed: healed.unwrap_or(schedule.load_start).max(schedule.load_start),
         recover_within: scenario.recover_within,
         roomy,
+        store: scenario.store,
     }
 }

@@ -1,27 +1,23 @@
-//! A request's way: arrival, plan, the store's step, answer, decision.
+//! A request's way through its node: arrival, plan, decision. What it asks its store is a call.
 
 use tidegate_core::{
+    calls::{Failure, NotLetThrough},
     check::{Decision, Ticket},
-    engine::{Completion, Outcome, Plan},
-    store::{StoreCommand, StoreReply},
-    time::Span,
+    engine::{Completion, Plan},
 };
 
-use super::{Call, Event, Request, World};
+use super::{Event, Pending, Request, World};
 use crate::{
-    checker::{Charge, Seen, Step},
+    checker::{Charge, Seen},
     node::Node,
     queue::Instant,
 };
-
-/// A command whose label did not fit is asked once more, and no more.
-const ASKED_MAX: u8 = 2;
 
 impl World<'_> {
     pub(super) fn next_arrival(&mut self, source: usize) {
         let schedule = &self.scenario.schedule;
         let at = self.sources[source].next(schedule.load_start);
-        if at < schedule.load_end {
+        if let Some(at) = at.filter(|at| *at < schedule.load_end) {
             self.queue.push(at, Event::Arrival { source });
         }
     }
@@ -57,7 +53,7 @@ impl World<'_> {
     }
 
     /// A request has no node to answer it.
-    fn leave_unanswered(&mut self, now: Instant, region: usize) {
+    pub(super) fn leave_unanswered(&mut self, now: Instant, region: usize) {
         self.counts[region].unanswered += 1;
         self.panel.see(now, &Seen::Unanswered { region });
     }
@@ -74,158 +70,37 @@ impl World<'_> {
         let ready = life.is_ready(now, peers);
         match life.plan(&self.scenario.policies, &self.subjects.all[subject], now) {
             Plan::Unmatched => self.counts[region].admitted += 1,
-            Plan::Ask(command, ticket) if ready => {
-                self.submit(now, request, command, ticket, 1);
+            Plan::Ask(command, ticket) if ready => match self.admit(now, node) {
+                Ok(permit) => {
+                    let pending = Pending { ticket, permit, asked: now };
+                    self.submit(now, request, command, pending);
+                }
+                Err(why) => {
+                    self.counts[region].shed += u64::from(why == NotLetThrough::Overload);
+                    self.answer_without_store(now, request, ticket, why.into());
+                }
+            },
+            Plan::Ask(_, ticket) => {
+                self.answer_without_store(now, request, ticket, NotLetThrough::Unreachable.into());
             }
-            Plan::Ask(_, ticket) | Plan::Full(ticket) => {
-                self.complete(now, request, ticket, Outcome::Cancelled, 1);
-            }
+            Plan::Full(ticket) => self.answer_without_store(now, request, ticket, Failure::Record),
         }
     }
 
-    /// Puts a command on its way to the region's store.
-    pub(super) fn submit(
-        &mut self,
-        now: Instant,
-        request: Request,
-        command: StoreCommand,
-        ticket: Ticket,
-        asked: u8,
-    ) {
-        let request = Request { planned: self.panel.book().mark(), ..request };
-        let fate = self.stores[request.region].fate(now);
-        if fate.refused == Some(Span::ZERO) {
-            self.complete(now, request, ticket, Outcome::Cancelled, asked);
-            return;
-        }
-        if fate.answers == [Some(Span::ZERO), None] && fate.step == Some(Span::ZERO) {
-            let outcome = self.apply(now, request, &command);
-            self.complete(now, request, ticket, outcome, asked);
-            return;
-        }
-        let timeout = self.scenario.store.timeout;
-        // A refusal is an answer to a question that was not stepped.
-        let first = fate.answers[0].or(fate.refused);
-        let in_time = first.is_some_and(|after| after <= timeout);
-        let due = [
-            fate.step.map(|after| (after, 0)),
-            first.map(|after| (after, 1)),
-            fate.answers[1].map(|after| (after, 1)),
-            (!in_time).then_some((timeout, 2)),
-        ];
-        let events = due.iter().flatten().count() as u8;
-        let ticket = Some(ticket);
-        let reply = fate.refused.map(|_| Outcome::Cancelled);
-        let call = Call { request, command, ticket, reply, asked, events };
-        let call = self.calls.insert(call);
-        for (after, kind) in due.into_iter().flatten() {
-            let event = match kind {
-                0 => Event::Step { call },
-                1 => Event::Answer { call },
-                _ => Event::Deadline { call },
-            };
-            self.queue.push(now + after, event);
-        }
-    }
-
-    /// The store's step, for a command that is there now.
-    pub(super) fn apply(
-        &mut self,
-        now: Instant,
-        request: Request,
-        command: &StoreCommand,
-    ) -> Outcome {
-        let time = self.store_time(request.region, now);
-        let Ok(reply) = self.stores[request.region].apply(command, time) else {
-            return Outcome::Cancelled;
-        };
-        if let StoreReply::Done { admitted, operations, .. } = &reply {
-            self.note(2, request.subject as u64, u64::from(*admitted));
-            let subject = &self.subjects.all[request.subject];
-            let met = subject.met.iter().zip(&command.operations).zip(operations);
-            let steps = met.map(|((met, operation), reply)| Step {
-                key: met.key_in(request.region),
-                label: operation.label,
-                cost: if *admitted && reply.passes { subject.cost } else { 0 },
-                holds: reply.counts.net(),
-            });
-            let steps: Vec<Step> = steps.collect();
-            let Request { life, planned, .. } = request;
-            self.panel.see(now, &Seen::Stepped { life, planned, steps: &steps });
-        }
-        Outcome::Reply(reply)
-    }
-
-    /// One event less that names the call; frees it after the last.
-    pub(super) fn release(&mut self, call: usize) {
-        if let Some(named) = self.calls.get_mut(call) {
-            named.events -= 1;
-            if named.events == 0 {
-                self.calls.remove(call);
-            }
-        }
-    }
-
-    pub(super) fn step(&mut self, now: Instant, call: usize) {
-        if let Some(Call { request, command, .. }) = self.calls.get_mut(call) {
-            let request = *request;
-            let command = std::mem::take(command);
-            let outcome = self.apply(now, request, &command);
-            if let Some(call) = self.calls.get_mut(call) {
-                call.reply = Some(outcome);
-            }
-        }
-        self.release(call);
-    }
-
-    pub(super) fn answer(&mut self, now: Instant, call: usize) {
-        // A second answer, or one after the deadline, finds the ticket gone and is ignored.
-        let taken = self.calls.get_mut(call).and_then(|call| {
-            let outcome = call.reply.take()?;
-            Some((call.request, call.asked, call.ticket.take()?, outcome))
-        });
-        self.release(call);
-        if let Some((request, asked, ticket, outcome)) = taken {
-            self.complete(now, request, ticket, outcome, asked);
-        }
-    }
-
-    pub(super) fn give_up(&mut self, now: Instant, call: usize) {
-        let taken = self
-            .calls
-            .get_mut(call)
-            .and_then(|call| Some((call.request, call.asked, call.ticket.take()?)));
-        self.release(call);
-        if let Some((request, asked, ticket)) = taken {
-            self.complete(now, request, ticket, Outcome::Unknown, asked);
-        }
-    }
-
-    pub(super) fn complete(
+    /// A check whose store was not asked, for this reason.
+    fn answer_without_store(
         &mut self,
         now: Instant,
         request: Request,
         ticket: Ticket,
-        outcome: Outcome,
-        asked: u8,
+        why: Failure,
     ) {
-        let life = self.nodes[request.node].life.as_ref().filter(|l| l.number == request.life);
-        let Some(life) = life else {
-            // The node died with its question: nobody is answered.
+        let Some(life) = &self.nodes[request.node].life else {
             return self.leave_unanswered(now, request.region);
         };
-        let store = match &outcome {
-            Outcome::Reply(StoreReply::Done { admitted, .. }) => Some(*admitted),
-            _ => None,
-        };
-        match life.engine.complete(life.mono(now), ticket, outcome) {
-            Completion::Decided(decision) => self.decide(now, request, store, &decision),
-            Completion::Again(command, ticket) if asked < ASKED_MAX => {
-                self.submit(now, request, command, ticket, asked + 1);
-            }
-            Completion::Again(_, ticket) => {
-                self.complete(now, request, ticket, Outcome::Cancelled, asked + 1);
-            }
+        match life.engine.complete(life.mono(now), ticket, why.of_check()) {
+            Completion::Decided(decision) => self.decide(now, request, None, &decision),
+            Completion::Again(..) => unreachable!("only a store asks for other labels"),
         }
     }
 

@@ -1,12 +1,14 @@
 //! What a node asks its store beside checks: to take what it lost, and for its clock.
 
 use tidegate_core::{
-    engine::Outcome,
+    calls::{Failure, NotLetThrough},
+    engine,
+    store::StoreCommand,
     time::{Mono, Span},
 };
 
 use super::World;
-use crate::queue::Instant;
+use crate::{guard::Answer, queue::Instant};
 
 /// How often a node asks its store for its clock, and how soon again if it does not answer.
 const READ_EVERY: Span = Span::secs(1);
@@ -33,25 +35,49 @@ impl World<'_> {
     }
 
     /// Has the store carry out the healing commands of a node that are due. They take no time of their
-    /// own, but meet the store's faults as a check does.
+    /// own, but meet the guard and the store's faults as a check does.
     pub(super) fn heal(&mut self, now: Instant, node: usize) {
         let region = self.nodes[node].region;
-        while let Some(life) = &self.nodes[node].life
-            && let Some((command, ticket)) = life.engine.poll_heal(life.mono(now))
+        // A store that cannot be asked would only count as one that has failed.
+        while self.stores[region].is_reachable(now)
+            && let Some(life) = &self.nodes[node].life
+            && let Some((command, ticket)) =
+                life.engine.poll_heal(&self.scenario.policies, life.mono(now))
         {
-            let fate = self.stores[region].fate(now);
-            let time = self.store_time(region, now);
-            let reply = fate.step.map(|_| self.stores[region].apply(&command, time));
-            let in_time = |after: Span| after <= self.scenario.store.timeout;
-            let outcome = match reply {
-                Some(Ok(reply)) if fate.answers[0].is_some_and(in_time) => Outcome::Reply(reply),
-                Some(Err(_)) => Outcome::Cancelled,
-                None if fate.refused.is_some() => Outcome::Cancelled,
-                _ => Outcome::Unknown,
-            };
             self.note(20, node as u64, command.operations.len() as u64);
+            let answer = match self.admit(now, node) {
+                Ok(mut permit) => {
+                    let (took, answer) = self.carry_out_heal(now, region, &command);
+                    permit.note(took, &answer);
+                    self.end_call(now, node, &permit);
+                    answer
+                }
+                Err(why) => Err(why.into()),
+            };
             let Some(life) = &self.nodes[node].life else { return };
+            let outcome = answer.map_or_else(Failure::of_heal, engine::Outcome::Reply);
             life.engine.handle_healed(life.mono(now), ticket, &outcome);
+        }
+    }
+
+    /// What the store says to a healing command, and after how long it would.
+    fn carry_out_heal(
+        &mut self,
+        now: Instant,
+        region: usize,
+        command: &StoreCommand,
+    ) -> (Span, Answer) {
+        let fate = self.stores[region].fate(now);
+        let time = self.store_time(region, now);
+        let reply = fate.step.map(|_| self.stores[region].apply(command, time));
+        let timeout = self.scenario.store.timeout;
+        let took = fate.answers[0].filter(|after| *after <= timeout);
+        match (reply, fate.refused) {
+            (Some(Ok(reply)), _) if took.is_some() => (took.unwrap_or(timeout), Ok(reply)),
+            (Some(Err(_)), _) => (took.unwrap_or(timeout), Err(Failure::Record)),
+            (None, Some(Span::ZERO)) => (Span::ZERO, Err(NotLetThrough::Unreachable.into())),
+            (None, Some(after)) => (after, Err(Failure::Refused)),
+            _ => (timeout, Err(Failure::Timeout)),
         }
     }
 }

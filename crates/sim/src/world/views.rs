@@ -2,7 +2,7 @@
 
 use tidegate_core::{
     store::Counts,
-    time::{ClusterTime, Span},
+    time::{Label, Span},
 };
 
 use super::{Event, World};
@@ -20,18 +20,18 @@ impl World<'_> {
     pub(super) fn sample(&mut self, now: Instant) {
         let schedule = self.scenario.schedule;
         let watched = self.subjects.keys.len().min(WATCHED_MAX);
+        self.look_at_clocks(now);
         if self.quiet {
-            let last = schedule.cluster_time(Instant(schedule.load_end.0 - 1));
             for key in 0..watched {
                 // Merges into a window end with the next one: a short one is over before counts converge.
                 if self.subjects.keys[key].window.length() >= schedule.converge_within() {
-                    self.view(now, key, last);
+                    self.view_the_last(now, key);
                 }
             }
         } else {
             for _ in 0..watched.min(VIEWED_UNDER_LOAD) {
                 self.next_view = (self.next_view + 1) % watched;
-                self.view(now, self.next_view, schedule.cluster_time(now));
+                self.view(now, self.next_view, None);
             }
         }
         let unfit = self.unfit(now);
@@ -65,14 +65,42 @@ impl World<'_> {
         unfit
     }
 
-    /// Views what every node knows of a key in the window of a true time.
-    pub(super) fn view(&mut self, now: Instant, key: usize, time: ClusterTime) {
+    /// Notes what every node's clock shows.
+    fn look_at_clocks(&mut self, now: Instant) {
+        for life in self.nodes.iter_mut().filter_map(|node| node.life.as_mut()) {
+            let shows = life.engine.cluster_time(life.mono(now));
+            self.panel.see(now, &Seen::Clock { life: life.number, shows });
+        }
+    }
+
+    /// Views a key in the last window that had load, if all agreed on what that was.
+    fn view_the_last(&mut self, now: Instant, key: usize) {
+        let (schedule, book) = (self.scenario.schedule, self.panel.book());
+        let end = Instant(schedule.load_end.0 - 1);
+        let window = self.subjects.keys[key].window;
+        let label = window.label_at(book.clocks.middle(&book.alive, &schedule, end));
+        if !book.is_open(key, label) {
+            return; // nobody's to judge any more
+        }
+        let used = book.window(key, label).and_then(|window| window.used);
+        if book.clocks.agree(window, used.map_or(end, |(first, _)| first), now) {
+            self.view(now, key, Some(label));
+        }
+    }
+
+    /// Views what every node knows of a key in a window, or in the one that is current by its own clock.
+    fn view(&mut self, now: Instant, key: usize, label: Option<Label>) {
         let Self { nodes, panel, subjects, scenario, .. } = self;
         let facts = &subjects.keys[key];
-        let label = facts.window.label_at(time);
         for node in nodes.iter().filter(|node| facts.region.is_none_or(|only| only == node.region))
         {
             let Some(life) = &node.life else { continue };
+            let shows = life.engine.cluster_time(life.mono(now));
+            // A clock whose labels are not in use yet may be set back: the node has let go of what it knew.
+            if label.is_none() && shows < life.shown {
+                continue;
+            }
+            let label = label.unwrap_or_else(|| facts.window.label_at(shows));
             let mut regions = vec![Counts::default(); scenario.topology.regions.len()];
             for (name, tally) in life.engine.regions_of(facts.key, label) {
                 if let Some(region) = scenario.topology.region(name.as_str()) {

@@ -2,20 +2,20 @@
 
 use alloc::vec::Vec;
 
-use super::Shard;
+use super::{Known, Shape, Shard};
 use crate::{
-    ids::{Key, RegionIndex},
+    ids::Key,
     store::Counts,
-    time::{ClusterTime, Label, Window},
+    time::{ClusterTime, Label},
 };
 
 /// What this node knows its region to have used of a key in one label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) key: Key,
-    pub(crate) window: Window,
+    pub(crate) shape: Shape,
     pub(crate) label: Label,
-    pub(crate) counts: Counts,
+    pub(crate) known: Known,
 }
 
 impl Shard {
@@ -47,14 +47,9 @@ impl Shard {
         if cell.label != current && cell.label.next() != current {
             return None;
         }
-        let ours = cell.slots.iter().filter(|slot| slot.region == RegionIndex::OWN);
-        let counts = ours.fold(Counts::default(), |sum, slot| sum.plus(slot.tally.counts));
+        let known = Known::of(&cell.slots);
         let key = Key { caller: cell.caller, limit: shape.limit };
-        (counts != Counts::default()).then_some(Live {
-            key,
-            window: shape.window,
-            label: cell.label,
-            counts,
-        })
+        let live = Live { key, shape, label: cell.label, known };
+        (known.own_region() != Counts::default()).then_some(live)
     }
 }

@@ -1,13 +1,27 @@
 //! New epochs of a store, and what is written into them.
 
 use super::*;
-use crate::store::{Action, Counts, OperationReply};
+use crate::{
+    store::{Action, Counts, OperationReply},
+    time::Window,
+};
 
 /// The label of `hourly` at the start.
 const HOUR: Label = Label(START.0 / 3_600_000_000);
 
 fn names(count: usize) -> Vec<alloc::string::String> {
     (0..count).map(|n| alloc::format!("key-{n}")).collect()
+}
+
+/// What becomes of a healing command.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Done,
+    /// It is done, and nobody hears of it.
+    AnswerLost,
+    /// It is not, and nobody hears of it.
+    Lost,
+    Refused,
 }
 
 impl World {
@@ -32,24 +46,47 @@ impl World {
         self.nodes[at].0.handle_epoch(self.now, self.nodes[at].1.epoch());
     }
 
+    /// The next healing command of a node.
+    fn poll_heal(&self, node: usize) -> Option<(StoreCommand, HealTicket)> {
+        self.nodes[node].0.poll_heal(&self.policies, self.now)
+    }
+
     /// Has the healing commands of `node` carried out by the store of `store`, for a while; `carried` says
-    /// of each whether it is. Returns how many operations each had.
+    /// of each whether it is, or else refused. Returns how many operations each had.
     fn heal(
         &mut self,
         node: usize,
         store: usize,
-        ms: u64,
+        steps: u64,
         mut carried: impl FnMut(&StoreCommand) -> bool,
     ) -> Vec<usize> {
+        let fate =
+            |command: &StoreCommand| if carried(command) { Fate::Done } else { Fate::Refused };
+        self.heal_by_fate(node, store, steps, fate)
+    }
+
+    fn heal_by_fate(
+        &mut self,
+        node: usize,
+        store: usize,
+        steps: u64,
+        mut fate: impl FnMut(&StoreCommand) -> Fate,
+    ) -> Vec<usize> {
         let mut sizes = Vec::new();
-        for _ in 0..ms {
-            while let Some((command, ticket)) = self.nodes[node].0.poll_heal(self.now) {
+        for _ in 0..steps {
+            while let Some((command, ticket)) = self.poll_heal(node) {
                 sizes.push(command.operations.len());
-                let outcome = if carried(&command) {
-                    let table = &mut self.nodes[store].1;
-                    Outcome::Reply(table.apply(&command, wall(self.now)).expect("room"))
-                } else {
-                    Outcome::Unknown
+                let fate = fate(&command);
+                let mut apply =
+                    || self.nodes[store].1.apply(&command, wall(self.now)).expect("room");
+                let outcome = match fate {
+                    Fate::Done => Outcome::Reply(apply()),
+                    Fate::AnswerLost => {
+                        apply();
+                        Outcome::Unknown
+                    }
+                    Fate::Lost => Outcome::Unknown,
+                    Fate::Refused => Outcome::Cancelled,
                 };
                 self.nodes[node].0.handle_healed(self.now, ticket, &outcome);
             }
@@ -73,7 +110,7 @@ fn the_first_epoch_begins_no_walk_and_every_newer_one_does() {
     let engine = &world.nodes[0].0;
     assert_eq!(engine.heal_status().epoch, Some(StoreEpoch(1)));
     assert!(!engine.heal_status().running);
-    assert!(engine.poll_heal(world.now).is_none() && engine.next_heal(world.now).is_none());
+    assert!(world.poll_heal(0).is_none() && engine.next_heal(world.now).is_none());
     world.wipe(0);
     // The first answer under the new epoch tells.
     assert!(world.ask(0, "other", 1));
@@ -108,7 +145,7 @@ fn the_second_pass_brings_what_siblings_had_not_heard_of_each_other_at_the_first
         world.probe(node);
         // Its sibling's wipe is its own: they share the store.
         world.nodes[node].0.handle_epoch(world.now, StoreEpoch(2));
-        let polled = world.nodes[node].0.poll_heal(world.now);
+        let polled = world.poll_heal(node);
         let (command, ticket) = polled.expect("due at once");
         let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
         world.nodes[node].0.handle_healed(world.now, ticket, &Outcome::Reply(reply));
@@ -130,9 +167,9 @@ fn commands_are_bounded_and_paced_and_tell_every_key() {
     world.nodes[0].1 = Table::new(100_000, StoreEpoch(2));
     world.probe(0);
     let mut waiting = Vec::new();
-    while let Some(polled) = world.nodes[0].0.poll_heal(world.now) {
+    while let Some(polled) = world.poll_heal(0) {
         waiting.push(polled);
-        assert!(world.nodes[0].0.poll_heal(world.now).is_none(), "paced");
+        assert!(world.poll_heal(0).is_none(), "paced");
         world.now += EVERY_OF_TEST;
     }
     assert_eq!(waiting.len(), 4, "in flight");
@@ -179,6 +216,39 @@ fn what_fails_is_tried_again_and_one_bad_record_holds_up_no_other() {
 }
 
 #[test]
+fn what_gets_no_answer_is_tried_for_longer_than_what_is_refused_and_then_left_out() {
+    let mut world = siblings();
+    assert!(world.ask(0, "k", 3) && world.ask(0, "l", 3));
+    let bad = world.hourly("k");
+    let mut tries = 0;
+    for (lost, left_out) in [(31, 0), (1_000, 2)] {
+        world.wipe(0);
+        world.probe(0);
+        let before = world.nodes[0].0.heal_status().left_out;
+        let mut times = 0;
+        world.heal_by_fate(0, 0, 2_500, |command| match &*command.operations {
+            [one] if one.key == bad => {
+                tries += 1;
+                times += 1;
+                if times > lost { Fate::Done } else { Fate::Lost }
+            }
+            several if several.iter().any(|o| o.key == bad) && times < lost => Fate::Lost,
+            _ => Fate::Done,
+        });
+        let status = world.nodes[0].0.heal_status();
+        assert!(!status.running, "{status:?}");
+        assert_eq!(status.left_out - before, left_out, "after {tries} tries: {status:?}");
+        assert_eq!(world.stored(0, "l", HOUR).used, 3, "it holds up no other");
+        assert_eq!(world.stored(0, "k", HOUR).used, if left_out > 0 { 0 } else { 3 });
+    }
+    assert_eq!(
+        tries,
+        32 + 2 * 32,
+        "31 that were lost and one that was not; then 32 in either pass"
+    );
+}
+
+#[test]
 fn while_the_store_is_not_asked_no_record_is_given_up() {
     let mut world = siblings();
     assert!(world.ask(0, "k", 10));
@@ -186,7 +256,7 @@ fn while_the_store_is_not_asked_no_record_is_given_up() {
     world.probe(0);
     // A breaker that is open for a minute, say.
     for _ in 0..6_000 {
-        while let Some((_, ticket)) = world.nodes[0].0.poll_heal(world.now) {
+        while let Some((_, ticket)) = world.poll_heal(0) {
             world.nodes[0].0.handle_healed(world.now, ticket, &Outcome::Shed);
         }
         world.now += Span::millis(10);
@@ -204,7 +274,7 @@ fn a_newer_epoch_begins_the_walk_anew_and_late_answers_of_the_old_one_change_not
     assert!(world.ask(0, "k", 10));
     world.wipe(0);
     world.probe(0);
-    let (command, late) = world.nodes[0].0.poll_heal(world.now).expect("due");
+    let (command, late) = world.poll_heal(0).expect("due");
     let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
     world.wipe(0);
     world.probe(0);
@@ -265,7 +335,7 @@ fn a_store_that_claims_to_have_healed_and_has_not_is_not_believed() {
     assert!(world.ask(0, "k", 10));
     world.wipe(0);
     world.probe(0);
-    let (command, ticket) = world.nodes[0].0.poll_heal(world.now).expect("due");
+    let (command, ticket) = world.poll_heal(0).expect("due");
     let lie = OperationReply { passes: true, counts: Counts { used: 9, refunded: 0 } };
     let reply = StoreReply::Done {
         admitted: true,
@@ -300,9 +370,9 @@ proptest! {
                     world.probe(0);
                 }
                 1 | 2 => {
-                    world.heal(0, 0, 5, |_| {
+                    world.heal_by_fate(0, 0, 5, |_| {
                         luck = luck.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                        luck >> 30 != 0
+                        [Fate::Done, Fate::AnswerLost, Fate::Lost, Fate::Refused][luck as usize >> 30]
                     });
                 }
                 3 => { world.ask_with(0, &keys[key], cost, Purpose::Charge, false); }
@@ -318,4 +388,67 @@ proptest! {
             prop_assert_eq!(world.stored(0, key, HOUR), known);
         }
     }
+}
+
+/// A peer of another region that has told, as earlier sessions of ours, what no store could have admitted.
+fn lied_to(window_of: impl Fn(&PolicySet) -> Window) -> World {
+    use crate::wire::{Frame, Header, Section, SlotEntry, Slots, Speaker};
+    let world = World::new(vec![session("eu", "eu-0", 2), session("us", "us-0", 1)]);
+    world.connect(0, 1);
+    let key = world.hourly("k");
+    let window = window_of(&world.policies);
+    let speaker = |boot| Speaker { region: "eu".into(), node: "eu-0".into(), boot };
+    let slots = |boot| Slots {
+        of: Some(speaker(boot)),
+        limit: key.limit.0,
+        window: window.length().0,
+        global: true,
+        label: window.label_at(START).0,
+        entries: vec![SlotEntry {
+            caller: key.caller.to_bytes(),
+            used: 90,
+            refunded: 0,
+            refused: 0,
+        }],
+    };
+    let sections = (0..2).map(|boot| Section::Slots(slots(boot))).collect();
+    let header = Header { number: 0, open: 0, acknowledged: 0, unmerged: 0, sent: 0, echo: None };
+    let bytes = Frame { header, sections }.encode();
+    let us = world.nodes[1].0.session();
+    world.nodes[0].0.handle_frame(world.now, us, &bytes).expect("taken");
+    world
+}
+
+#[test]
+fn what_is_told_of_the_own_region_is_written_up_to_the_quantity() {
+    let mut world = lied_to(|policies| policies.policies[0].limits[0].window);
+    assert_eq!(world.used(0, "k"), 100);
+    world.wipe(0);
+    world.probe(0);
+    world.heal(0, 0, 300, |_| true);
+    assert_eq!(world.stored(0, "k", HOUR).used, 100, "of 180");
+}
+
+#[test]
+fn what_is_told_under_another_window_than_the_limits_is_not_written() {
+    let mut world = lied_to(|_| Window::new(Span::millis(1)).expect("a millisecond"));
+    world.probe(0);
+    world.wipe(0);
+    world.probe(0);
+    assert_eq!(world.heal(0, 0, 300, |_| true).len(), 0);
+    assert!(!world.nodes[0].0.heal_status().running);
+}
+
+#[test]
+fn of_limits_without_a_policy_only_what_was_admitted_here_is_written() {
+    let mut world = siblings();
+    assert!(world.ask(0, "k", 10) && world.ask(1, "k", 15));
+    world.run(200, |_, _| true);
+    world.wipe(0);
+    world.probe(0);
+    let policies = mem::take(&mut world.policies);
+    world.heal(0, 0, 300, |_| true);
+    world.policies = policies;
+    assert_eq!(world.stored(0, "k", HOUR).used, 10);
+    assert_eq!(world.used(0, "k"), 25, "the floor of the next check brings the rest");
 }

@@ -97,7 +97,7 @@ impl Fake {
     fn new(
         decide: impl Fn(&Attributes<'_>, u64) -> Result<Decision, PlanError> + Send + Sync + 'static,
     ) -> Self {
-        let usage = Err(UsageError::StoreUnavailable("no such test".into()));
+        let usage = Err(UsageError::StoreUnavailable { store: "test", why: "is not there" });
         Self { decide: Box::new(decide), usage, asked: Mutex::default() }
     }
 

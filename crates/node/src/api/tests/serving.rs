@@ -155,6 +155,17 @@ async fn beyond_the_bound_a_connection_is_refused_and_told_so() {
     assert!(reply.contains("application/problem+json") && reply.contains("too many"), "{reply}");
     assert_eq!(connections.stats().refused, 1);
 
+    // Who has asked before it was accepted hears it too, and sees no reset. (Nothing is awaited between
+    // connecting and asking, so that the node finds both.)
+    let mut asking = std::net::TcpStream::connect(server.address).unwrap();
+    std::io::Write::write_all(&mut asking, b"GET /check HTTP/1.1\r\nHost: t\r\n\r\n").unwrap();
+    asking.set_nonblocking(true).unwrap();
+    let mut asking = TcpStream::from_std(asking).unwrap();
+    let mut reply = String::new();
+    asking.read_to_string(&mut reply).await.expect("no reset");
+    assert!(reply.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{reply}");
+    assert_eq!(connections.stats().refused, 2);
+
     // Who is in is served, and who leaves makes room.
     held[0]
         .write_all(b"GET /check HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")

@@ -57,11 +57,16 @@ async fn without_a_policy_there_is_nothing_to_tell() {
 #[tokio::test]
 async fn what_cannot_be_told_is_a_problem() {
     let mut fake = Fake::deciding(unmatched());
-    fake.usage = Err(UsageError::StoreUnavailable("timed out after 30 ms".into()));
+    fake.usage =
+        Err(UsageError::StoreUnavailable { store: "redis", why: "did not answer in time" });
     let (_, front) = fake.into_front();
     let reply = get(&front, "/v1/usage?api_key=k").await;
     assert_eq!(reply.problem(), (503, vec![]));
-    assert!(reply.body.contains("timed out after 30 ms"), "{}", reply.body);
+    assert!(
+        reply.body.contains("the redis store of this region did not answer in time; ask again"),
+        "{}",
+        reply.body
+    );
     let reply = get(&front, "/v1/usage?api_key=k&cost=1").await;
     assert_eq!(reply.problem(), (400, vec!["cost".into()]));
 

@@ -7,14 +7,14 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, RedisError, Value,
+    AsyncConnectionConfig, Client, RedisError,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 use tidegate_core::{ids::StoreEpoch, store::StoreCommand};
 use tokio::time;
 use tracing::{info, warn};
 
-use super::{RedisStore, SCRIPT, StoreError, is_for_want_of_rights};
+use super::{RedisStore, SCRIPT, StoreError};
 
 /// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -98,6 +98,15 @@ impl RedisStore {
         Ok(())
     }
 
+    /// A client of the same server that selects no database, and the database that it should.
+    fn client_without_database(&self) -> Result<(Client, i64), StoreError> {
+        let info = self.client.get_connection_info().clone();
+        let settings = info.redis_settings().clone();
+        let database = settings.db();
+        let client = Client::open(info.set_redis_settings(settings.set_db(0)));
+        Ok((client.map_err(|e| StoreError::from_redis(&e))?, database))
+    }
+
     /// How long a probe of a connection that stands may take: it is up to three calls.
     fn patience(&self) -> Duration {
         PROBE_TIMEOUT.max(4 * self.settings.timeout)
@@ -108,9 +117,11 @@ impl RedisStore {
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PROBE_TIMEOUT))
             .set_response_timeout(Some(PROBE_TIMEOUT));
-        let first = self.client.get_multiplexed_async_connection_with_config(&timeouts);
+        // Of no database of its own, so that the right to one is tried with all others.
+        let (anywhere, database) = self.client_without_database()?;
+        let first = anywhere.get_multiplexed_async_connection_with_config(&timeouts);
         let mut first = first.await.map_err(|e| StoreError::from_redis(&e))?;
-        self.have_rights(&mut first).await?;
+        self.have_rights(&mut first, database).await?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(PROBE_TIMEOUT))
             // Calls have a deadline of their own; this one only cleans up behind a dropped call.
@@ -120,48 +131,6 @@ impl RedisStore {
             .set_number_of_retries(RECONNECTS);
         let manager = ConnectionManager::new_with_config(self.client.clone(), config).await;
         manager.map_err(|e| StoreError::from_redis(&e))
-    }
-
-    /// Loads the script, and tries every right that it needs, so that all that are missing are told at
-    /// once: what Redis says of a script that may not do something does not say what.
-    async fn have_rights(&self, connection: &mut impl ConnectionLike) -> Result<(), StoreError> {
-        let namespace = &self.settings.namespace;
-        let key = &*self.marker;
-        let command = |words: &[&str]| {
-            let mut command = redis::cmd(words[0]);
-            command.arg(&words[1..]);
-            command
-        };
-        let keys = format!("on keys ~{namespace}:*");
-        let needed = [
-            (command(&["SCRIPT", "LOAD", SCRIPT]), "+script|load", ""),
-            // A script that nobody has loaded.
-            (command(&["EVALSHA", &"0".repeat(40), "0"]), "+evalsha", ""),
-            (command(&["TIME"]), "+time", ""),
-            (command(&["INFO", "replication"]), "+info", ""),
-            (command(&["GET", key]), "+get", &*keys),
-            // Of a key that is not there, this changes nothing.
-            (command(&["SET", &format!("{key}:right"), "", "XX"]), "+set", &keys),
-        ];
-        let mut missing = Vec::new();
-        for (command, right, on) in needed {
-            match command.query_async::<Value>(connection).await {
-                Err(e) if is_for_want_of_rights(&e) => {
-                    missing.push(format!("{right} {on}").trim().to_owned());
-                }
-                // Without a connection there is nothing more to ask.
-                Err(e) if e.is_io_error() => return Err(StoreError::from_redis(&e)),
-                // Other errors are not about rights: a script that is not there, a full server.
-                _ => {}
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(StoreError::Refused(format!(
-            "the user of `store.url` lacks the rights {}: give it these with ACL SETUSER",
-            missing.join(", ")
-        )))
     }
 
     pub(super) async fn load_script(

@@ -130,8 +130,6 @@ pub(super) enum Unusable {
     Damaged(&'static str),
     #[error("it was written under another secret")]
     AnotherSecret,
-    #[error("it has more records than this store may hold")]
-    TooLarge,
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -19,8 +19,10 @@ use format::{
 };
 
 pub use format::Owner;
+pub use lock::{Lock, LockError};
 
 mod format;
+mod lock;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +37,11 @@ pub enum Found {
         store: MemoryStore,
         /// The secret of its records, if the snapshot kept it.
         secret: Option<Secret>,
+    },
+    /// A whole snapshot with more live records than the store may hold. It is left where it is.
+    TooLarge {
+        /// How many live records it has.
+        records: u64,
     },
     /// A file that is none of ours, is damaged, or was written under another secret: nothing of it was
     /// taken.
@@ -64,16 +71,31 @@ pub fn load(
         Err(error) => return Err(error),
     };
     let reason = match read(&file, cluster, records_max, clock) {
-        Ok((store, secret)) => return Ok(Found::Store { store, secret }),
+        Ok(Whole::Fits(store, secret)) => return Ok(Found::Store { store, secret }),
+        Ok(Whole::TooLarge { records }) => return Ok(Found::TooLarge { records }),
         Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Unusable::Damaged("it ends too early").to_string()
         }
         Err(Unusable::Io(error)) => return Err(error),
         Err(unusable) => unusable.to_string(),
     };
+    Ok(Found::Unusable { reason, kept: put_aside(path) })
+}
+
+/// Puts a file that cannot be used where the next snapshot does not replace it, and says where. The one
+/// that was put there before is kept too; what was there before that one is not.
+fn put_aside(path: &Path) -> Option<PathBuf> {
     let aside = beside(path, "unusable");
-    let kept = fs::rename(path, &aside).is_ok().then_some(aside);
-    Ok(Found::Unusable { reason, kept })
+    if aside.exists() {
+        fs::rename(&aside, beside(path, "unusable.1")).ok()?;
+    }
+    fs::rename(path, &aside).is_ok().then_some(aside)
+}
+
+/// What a snapshot holds, once all of it was read and found sound.
+enum Whole {
+    Fits(MemoryStore, Option<Secret>),
+    TooLarge { records: u64 },
 }
 
 /// Reads into a store that nobody else sees yet: if anything is wrong, it is dropped as a whole.
@@ -82,7 +104,7 @@ fn read(
     cluster: Option<Secret>,
     records_max: usize,
     clock: Clock,
-) -> Result<(MemoryStore, Option<Secret>), Unusable> {
+) -> Result<Whole, Unusable> {
     let length = file.metadata()?.len();
     let (mut reader, Header { epoch, secret }) = Reader::new(BufReader::new(file))?;
     let secret = match (secret, cluster) {
@@ -95,14 +117,14 @@ fn read(
         length.checked_sub(framing).filter(|rest| rest.is_multiple_of(RECORD_BYTES as u64));
     let records = records.ok_or(Unusable::Damaged("its length is wrong"))? / RECORD_BYTES as u64;
     let store = MemoryStore::after(Some(epoch), records_max, clock);
+    let (mut live, mut left_out) = (0, 0_u64);
     for _ in 0..records {
         let (key, record) = reader.record()?;
-        if !store.restore(&key, record) {
-            return Err(Unusable::TooLarge);
-        }
+        live += u64::from(record.expires > clock.steady());
+        left_out += u64::from(!store.restore(&key, record));
     }
     reader.finish()?;
-    Ok((store, secret))
+    Ok(if left_out > 0 { Whole::TooLarge { records: live } } else { Whole::Fits(store, secret) })
 }
 
 /// Writes a snapshot in the place of the one that is there, if any, and returns how many records it has.

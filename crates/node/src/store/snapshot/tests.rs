@@ -168,11 +168,46 @@ fn records_of_another_secret_are_refused() {
 }
 
 #[test]
-fn more_records_than_fit_are_refused() {
+fn more_live_records_than_fit_are_counted_and_left_where_they_are() {
     let place = Place::new();
-    save(&place.file(), Owner::Alone(OURS), &place.store(1_000)).unwrap();
+    let store = place.store(1_000);
+    place.charge(&store, 77_777, 5, Span::ZERO);
+    save(&place.file(), Owner::Alone(OURS), &store).unwrap();
     let found = load(&place.file(), None, 64, place.clock).unwrap();
-    assert!(matches!(found, Found::Unusable { ref reason, .. } if reason.contains("more records")));
+    assert!(matches!(found, Found::TooLarge { records: 1_000 }), "{found:?}");
+    assert_eq!(place.restored(None).0.records(), 1_000, "it is still there");
+
+    // A damaged one is damaged, however large it is.
+    let mut bytes = fs::read(place.file()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(place.file(), bytes).unwrap();
+    let found = load(&place.file(), None, 64, place.clock).unwrap();
+    assert!(matches!(found, Found::Unusable { ref reason, .. } if reason.contains("checksum")));
+}
+
+#[test]
+fn what_was_put_aside_last_and_before_is_kept() {
+    let place = Place::new();
+    for text in ["first", "second", "third"] {
+        fs::write(place.file(), text).unwrap();
+        place.refused(None);
+    }
+    let kept = |extension| fs::read_to_string(beside(&place.file(), extension)).unwrap();
+    assert_eq!((&*kept("unusable"), &*kept("unusable.1")), ("third", "second"));
+    assert_eq!(fs::read_dir(place.directory.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn one_snapshot_belongs_to_one_holder_at_a_time() {
+    let place = Place::new();
+    let held = Lock::take(&place.file()).unwrap();
+    // The lock outlasts that the snapshot is replaced.
+    save(&place.file(), Owner::Alone(OURS), &place.store(3)).unwrap();
+    assert!(matches!(Lock::take(&place.file()), Err(LockError::Taken)));
+    drop(held);
+    Lock::take(&place.file()).unwrap();
+    let nowhere = place.directory.path().join("nowhere/counts");
+    assert!(matches!(Lock::take(&nowhere), Err(LockError::Io(_))));
 }
 
 #[test]

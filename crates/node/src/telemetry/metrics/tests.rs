@@ -173,6 +173,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             possible: 13,
         }],
         repair: RepairStats { compared: 14, differing: 15, repaired: 16 },
+        slots_refused: 23,
         store: StoreSample {
             epoch: Some(11),
             epochs: 2,
@@ -213,6 +214,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_compared_ranges_total{result="all"} 14"#);
     assert_has(&lines, r#"tidegate_compared_ranges_total{result="different"} 15"#);
     assert_has(&lines, "tidegate_repaired_total 16");
+    assert_has(&lines, "tidegate_slots_refused_total 23");
     assert_has(&lines, "tidegate_breaker_state 2");
     assert_has(&lines, r#"tidegate_breaker_opened_total{reason="slow"} 4"#);
     assert_has(&lines, "tidegate_store_calls 5");

@@ -189,13 +189,35 @@ async fn a_live_name_at_another_address_is_refused() {
     let mut us = Node::start(config(&authority, "us", 5));
     connect(&mut eu, &mut us).await;
     let raw = Raw::with_certificate(&authority, "us");
-    for boot in [4, 5] {
+    // A copy that was started later is no better than one that was started before.
+    for boot in [4, 5, 6] {
         let end = raw.introduce(&eu, &hello::packed(&hello_of("us", boot))).await;
         assert_refused(&end, Refusal::DuplicateName);
+        // It is told whom it copies.
+        let live = format!("{} is connected from {}", us.session(), us.address());
+        assert!(end.to_string().contains(&live), "{end}");
     }
-    assert_eq!(eu.refused("duplicate_name"), 2);
+    assert_eq!(eu.refused("duplicate_name"), 3);
     us.send(&eu, "undisturbed").await;
     assert_eq!(eu.next_frame().await, "undisturbed");
+}
+
+#[tokio::test]
+async fn who_is_quarantined_while_introducing_itself_is_not_let_in() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let raw = Raw::with_certificate(&authority, "us");
+    let connection = raw.connect(&eu).await;
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    hello::write_hello(&mut send, &hello_of("us", 1)).await.unwrap();
+    // It has been found good, or there would be no answer.
+    hello::read_hello(&mut recv).await.unwrap();
+    eu.transport.quarantine(&id("us"), PATIENCE);
+    hello::write_confirm(&mut send).await.unwrap();
+    assert_refused(&closed(&connection).await, Refusal::Quarantined);
+    assert_eq!(eu.refused("quarantined"), 1);
+    assert_eq!(eu.transport.connections(), []);
+    assert!(eu.events.try_recv().is_err());
 }
 
 #[tokio::test]

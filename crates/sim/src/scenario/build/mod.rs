@@ -10,8 +10,7 @@ use tidegate_core::{
 };
 
 use super::{
-    CALLERS_MAX, LEAD_IN, Load, NODES_MAX, REGIONS_MAX, Scenario, Schedule, StoreSettings,
-    WINDOWS_MAX, file,
+    CALLERS_MAX, LEAD_IN, Load, NODES_MAX, REGIONS_MAX, Scenario, Schedule, WINDOWS_MAX, file,
 };
 use crate::{
     queue::Instant,
@@ -19,6 +18,7 @@ use crate::{
 };
 
 mod faults;
+mod store;
 
 /// Load begins at the first window's edge from this Unix second on: a fixed day, since runs must repeat.
 const EPOCH: ClusterTime = ClusterTime(1_728_000_000_000_000);
@@ -67,7 +67,7 @@ pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, V
         notes.add("gossip", "must be 1ms or longer");
     }
     let mut topology = build_topology(&mut notes, &file.topology);
-    let store = build_store(&mut notes, &file.store);
+    let store = store::build(&mut notes, &file.store);
     let loads = build_loads(&mut notes, &file.load, &topology, &policies);
     let limit = file.load.first().and_then(|load| subject(load, &policies));
     let schedule = limit.zip(loads.first()).and_then(|(limit, load)| {
@@ -77,6 +77,14 @@ pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, V
     });
     // Without a window nothing that has a time can be judged.
     let Some(schedule) = schedule else { return Err(notes.0) };
+    for (n, load) in loads.iter().enumerate() {
+        let last = load.end.unwrap_or(load.start);
+        if schedule.load_start + last > schedule.load_end {
+            let all = schedule.load_end.since(schedule.load_start).as_millis();
+            let message = format_args!("it begins or ends after all load, at {all} ms");
+            notes.add(&format!("load {}", n + 1), message);
+        }
+    }
     let faults = faults::build(&mut notes, &file, &mut topology, &schedule);
     if !notes.0.is_empty() {
         return Err(notes.0);
@@ -129,6 +137,7 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
         duplication: file.duplication,
     };
     let mut topology = Topology::usual(regions, weather);
+    topology.relays = file.relays;
     for (a, row) in &file.round_trips {
         for (b, length) in row {
             let place = format!("topology.round_trips.{a}.{b}");
@@ -142,22 +151,6 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
         }
     }
     topology
-}
-
-fn build_store(notes: &mut Notes, file: &file::Store) -> StoreSettings {
-    let settings =
-        StoreSettings { delay: file.delay.0, timeout: file.timeout.0, records: file.records };
-    if settings.timeout == Span::ZERO {
-        notes.add("store.timeout", "must be longer than nothing");
-    }
-    if settings.delay >= settings.timeout {
-        notes
-            .add("store.delay", "must be shorter than store.timeout, or no answer is ever in time");
-    }
-    if settings.records == 0 {
-        notes.add("store.records", "must be 1 or more");
-    }
-    settings
 }
 
 /// The attributes of a load's first caller.
@@ -233,6 +226,11 @@ fn build_loads(
                 ),
             );
         }
+        let start = load.start.map_or(Span::ZERO, |start| start.0);
+        let end = load.end.map(|end| end.0);
+        if end.is_some_and(|end| end <= start) {
+            notes.add(&place, "`end` must be after `start`");
+        }
         let total = total_rate(notes, &place, load, policies);
         let weights = build_weights(notes, &place, load, topology);
         loads.push(Load {
@@ -241,6 +239,8 @@ fn build_loads(
             callers: load.callers,
             cost: load.cost,
             per_second: weights.iter().map(|weight| weight * total).collect(),
+            start,
+            end,
         });
     }
     loads
