@@ -46,7 +46,7 @@ impl Rate {
     }
 
     /// Units per second, as if there had been none before it was watched.
-    pub(crate) const fn from_nothing(&self) -> f64 {
+    pub(crate) const fn unwatched_as_none(&self) -> f64 {
         self.per_second
     }
 
@@ -79,7 +79,14 @@ impl Demand {
     }
 
     /// Takes what was asked for between `since` and `now`, and nothing between what was known and `since`.
-    pub(crate) fn observe(&mut self, units: f64, squares: f64, since: Mono, now: Mono, memory: Memory) {
+    pub(crate) fn observe(
+        &mut self,
+        units: f64,
+        squares: f64,
+        since: Mono,
+        now: Mono,
+        memory: Memory,
+    ) {
         for (units, squares, until) in [(0.0, 0.0, since), (units, squares, now)] {
             let over = until.since(self.at);
             self.usual.observe(units, over, memory.usual);
@@ -100,8 +107,8 @@ impl Demand {
     }
 
     /// Units per second, as if there had been none before it was watched.
-    pub(crate) const fn from_nothing(&self) -> f64 {
-        self.usual.from_nothing()
+    pub(crate) const fn unwatched_as_none(&self) -> f64 {
+        self.usual.unwatched_as_none()
     }
 
     /// Units per second, over a longer time.
@@ -151,7 +158,11 @@ mod tests {
         demand.observe(1_000.0, 1_000.0, ms(0), ms(1_000), MEMORY);
         // Silence for one time constant leaves a third.
         demand.observe(0.0, 0.0, ms(1_150), ms(1_150), MEMORY);
-        assert!((demand.usual() - 1_000.0 / core::f64::consts::E).abs() < 2.0, "{}", demand.usual());
+        assert!(
+            (demand.usual() - 1_000.0 / core::f64::consts::E).abs() < 2.0,
+            "{}",
+            demand.usual()
+        );
         assert!(demand.slow() > 700.0);
         // All of it came just now: a rate is what came over the time that it came in.
         demand.observe(100.0, 100.0, ms(1_250), ms(1_300), MEMORY);

@@ -150,8 +150,6 @@ pub(crate) struct News {
 pub(crate) enum Urgency {
     /// They need not.
     None,
-    /// The quantity is about to be used up.
-    Soon,
     /// It has refused for the first time, or demand has surged.
     Now,
 }
@@ -190,11 +188,6 @@ impl Forecast {
         self.label == label && self.stop.is_some()
     }
 
-    /// The own demand, in units per second.
-    pub(crate) fn own_demand(&self) -> f64 {
-        self.own.usual()
-    }
-
     /// Takes what another node has told.
     pub(crate) fn handle_news(&mut self, news: &News) {
         let at = match self.told.iter().position(|told| told.session == news.session) {
@@ -228,7 +221,7 @@ impl Forecast {
         self.fast.observe(units, over, SURGE_MEMORY);
         self.own.observe(units, squares, self.own.at(), now, self.memory);
         // A demand that is there for the first time is a surge too.
-        let (fast, usual) = (self.fast.from_nothing(), self.own.from_nothing());
+        let (fast, usual) = (self.fast.unwatched_as_none(), self.own.unwatched_as_none());
         let surges = fast > SURGE_FACTOR * usual && fast * seconds(SURGE_MEMORY) >= SURGE_UNITS;
         if surges && self.surged.is_none_or(|at| now.since(at) >= SURGE_LASTS) {
             self.surged = Some(now);
@@ -307,7 +300,8 @@ impl Forecast {
     /// variance.
     fn growth(&self, question: &Question, sight: &Sight<'_>) -> (f64, f64) {
         let others = sight.participants.iter().filter(|p| p.region != RegionIndex::OWN);
-        let all_slow: f64 = self.told.iter().map(|told| told.demand.slow()).sum::<f64>() + self.own.slow();
+        let all_slow: f64 =
+            self.told.iter().map(|told| told.demand.slow()).sum::<f64>() + self.own.slow();
         others.fold((0.0, 0.0), |(growth, variance), participant| {
             let Some(told) = self.told.iter().find(|t| t.session == participant.session) else {
                 return (growth, variance);

@@ -84,9 +84,8 @@ fn who_cannot_be_heard_is_given_its_share_and_after_a_while_nothing() {
     forecast.handle_news(&news(200, LABEL, false, 0, 200));
     forecast.handle_asked(ms(200), LABEL, 200);
     let participants = [peer(ms(200))];
-    let mut ceiling = |now| {
-        forecast.ceiling(&question(900, 200, 200), &sight(ms(now), &participants)).net
-    };
+    let mut ceiling =
+        |now| forecast.ceiling(&question(900, 200, 200), &sight(ms(now), &participants)).net;
     assert!(ceiling(1_200) >= 800 - 500 - 3 * 23, "half of the demand: half of the quantity");
     assert!(ceiling(1_200) < 310);
     assert_eq!(ceiling(2_300), 800, "two seconds on it is taken for dead");
@@ -120,9 +119,8 @@ fn what_is_under_way_counts_against_the_part() {
     let mut forecast = forecast();
     forecast.handle_asked(ms(200), LABEL, 200);
     forecast.handle_answer(ms(300), LABEL, Ceiling { net: 0, held: 0 }, false, 400);
-    let ceilings: Vec<_> = (0..700)
-        .map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[])))
-        .collect();
+    let ceilings: Vec<_> =
+        (0..700).map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[]))).collect();
     assert_eq!(ceilings.iter().filter(|ceiling| ceiling.net > 0).count(), 600);
     for ceiling in ceilings {
         forecast.handle_answer(ms(460), LABEL, ceiling, false, 400);

@@ -81,8 +81,7 @@ pub fn grants(
     let mut granted = Vec::new();
     for share in others() {
         let lack = lacks(share);
-        let amount =
-            if surplus > 0.0 && lack > 0.0 { surplus * (lack / lacking) } else { 0.0 };
+        let amount = if surplus > 0.0 && lack > 0.0 { surplus * (lack / lacking) } else { 0.0 };
         let starves = share.demand.stopped && share.left() < 1.0 && lack > 0.0 && spare >= 1.0;
         let amount = if starves { libm::ceil(amount) } else { libm::floor(amount) };
         let amount = (amount as u64).min(over);

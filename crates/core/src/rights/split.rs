@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_divided_goes_to_the_first() {
-        let split = Split::even(&[RegionNumber(3), RegionNumber(1), RegionNumber(2)]).expect("fine");
+        let split =
+            Split::even(&[RegionNumber(3), RegionNumber(1), RegionNumber(2)]).expect("fine");
         let bases = [1, 2, 3].map(|n| split.base(8, RegionNumber(n)));
         assert_eq!(bases, [3, 3, 2]);
         assert_eq!(split.base(8, RegionNumber(9)), 0, "not configured");
