@@ -149,13 +149,13 @@ impl Life {
     }
 
     /// Plans one request of a subject.
-    pub fn plan(&self, policies: &PolicySet, subject: &Subject, now: Instant) -> Plan {
+    pub fn plan(&self, policies: &PolicySet, subject: &Subject, cost: u64, now: Instant) -> Plan {
         let attributes: Vec<_> = subject
             .attributes
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        let asked = [Asked { attributes: &attributes, cost: subject.cost }];
+        let asked = [Asked { attributes: &attributes, cost }];
         self.engine
             .plan(policies, &SECRET, self.mono(now), &asked, Purpose::Charge)
             .expect("the scenario was checked for subjects that meet too many limits")

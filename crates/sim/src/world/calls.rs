@@ -106,7 +106,7 @@ impl World<'_> {
             let steps = met.map(|((met, operation), reply)| Step {
                 key: met.key_in(request.region),
                 label: operation.label,
-                cost: if *admitted && reply.passes { subject.cost } else { 0 },
+                cost: if *admitted && reply.passes { request.cost } else { 0 },
                 holds: reply.counts.net(),
             });
             let steps: Vec<Step> = steps.collect();

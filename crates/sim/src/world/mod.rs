@@ -43,7 +43,7 @@ const RECOVERY: Span = Span::secs(4);
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Arrival { source: usize },
-    Ask { node: usize, life: usize, subject: usize },
+    Ask { node: usize, life: usize, asked: Asked },
     Step { call: usize },
     Answer { call: usize },
     Deadline { call: usize },
@@ -61,6 +61,7 @@ enum Event {
     StoreLost { loss: usize },
     StoreSetForward { region: usize },
     Healed,
+    LoadBegins,
     Sweep,
     Sample,
     Quiet,
@@ -83,10 +84,21 @@ pub struct RegionCount {
     pub unanswered: u64,
 }
 
+/// What a request asks for, small enough for an event.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    subject: u32,
+    cost: u32,
+    /// Whether it came while measuring.
+    measured: bool,
+}
+
 /// A request at its node.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     subject: usize,
+    cost: u64,
+    measured: bool,
     node: usize,
     life: usize,
     region: usize,
@@ -152,6 +164,7 @@ pub struct World<'a> {
     quiet: bool,
     /// The key that was viewed last under load.
     next_view: usize,
+    bytes_before_load: u64,
     bytes_under_load: u64,
 }
 
@@ -171,7 +184,7 @@ pub struct Finished {
     pub subjects: Subjects,
     /// The checkers.
     pub panel: Panel,
-    /// Bytes of frames between regions while there was load.
+    /// UDP payload that frames between regions came to while there was load.
     pub bytes_between_regions: u64,
     /// Frames sent in the whole run.
     pub frames: u64,
@@ -183,7 +196,9 @@ impl<'a> World<'a> {
         let topology = &scenario.topology;
         let regions = topology.regions.len();
         let subjects = Subjects::new(&scenario.policies, &scenario.loads, regions);
-        let ledger = Ledger::new(&subjects, &scenario.schedule)?;
+        let schedule = &scenario.schedule;
+        let ledger = Ledger::new(&subjects, regions, schedule)?;
+        let all_load = schedule.load_end.since(schedule.load_start);
         let stores = (0..regions).map(|region| {
             let faults =
                 scenario.faults.store_faults.iter().filter(|f| f.region == region).copied();
@@ -200,7 +215,7 @@ impl<'a> World<'a> {
             nodes: topology.nodes().into_iter().map(|(r, id)| Node::new(id, r)).collect(),
             stores: stores.collect(),
             network: Network::new(topology.clone(), seed),
-            sources: Source::all(&scenario.loads, &subjects.first_of_load, seed),
+            sources: Source::all(&scenario.loads, &subjects.first_of_load, seed, all_load),
             balance: Stream::new(seed, "balance", 0),
             central: Central::new(&subjects),
             ledger,
@@ -213,6 +228,7 @@ impl<'a> World<'a> {
             opened: [0; Cause::ALL.len()],
             quiet: false,
             next_view: 0,
+            bytes_before_load: 0,
             bytes_under_load: 0,
             subjects,
         };
@@ -253,6 +269,7 @@ impl<'a> World<'a> {
         }
         self.queue.push(self.panel.book().facts.healed, Event::Healed);
         self.queue.push(Instant(0), Event::Sweep);
+        self.queue.push(schedule.load_start, Event::LoadBegins);
         self.queue.push(schedule.load_start, Event::Sample);
         self.queue.push(schedule.load_end, Event::Quiet);
     }
@@ -290,7 +307,7 @@ impl<'a> World<'a> {
             return;
         }
         match event {
-            Event::Ask { node, life, subject } => self.ask(now, node, life, subject),
+            Event::Ask { node, life, asked } => self.ask(now, node, life, asked),
             Event::Arrival { source } => self.arrive(now, source),
             Event::Step { call } => self.step(now, call),
             Event::Answer { call } => self.answer(now, call),
@@ -311,12 +328,13 @@ impl<'a> World<'a> {
                 self.panel.see(now, &Seen::StoreLost { region, kept: None });
             }
             Event::Healed => self.panel.see(now, &Seen::Healed),
+            Event::LoadBegins => self.bytes_before_load = self.network.bytes_between_regions,
             Event::Start { node } => self.start(now, node),
             Event::Sweep => self.sweep(now),
             Event::Sample => self.sample(now),
             Event::Quiet => {
                 self.quiet = true;
-                self.bytes_under_load = self.network.bytes_between_regions;
+                self.bytes_under_load = self.network.bytes_between_regions - self.bytes_before_load;
                 self.panel.see(now, &Seen::Quiet);
                 self.sample(now);
             }
