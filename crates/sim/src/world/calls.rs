@@ -109,9 +109,12 @@ impl World<'_> {
                 cost: if *admitted && reply.passes { request.cost } else { 0 },
                 holds: reply.counts.net(),
             });
-            let steps: Vec<Step> = steps.collect();
+            let mut list = std::mem::take(&mut self.steps);
+            list.extend(steps);
             let Request { life, planned, .. } = request;
-            self.panel.see(now, &Seen::Stepped { life, planned, steps: &steps });
+            self.panel.see(now, &Seen::Stepped { life, planned, steps: &list });
+            list.clear();
+            self.steps = list;
         }
         Answer::Reply(reply)
     }

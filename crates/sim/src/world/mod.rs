@@ -12,7 +12,7 @@ use tidegate_core::{
 
 use crate::{
     central::Central,
-    checker::{Book, Facts, Panel, Seen, SlotSeen},
+    checker::{Book, Charge, Facts, Panel, Seen, SlotSeen, Step},
     guard::{Answer, Permit},
     ledger::{Ledger, TooMuch},
     network::Network,
@@ -166,6 +166,9 @@ pub struct World<'a> {
     next_view: usize,
     bytes_before_load: u64,
     bytes_under_load: u64,
+    /// Empty lists that are filled for each request, so that their room is used again.
+    steps: Vec<Step>,
+    charges: Vec<Charge>,
 }
 
 /// What a run came to.
@@ -230,6 +233,8 @@ impl<'a> World<'a> {
             next_view: 0,
             bytes_before_load: 0,
             bytes_under_load: 0,
+            steps: Vec::new(),
+            charges: Vec::new(),
             subjects,
         };
         world.prepare();
@@ -343,7 +348,7 @@ impl<'a> World<'a> {
 
     /// Writes into the trace: which kind of thing, and two numbers about it.
     fn note(&mut self, kind: u8, a: u64, b: u64) {
-        self.trace.bytes(&[kind]);
+        self.trace.number(u64::from(kind));
         self.trace.number(a);
         self.trace.number(b);
     }

@@ -41,13 +41,8 @@ impl World<'_> {
         let count = self.nodes.iter().filter(alive).count();
         // One draw per request, so that a node's death does not shift who gets later ones.
         let drawn = self.balance.below(count.max(1) as u64) as usize;
-        let chosen = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| alive(node))
-            .map(|(n, _)| n)
-            .nth(drawn);
+        let here = self.nodes.iter().enumerate().filter(|(_, node)| alive(node));
+        let chosen = here.map(|(n, _)| n).nth(drawn);
         match chosen.and_then(|node| Some((node, self.nodes[node].life.as_ref()?.number))) {
             // A process that stands still is asked all the same, and answers later.
             Some((node, life)) => {
@@ -138,7 +133,8 @@ impl World<'_> {
                 label: verdict.label,
                 cost: verdict.cost,
             });
-        let charges: Vec<Charge> = charged.collect();
+        let mut charges = std::mem::take(&mut self.charges);
+        charges.extend(charged);
         let first = charges.first().map_or(0, |charge| charge.label.0);
         self.note(3, (node as u64) << 1 | u64::from(decision.allowed), first);
         for charge in &charges {
@@ -152,6 +148,8 @@ impl World<'_> {
         let allowed = decision.allowed;
         let seen = Seen::Answered { life, planned, store, allowed, charges: &charges };
         self.panel.see(now, &seen);
+        charges.clear();
+        self.charges = charges;
         self.schedule_wake(now, node);
     }
 
