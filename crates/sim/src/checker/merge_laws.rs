@@ -15,15 +15,18 @@ use crate::queue::Instant;
 /// Windows of a key that are remembered.
 const LABELS_KEPT: u64 = 3;
 
-/// See the module.
+/// What is remembered of one key, by label and something else.
+type Remembered<Of, T> = BTreeMap<(Label, Of), T>;
+
+/// See the module. Lists are by key.
 #[derive(Debug)]
 pub struct MergeLaws {
     /// The merge under test: core's own.
     merge: fn(Tally, Tally) -> Tally,
-    /// By key: the last two tallies that were told of a slot, by label; teller, listener and whose it is.
-    told: Vec<BTreeMap<(Label, [usize; 3]), [Tally; 2]>>,
-    /// By key: what a node knew of a region, by label; life and region.
-    views: Vec<BTreeMap<(Label, [usize; 2]), Counts>>,
+    /// The last two tallies that were told of a slot, by teller, listener and whose it is.
+    told: Vec<Remembered<[usize; 3], [Tally; 2]>>,
+    /// What a node knew of a region, by life and region.
+    views: Vec<Remembered<[usize; 2], Counts>>,
     violations: Violations,
 }
 
@@ -84,7 +87,7 @@ const fn at_least(a: Tally, b: Tally) -> bool {
 /// What is remembered of a key in a window, by `of`; for something new, windows of the key that are long
 /// over are forgotten.
 fn remembered<Of: Copy + Ord + Default, T: Default>(
-    keys: &mut Vec<BTreeMap<(Label, Of), T>>,
+    keys: &mut Vec<Remembered<Of, T>>,
     key: usize,
     place: (Label, Of),
 ) -> &mut T {
