@@ -11,8 +11,7 @@ use std::{
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
-    breaker::{Breaker, Outcome, Settings},
-    congestion::Congestion,
+    calls::{Calls, Settings},
     time::{Mono, Span},
 };
 
@@ -21,21 +20,18 @@ const CALLS: u64 = 20_000_000;
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 fn main() -> Result<(), Box<dyn Error>> {
     let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
-    let mut breaker = Breaker::new(Settings::default(), random);
-    let mut congestion = Congestion::new(8_192, Span::millis(30));
-    breaker.handle_reachable(Mono(0), true);
+    let mut calls = Calls::new(Settings::default(), random);
+    calls.learn(Mono(0), true);
     let started = Instant::now();
     let mut passed = 0_u64;
     for n in 0..CALLS {
         // A call every 10 us of virtual time, answered after 400 us.
         let now = black_box(Mono(n * 10));
         let took = black_box(Span::micros(400));
-        if let Some(call) = breaker.admit(now)
-            && congestion.begin()
-        {
+        if let Ok(mut call) = calls.admit(now) {
             passed += 1;
-            congestion.end(now + took, Some(took));
-            breaker.complete(now + took, call, Outcome::Answered(took));
+            call.note(took, Ok(()));
+            calls.end(now + took, call);
         }
     }
     let each = started.elapsed().as_secs_f64() * 1e9 / CALLS as f64;

@@ -30,8 +30,8 @@ extern crate alloc;
 extern crate std;
 
 pub mod breaker;
+pub mod calls;
 pub mod check;
-pub mod congestion;
 pub mod counts;
 pub mod engine;
 pub mod guard;

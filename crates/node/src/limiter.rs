@@ -7,6 +7,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use tidegate_core::{
+    calls,
     check::{Decision, LIMITS_MAX, PlanError, Purpose, Subject, Ticket},
     engine::{Completion, Engine, Outcome, Plan},
     ids::{Caller, Secret},
@@ -19,7 +20,7 @@ use crate::{
     api::{self, UsageError},
     clock::{self, Clock},
     guard::Mutexes,
-    store::{Complaints, GuardState, Permit, Store, StoreError, StoreGuard},
+    store::{Complaints, Permit, Store, StoreError, StoreGuard},
     telemetry::Metrics,
 };
 
@@ -134,7 +135,7 @@ impl Limiter {
     }
 
     /// How the way to the store stands; `None` if nothing is in it.
-    pub fn guard_state(&self) -> Option<GuardState> {
+    pub fn guard_state(&self) -> Option<calls::State> {
         let guard = self.0.guard.as_ref()?;
         Some(guard.state(self.0.store.is_reachable()))
     }
@@ -218,7 +219,7 @@ impl Inner {
                 }
                 Err(failure) => {
                     self.note_failure(&failure);
-                    (outcome_of(&failure), Some(failure))
+                    (failure.failure().of_check(), Some(failure))
                 }
             };
             match self.engine.complete(now, ticket, outcome) {
@@ -235,19 +236,10 @@ impl Inner {
 
     fn without_store(&self, ticket: Ticket, why: StoreError) -> (Decision, Option<StoreError>) {
         self.note_failure(&why);
-        match self.engine.complete(self.clock.now(), ticket, outcome_of(&why)) {
+        match self.engine.complete(self.clock.now(), ticket, why.failure().of_check()) {
             Completion::Decided(decision) => (decision, Some(why)),
             Completion::Again(..) => unreachable!("only a store asks for other labels"),
         }
-    }
-}
-
-/// What the engine is told of a call that failed.
-pub(crate) fn outcome_of(failure: &StoreError) -> Outcome {
-    match failure {
-        StoreError::Overload => Outcome::Shed,
-        failure if failure.nothing_done() => Outcome::Cancelled,
-        _ => Outcome::Unknown,
     }
 }
 

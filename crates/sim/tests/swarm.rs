@@ -18,7 +18,7 @@ fn worlds_hold(first: u64) {
     // They would hold easily if nothing had gone wrong.
     assert!(result.worlds.len() > 20 && result.worlds.values().all(|n| *n > 2), "{result}");
     assert!(result.without_store > 50 && result.unanswered > 50, "{result}");
-    assert!(result.breaker_opened.values().all(|times| *times > 0), "{result}");
+    assert!(result.breaker_opened.values().sum::<u64>() > 20, "{result}");
     assert!(result.lost > 0 && result.normal_ms > 200.0, "{result}");
 }
 

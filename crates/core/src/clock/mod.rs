@@ -24,6 +24,10 @@ const NUDGE: u64 = 100;
 /// clock was once off by more than an hour, a person is needed, not another clock that is.
 const FOLLOW_MAX: Span = Span::secs(3_600);
 
+/// A node that is still not sure of its clock so long after its start, or after it met a peer, will not be
+/// surer soon: who could not ask its store for so long takes its clock for what it is.
+pub(crate) const UNSETTLED_MAX: Span = Span::secs(3);
+
 /// How the own store's clock stands to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClockStatus {
@@ -77,6 +81,9 @@ pub(crate) struct Clock {
     others: Vec<i64>,
     /// Whether labels are in use: from then on it never runs backwards (INV-9). Before, it is a guess.
     settled: bool,
+    started: Mono,
+    /// Whether something was counted under a label that no store has confirmed.
+    counted: bool,
     error_max: Span,
     alarm: bool,
 }
@@ -93,6 +100,8 @@ impl Clock {
             aimed: 0,
             others: Vec::new(),
             settled: false,
+            started: now,
+            counted: false,
             error_max,
             alarm: false,
         }
@@ -114,6 +123,14 @@ impl Clock {
     /// What the store's clock shows; `None` until it was read.
     pub(crate) fn store_time(&self, now: Mono) -> Option<StoreTime> {
         self.own.map(|own| StoreTime(now.0.saturating_add_signed(own.offset())))
+    }
+
+    /// Whether labels that are over are over for good. They are not while the clock is a guess that may still
+    /// be set back: own slots that were forgotten would begin again from nothing, below what others were told
+    /// (INV-2), and what others told would be missing until counts are compared. That lasts for
+    /// [`UNSETTLED_MAX`] at most.
+    pub(crate) fn may_forget(&self, now: Mono) -> bool {
+        self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX)
     }
 
     /// What to tell others.
@@ -168,9 +185,11 @@ impl Clock {
     /// A node of this region whose labels are in use showed `time` just before: this one is not behind
     /// it (INV-10), and joins it if its own labels are not in use yet.
     pub(crate) fn handle_sibling(&mut self, now: Mono, time: ClusterTime) {
+        // Who knows of no store's clock has nothing that could speak against a sibling.
+        let ignorant = self.own.is_none() && self.others.is_empty();
         if self.settled {
             self.handle_seen(now, time);
-        } else if self.is_in_reach(now, time) {
+        } else if ignorant || self.is_in_reach(now, time) {
             self.follow(now, time);
         }
     }
@@ -189,6 +208,19 @@ impl Clock {
     /// A label of this clock is in use from now on.
     pub(crate) fn settle(&mut self) {
         self.settled = true;
+    }
+
+    /// Something is about to be counted that the store has not confirmed.
+    pub(crate) fn handle_count(&mut self, now: Mono) {
+        self.counted = true;
+        self.handle_timeout(now);
+    }
+
+    /// Ends the time in which what is in use may still be set back.
+    pub(crate) fn handle_timeout(&mut self, now: Mono) {
+        if self.counted && now.since(self.started) > UNSETTLED_MAX {
+            self.settle();
+        }
     }
 
     /// Draws the clock to the median of what is known.

@@ -50,6 +50,34 @@ fn until_it_is_in_use_it_is_a_guess_that_may_be_set_back() {
 }
 
 #[test]
+fn what_was_counted_in_vain_puts_it_in_use_after_three_seconds() {
+    let new = || Clock::new(mono(500), ClusterTime(BASE + 500_000), ERROR_MAX);
+    // Nothing was counted: it is a guess for as long as it takes.
+    let mut idle = new();
+    idle.handle_timeout(mono(60_000));
+    assert!(idle.may_forget(mono(60_000)) && !new().may_forget(mono(3_500)) && !idle.reading(mono(60_000)).settled);
+    for (counted, tick) in [(1_000, 3_501), (9_000, 9_000)] {
+        let mut clock = new();
+        clock.handle_timeout(mono(counted));
+        clock.handle_count(mono(counted));
+        if tick > counted {
+            clock.handle_timeout(mono(3_500));
+            assert!(!clock.may_forget(mono(3_500)) && !clock.reading(mono(3_500)).settled);
+        }
+        clock.handle_timeout(mono(tick));
+        assert!(clock.may_forget(mono(tick)) && clock.reading(mono(tick)).settled);
+        let shown = shows(&clock, tick);
+        read(&mut clock, tick, -60_000);
+        assert_eq!(shows(&clock, tick), shown, "it is not set back");
+    }
+    // A store that confirms a label needs no such wait.
+    let mut clock = new();
+    clock.handle_count(mono(600));
+    clock.settle();
+    assert!(clock.may_forget(mono(600)));
+}
+
+#[test]
 fn a_large_lag_is_made_up_for_at_once_and_a_small_one_is_approached() {
     let mut clock = clock();
     read(&mut clock, 1_000, 1_090);
@@ -153,6 +181,15 @@ fn a_sibling_that_lies_moves_it_no_further_than_an_hour_however_often_it_speaks(
         read(&mut clock, 0, 0);
         clock.handle_sibling(mono(0), ClusterTime(BASE.saturating_add_signed(away * 1_000)));
         assert_eq!(shows(&clock, 1_000), 1_000, "{away}");
+    }
+}
+
+#[test]
+fn who_knows_no_store_joins_a_sibling_however_far_away_it_is() {
+    for away in [-7_200_000_i64, 7_200_000] {
+        let mut clock = Clock::new(mono(0), ClusterTime(BASE), ERROR_MAX);
+        clock.handle_sibling(mono(0), ClusterTime(BASE.saturating_add_signed(away * 1_000)));
+        assert_eq!(shows(&clock, 1_000), away + 1_000);
     }
 }
 

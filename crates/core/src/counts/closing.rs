@@ -37,16 +37,22 @@ impl OverAdmitted {
 }
 
 /// The largest quantity that this node decided a cell's limit by, as a place in a table of the shard; and
-/// whether the cell has been measured.
+/// whether the cell has been measured, or cannot be.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Weighed(u16);
 
 const MEASURED: u16 = 1 << 15;
+/// There was no room for its quantity.
+const UNKNOWN: u16 = 1 << 14;
 
 impl Weighed {
     /// The place of its quantity, if it has one.
     const fn place(self) -> Option<u16> {
-        (self.0 & !MEASURED).checked_sub(1)
+        (self.0 & !(MEASURED | UNKNOWN)).checked_sub(1)
+    }
+
+    const fn is_unknown(self) -> bool {
+        self.0 & UNKNOWN != 0
     }
 
     const fn is_measured(self) -> bool {
@@ -80,21 +86,26 @@ impl Shard {
         &self.closing.over
     }
 
-    /// Remembers by which quantity this node decides about a cell; the largest one counts.
+    /// Remembers by which quantity this node decides about a cell; the largest one counts. Without room for
+    /// it the cell is not measured, and counted as that.
     pub(super) fn weigh_by(&mut self, at: u32, quantity: u64) {
         let Some(cell) = self.cells.get(at) else { return };
-        if self.quantity_of(cell).is_some_and(|known| known >= quantity) {
+        let known = self.quantity_of(cell).is_some_and(|known| known >= quantity);
+        if known || cell.weighed.is_unknown() {
             return;
         }
-        let place = self.closing.quantities.take(quantity);
-        let before = self.over_in(at);
-        if let Some(shape) = self.cells.get(at).and_then(|cell| self.shape_of(cell)) {
+        let (shape, before) = (self.shape_of(cell), self.over_in(at));
+        if let Some(shape) = shape {
             self.closing.over.entry(shape.limit).or_default();
         }
-        if let (Some(place), Some(cell)) = (place, self.cells.get_mut(at)) {
+        let place = self.closing.quantities.take(quantity);
+        if let Some(cell) = self.cells.get_mut(at) {
             let (earlier, measured) = (cell.weighed, cell.weighed.0 & MEASURED);
-            cell.weighed = Weighed(measured | (place + 1));
+            cell.weighed = Weighed(measured | place.map_or(UNKNOWN, |place| place + 1));
             self.weighs_no_more(earlier);
+        }
+        if let (None, Some(shape)) = (place, shape) {
+            self.note_unmeasured(shape);
         }
         self.grew(at, before);
     }
@@ -197,7 +208,7 @@ impl Shard {
                 self.by_end.remove(&due);
             }
             collected += gone.len();
-            gone.into_iter().for_each(|at| self.remove(at));
+            gone.into_iter().for_each(|at| self.bury(at));
         }
         let held_max = self.cells_max / 8;
         while collected < budget && (!hold || self.closing.held_cells > held_max) {
@@ -215,7 +226,7 @@ impl Shard {
             }
             self.closing.held_cells -= gone.len();
             collected += gone.len();
-            gone.into_iter().for_each(|at| self.remove(at));
+            gone.into_iter().for_each(|at| self.bury(at));
         }
         collected
     }
@@ -243,13 +254,21 @@ impl Shard {
             let places = group.places[group.measured..until].to_vec();
             left -= places.len();
             group.measured = until;
-            for at in places {
-                if let Some(cell) = self.cells.get_mut(at) {
-                    cell.weighed.0 |= MEASURED;
-                }
-                self.grew(at, 0);
-            }
+            places.into_iter().for_each(|at| self.measure_cell(at));
         }
+    }
+
+    fn measure_cell(&mut self, at: u32) {
+        if let Some(cell) = self.cells.get_mut(at).filter(|cell| !cell.weighed.is_measured()) {
+            cell.weighed.0 |= MEASURED;
+            self.grew(at, 0);
+        }
+    }
+
+    /// Forgets a cell that is over; what no round has measured in time is measured now.
+    fn bury(&mut self, at: u32) {
+        self.measure_cell(at);
+        self.remove(at);
     }
 
     pub(super) fn closing_bytes(&self) -> usize {
@@ -402,6 +421,31 @@ mod tests {
             }
             shard.sweep(at(9), GRACE, false, 10_000);
             assert_eq!((shard.len(), over(&shard).1), (0, round * 3_999), "in round {round}");
+        }
+    }
+
+    #[test]
+    fn what_there_is_no_room_to_weigh_is_counted_as_unmeasured() {
+        let mut shard = Shard::new(100_000);
+        for caller in 0..5_000 {
+            ask(&mut shard, caller, 2 * caller + 2, 2 * caller + 1);
+            ask(&mut shard, caller, 0, 2 * caller + 1);
+        }
+        shard.sweep(at(8), GRACE, false, 10_000);
+        assert_eq!(over(&shard), (4_096, 4_096, 904));
+        // Raised where there is no room: it is not measured by what it was before either.
+        ask(&mut shard, 0, 0, 100_000);
+        assert_eq!(over(&shard), (4_095, 4_096, 905));
+    }
+
+    #[test]
+    fn what_is_collected_before_a_round_came_to_measure_it_is_measured_then() {
+        for hold in [false, true] {
+            let mut shard = shard(1_000, &[(1, 11), (2, 11), (3, 11)]);
+            shard.sweep(at(60), GRACE, hold, 1);
+            shard.sweep(at(60), GRACE, hold, 1);
+            shard.sweep(at(60), GRACE, false, BUDGET);
+            assert_eq!((shard.len(), over(&shard)), (0, (3, 3, 0)), "held: {hold}");
         }
     }
 

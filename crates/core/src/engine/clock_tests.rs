@@ -210,6 +210,29 @@ impl World {
         decision.allowed
     }
 
+    /// Asks a node whose store has no room. Returns the label, and what the node knows to be used in it.
+    fn ask_in_vain(&self, at: usize, route: &'static str) -> (Label, u64) {
+        let mono = self.mono(at);
+        let attributes: &Attributes<'_> = &[("route", route), ("api_key", "k")];
+        let engine = &self.nodes[at].engine;
+        let subject = [Subject { attributes, cost: 1 }];
+        let plan = engine.plan(&self.policies, &SECRET, mono, &subject, Purpose::Charge);
+        let Ok(Plan::Ask(_, ticket)) = plan else { panic!("{plan:?}") };
+        let completion = engine.complete(mono, ticket, Outcome::Cancelled);
+        let Completion::Decided(decision) = completion else { panic!("{completion:?}") };
+        assert!(decision.allowed && decision.degraded);
+        (decision.limits[0].label, decision.limits[0].used)
+    }
+
+    /// A store says what time it is, off by so much, and its nodes look after their cells.
+    fn tell_time(&mut self, off: i64) {
+        self.stores[0].off = off;
+        for (at, Node { engine, region, .. }) in self.nodes.iter().enumerate() {
+            engine.handle_store_clock(self.mono(at), self.mono(at), self.store_time(*region));
+        }
+        self.run(110 * MS);
+    }
+
     /// More than all limits allow: each node in turn, with time for the others to hear of it.
     fn load(&mut self, time: u64) {
         let end = self.now + time;
@@ -409,4 +432,32 @@ fn what_a_starting_node_is_told_before_it_knows_the_time_is_not_lost() {
         }
         assert!(!world.ask(0, "/global"), "{guess}, after {waited} ms");
     }
+}
+
+#[test]
+fn what_was_counted_without_a_store_outlives_a_clock_that_jumps_ahead_and_back() {
+    let mut world = World::new(&[0], &[0]);
+    world.tell_time(0);
+    let label = world.ask_in_vain(0, "/region").0;
+    (1..10).for_each(|_| assert_eq!(world.ask_in_vain(0, "/region").0, label));
+    // The label is over for longer than a cell is kept, and then it is not.
+    world.tell_time(5 * MINUTE);
+    assert!(world.cluster_time(0) > START + 4 * MINUTE as u64);
+    world.tell_time(0);
+    assert_eq!(world.ask_in_vain(0, "/region"), (label, 11), "the same slot goes on");
+}
+
+#[test]
+fn a_node_that_counts_without_a_store_takes_its_clock_for_what_it_is_after_three_seconds() {
+    let mut world = World::new(&[0], &[0]);
+    world.tell_time(5 * MINUTE);
+    world.ask_in_vain(0, "/region");
+    world.run(3 * SECOND);
+    let shown = world.cluster_time(0);
+    world.tell_time(0);
+    assert!(world.cluster_time(0) >= shown, "it does not run back");
+    // So what is over is over, and is forgotten.
+    assert_eq!(world.nodes[0].engine.stats().cells, 1);
+    world.tell_time(8 * MINUTE);
+    assert_eq!(world.nodes[0].engine.stats().cells, 0);
 }

@@ -162,6 +162,9 @@ impl<G: Guarding> Engine<G> {
         let live_nodes = self.views.with(|views| views.live_nodes);
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region();
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
+        if ticket.purpose == Purpose::Charge && ticket.planned.iter().any(|plan| plan.countable) {
+            self.clock.with(|clock| clock.handle_count(now));
+        }
         self.count(now, ticket, admitted, passes.iter().copied());
         let cluster = self.cluster_time(now);
         let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {

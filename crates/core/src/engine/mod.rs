@@ -177,9 +177,11 @@ struct Views {
 }
 
 impl Views {
-    /// How old what is known of each other region is.
+    /// How old what is known of each other region is; as if it had never been heard where there was no room
+    /// for all of it.
     fn ages(&self, now: Mono) -> Ages {
-        self.regions.iter().map(|view| (view.region, view.staleness(now))).collect()
+        let age = |view: &RegionView| view.staleness(now).filter(|_| view.is_whole(now));
+        self.regions.iter().map(|view| (view.region, age(view))).collect()
     }
 }
 
@@ -398,8 +400,11 @@ impl<G: Guarding> Engine<G> {
             due.then(|| upkeep.hold_until.is_some_and(|until| now < until))
         });
         let Some(hold) = hold else { return };
-        let cluster = self.cluster_time(now);
-        for shard in &self.shards {
+        let (cluster, may_forget) = self.clock.with(|clock| {
+            clock.handle_timeout(now);
+            (clock.cluster_time(now), clock.may_forget(now))
+        });
+        for shard in self.shards.iter().filter(|_| may_forget) {
             shard.with(|shard| shard.sweep(cluster, grace, hold, UPKEEP_BUDGET));
         }
         self.survey(now, cluster);

@@ -9,7 +9,7 @@ use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 use rand::Rng;
 
 use crate::{
-    clock::Reading,
+    clock::{Reading, UNSETTLED_MAX},
     counts::{Cursor, Shard, place_of},
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
     time::{Mono, Span},
@@ -47,8 +47,9 @@ mod take;
 const IDLE: Span = Span::secs(1);
 /// Who has not been connected for so long is taken for dead: what is known of it is passed on, or compared.
 const ORPHANED_AFTER: Span = Span::secs(3);
-/// A node that is still not sure of its clock so long after it met a peer will not be surer soon.
-const UNSETTLED_MAX: Span = Span::secs(3);
+/// So long after there was no room for something that a peer told, it may still be missing: comparing brings
+/// it within about a minute, or is refused again.
+const REFUSED_FOR: Span = Span::secs(120);
 /// So long after a peer was heard last, nobody waits for its part of the counts any more.
 const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
@@ -79,9 +80,16 @@ pub(crate) struct RegionView {
     as_of: Option<Mono>,
     /// Whether one of its nodes is connected.
     connected: bool,
+    /// When there was no room for something that its nodes told.
+    refused_at: Option<Mono>,
 }
 
 impl RegionView {
+    /// Whether all that it told lately could be kept.
+    pub(crate) fn is_whole(&self, now: Mono) -> bool {
+        self.refused_at.is_none_or(|at| now.since(at) >= REFUSED_FOR)
+    }
+
     /// The age of what is known.
     pub(crate) fn staleness(&self, now: Mono) -> Option<Span> {
         self.as_of.map(|as_of| now.since(as_of))
@@ -89,7 +97,8 @@ impl RegionView {
 
     /// Takes in one more node of the region: the stalest of the connected ones counts, else the
     /// freshest of those that were.
-    fn add(&mut self, as_of: Option<Mono>, connected: bool) {
+    fn add(&mut self, as_of: Option<Mono>, connected: bool, refused_at: Option<Mono>) {
+        self.refused_at = self.refused_at.max(refused_at);
         self.as_of = match (self.connected, connected) {
             (true, true) => self.as_of.min(as_of),
             (true, false) => self.as_of,
@@ -229,12 +238,13 @@ impl Exchange {
         for peer in self.peers.values().filter(|peer| peer.region != RegionIndex::OWN) {
             let as_of = peer.as_of();
             match views.iter_mut().find(|view| view.region == peer.region) {
-                Some(view) => view.add(as_of, peer.connected),
+                Some(view) => view.add(as_of, peer.connected, peer.refused_at),
                 None => views.push(RegionView {
                     region: peer.region,
                     name: self.sessions.region(peer.region).clone(),
                     as_of,
                     connected: peer.connected,
+                    refused_at: peer.refused_at,
                 }),
             }
         }
@@ -410,6 +420,7 @@ impl Exchange {
         self.stats.closed += merged.closed;
         self.stats.refused += merged.refused;
         self.stats.repair.repaired += merged.repaired;
+        peer.refused_at = if merged.refused > 0 { Some(now) } else { peer.refused_at };
         peer.incoming.handle_arrival(now, header.sent, remarks.role);
         peer.outgoing.handle_acknowledged(now, header.acknowledged, header.unmerged);
         let trip = header.echo.and_then(|echo| echo.round_trip(now));

@@ -9,12 +9,7 @@ use tidegate_core::{
 use tokio::time;
 use tracing::{info, warn};
 
-use crate::{
-    clock::Clock,
-    guard::Mutexes,
-    limiter::{Limiter, outcome_of},
-    store::{Store, StoreError},
-};
+use crate::{clock::Clock, guard::Mutexes, limiter::Limiter, store::Store};
 
 /// How often it is looked whether the store has begun a new epoch.
 const LOOK_EVERY: Span = Span::millis(100);
@@ -59,9 +54,7 @@ async fn carry_out(
 ) -> (HealTicket, Outcome) {
     let outcome = match limiter.carry_out_upkeep("heal", &command).await {
         Ok(reply) => Outcome::Reply(reply),
-        // The breaker is open, or too much waits: the records are not to blame, and are not given up.
-        Err(StoreError::Open | StoreError::Overload | StoreError::Unreachable) => Outcome::Shed,
-        Err(failure) => outcome_of(&failure),
+        Err(failure) => failure.failure().of_heal(),
     };
     (ticket, outcome)
 }

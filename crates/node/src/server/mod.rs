@@ -9,8 +9,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt as _, future::FusedFuture as _};
 use rand::{SeedableRng, rngs::StdRng};
 use tidegate_core::{
+    calls,
     engine::{Engine, Settings},
     ids::{Boot, Secret, Session},
     policy::PolicySet,
@@ -26,12 +28,13 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{GuardSettings, RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
+    store::{RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
 
-use peers::{Deaf, Peers};
+use ends::{exchanged, joined, too_early, unbroken};
+use peers::Peers;
 use snapshots::{Begin, Snapshots};
 use view::{Doors, View};
 
@@ -41,6 +44,7 @@ pub use wan::{Wan, WanError};
 
 mod certificates;
 mod clocks;
+mod ends;
 mod file_watch;
 mod heal;
 mod peers;
@@ -240,8 +244,12 @@ impl Server {
     }
 
     /// Answers until `stop` completes, then drains: new connections are refused, requests under way are
-    /// answered, and peers are told what they have not heard. `reload` asks for the policy file and the
-    /// certificates to be read again.
+    /// answered, peers are told what they have not heard, and the last snapshot is written. `reload` asks
+    /// for the policy file and the certificates to be read again.
+    ///
+    /// # Errors
+    ///
+    /// What broke that a node cannot be without. It drains then too.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
@@ -284,40 +292,58 @@ impl Server {
         let certificates = certificates::keep_reloading(asked.subscribe(), &config, &view);
         let reload = keep_asking(reload, &asked);
 
-        tokio::pin!(upkeep, exchange, reload, policies, certificates, http, admin, stop);
+        let network = Arc::clone(&view.network);
+        let (upkeep, exchange) = (unbroken(upkeep).fuse(), unbroken(exchange).fuse());
+        let (http, deaf) = (http.fuse(), network.deaf());
+        tokio::pin!(upkeep, exchange, deaf, reload, policies, certificates, http, admin, stop);
         // All of these run for as long as the node does; if one ends, the node must.
-        tokio::select! {
-            () = &mut stop => {}
-            ended = &mut http => ended.map_err(io::Error::other)??,
-            ended = &mut admin => ended.map_err(io::Error::other)??,
-            exchanged = &mut exchange => return Err(exchange_ended(exchanged)),
-            () = &mut upkeep => return Err(ended("the upkeep of the store")),
-            () = &mut reload => return Err(ended("the wait for a signal to reload")),
-            () = &mut policies => return Err(ended("the watch of policies")),
-            () = &mut certificates => return Err(ended("the watch of certificates")),
+        let stopped = tokio::select! {
+            () = &mut stop => Ok(()),
+            deaf = &mut deaf => Err(deaf.into()),
+            ended = &mut exchange => Err(match exchanged(ended) {
+                Err(error) => error,
+                Ok(()) => too_early("the exchange with peers", Ok(())),
+            }),
+            ended = &mut http => Err(too_early("the answering of checks", joined(ended))),
+            ended = &mut admin => Err(too_early("the answering of operators", joined(ended))),
+            ended = &mut upkeep => Err(too_early("the upkeep of the store", ended)),
+            () = &mut reload => Err(too_early("the wait for a signal to reload", Ok(()))),
+            () = &mut policies => Err(too_early("the watch of policies", Ok(()))),
+            () = &mut certificates => Err(too_early("the watch of certificates", Ok(()))),
+        };
+        // What was answered must not be lost with this run, whatever ends it.
+        match &stopped {
+            Ok(()) => info!("draining"),
+            Err(error) => error!("{error}; draining"),
         }
-        info!("draining");
         view.draining.send_replace(true);
         stop_http.send_replace(true);
         // Peers and store are needed until the last request is answered.
         let answer = async {
-            let answered = tokio::select! {
-                answered = &mut http => answered.unwrap_or_else(|broken| Err(io::Error::other(broken))),
-                () = tokio::time::sleep(DRAIN_MAX) => {
-                    warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
-                    Ok(())
+            let answered = if http.is_terminated() {
+                Ok(())
+            } else {
+                tokio::select! {
+                    ended = &mut http => joined(ended),
+                    () = tokio::time::sleep(DRAIN_MAX) => {
+                        warn!("requests were still under way after {DRAIN_MAX:?}; they are dropped");
+                        Ok(())
+                    }
+                    ended = &mut upkeep => ended,
                 }
-                () = &mut upkeep => Ok(()),
             };
             stop_rest.send_replace(true);
             answered
         };
-        let (answered, exchanged) = tokio::join!(answer, exchange);
+        let exchange =
+            async { if exchange.is_terminated() { Ok(()) } else { exchanged(exchange.await) } };
+        let (answered, told) = tokio::join!(answer, exchange);
         if let Some(snapshots) = &view.snapshots {
             snapshots.write_last(&limiter, &store).await;
         }
+        stopped?;
         answered?;
-        exchanged.map_err(|deaf| exchange_ended(Err(deaf)))?;
+        told?;
         info!("stopped");
         Ok(())
     }
@@ -342,21 +368,6 @@ async fn keep_asking(mut reload: impl AsyncFnMut() -> bool, asked: &watch::Sende
     while reload().await {
         asked.send_replace(());
     }
-}
-
-/// The exchange must go on for as long as the node does.
-fn exchange_ended(exchanged: Result<(), Deaf>) -> ServerError {
-    match exchanged {
-        Ok(()) => ended("the exchange with peers"),
-        Err(deaf) => {
-            error!("{deaf}");
-            ServerError::Broken(io::Error::other(deaf))
-        }
-    }
-}
-
-fn ended(what: &str) -> ServerError {
-    ServerError::Broken(io::Error::other(format!("{what} ended")))
 }
 
 /// How long requests under way may take to be answered when the node stops.
@@ -402,10 +413,10 @@ fn store(
 /// What stands before a store that may fail or be slow.
 fn store_guard(config: &Config, clock: Clock) -> Option<StoreGuard> {
     let config::Store::Redis(redis) = &config.store else { return None };
-    let settings = GuardSettings {
+    let settings = calls::Settings {
         breaker: redis.breaker,
         calls_max: redis.calls_max,
-        timeout: redis.timeout,
+        timeout: clock::span(redis.timeout),
     };
     let random = Box::new(StdRng::from_rng(&mut rand::rng()));
     Some(StoreGuard::new(settings, clock, random))

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use futures_util::FutureExt as _;
 use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
 use tokio::{sync::mpsc, time};
 use tracing::{debug, info, warn};
@@ -59,14 +60,21 @@ impl Network {
         self.0.as_ref().map(|(_, membership)| membership.members()).unwrap_or_default()
     }
 
+    /// A peer that keeps to another process of this node's name, and refuses this one.
+    pub(super) fn refused_for_namesake(&self) -> Option<SocketAddr> {
+        self.0.as_ref().and_then(|(transport, _)| transport.refused_for_namesake())
+    }
+
     pub(super) fn stats(&self) -> TransportStats {
         self.0.as_ref().map(|(transport, _)| transport.stats()).unwrap_or_default()
     }
 
     /// Waits until nobody is let in any more, and says why; never completes without a cluster.
-    async fn ended(&self) -> String {
+    ///
+    /// A node that went on would admit ever more than it should.
+    pub(super) async fn deaf(&self) -> Deaf {
         match &self.0 {
-            Some((transport, _)) => transport.ended().await,
+            Some((transport, _)) => Deaf(transport.ended().await),
             None => std::future::pending().await,
         }
     }
@@ -118,17 +126,14 @@ impl Peers {
     ///
     /// # Errors
     ///
-    /// Why peers cannot be heard any more: a node that went on would admit ever more than it should.
+    /// Why peers cannot be heard any more. Whoever is connected already may still be, and hears the rest.
     pub(super) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), Deaf> {
-        let network = self.network();
-        let ended = network.ended();
-        tokio::pin!(stop, ended);
+        tokio::pin!(stop);
         let mut batch = Vec::with_capacity(EVENTS_AT_ONCE);
         loop {
             let deadline = self.turn();
             tokio::select! {
                 () = &mut stop => break,
-                why = &mut ended => return Err(Deaf(why)),
                 events = receive(&mut self.events, &mut batch) => match events {
                     0 => return Err(Deaf("its events ended".into())),
                     _ => self.handle(&mut batch),
@@ -142,8 +147,10 @@ impl Peers {
             let deadline = self.turn().min(end);
             time::sleep_until(self.clock.timer_at(deadline)).await;
         }
+        // To be asked before our own goodbye ends it.
+        let deaf = self.network.deaf().now_or_never();
         transport.close().await;
-        Ok(())
+        deaf.map_or(Ok(()), Err)
     }
 
     fn handle(&self, batch: &mut Vec<Event>) {

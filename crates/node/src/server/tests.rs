@@ -20,22 +20,49 @@ use tokio::{sync::mpsc, task};
 use super::{Options, Server};
 use crate::{api::Admin as _, certs, config::Config};
 
-/// A node of a cluster, with its files in this directory.
+/// A node `eu-0` of a cluster, with its files in this directory.
 pub(super) async fn node(home: &Path) -> Server {
-    certs::make_ca(&home.join("ca")).unwrap();
-    let id = NodeId::new("eu", "eu-0").unwrap();
-    certs::make_node(&home.join("ca"), &id, &home.join("eu-0")).unwrap();
-    fs::write(home.join("secret"), "00112233445566778899aabbccddeeff").unwrap();
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let text = format!(
-        "region = \"eu\"\nnode = \"eu-0\"\n\
-         [listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
-         [cluster]\nlisten = \"127.0.0.1:{port}\"\nca = \"ca/ca.pem\"\n\
-         cert = \"eu-0/node.pem\"\nkey = \"eu-0/node.key\"\nsecret_file = \"secret\"\n"
-    );
-    let config = Config::parse(&text, home).expect("right");
+    start(config(home, "eu", None, "")).await
+}
+
+pub(super) async fn start(config: Config) -> Server {
     Server::bind(config, Options::default()).await.expect("listening")
 }
+
+/// The configuration of the only node of a region, with more tables and whom it dials first. Each call
+/// gives it other ports; the files in this directory are made once.
+pub(super) fn config(home: &Path, region: &str, seed: Option<&Config>, more: &str) -> Config {
+    let id = NodeId::new(region, &format!("{region}-0")).unwrap();
+    let (ca, files) = (home.join("ca"), home.join(id.node.as_str()));
+    if !ca.exists() {
+        certs::make_ca(&ca).unwrap();
+        fs::write(home.join("secret"), "00112233445566778899aabbccddeeff").unwrap();
+    }
+    if !files.exists() {
+        certs::make_node(&ca, &id, &files).unwrap();
+    }
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let seeds: Vec<_> =
+        seed.iter().map(|seed| seed.cluster.as_ref().unwrap().listen.to_string()).collect();
+    let text = format!(
+        "region = \"{region}\"\nnode = \"{region}-0\"\npolicies = \"policies.toml\"\n\
+         [listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n\
+         [cluster]\nlisten = \"127.0.0.1:{port}\"\nca = \"ca/ca.pem\"\nseeds = {seeds:?}\n\
+         cert = \"{region}-0/node.pem\"\nkey = \"{region}-0/node.key\"\nsecret_file = \"secret\"\n{more}"
+    );
+    fs::write(home.join("policies.toml"), POLICIES).unwrap();
+    Config::parse(&text, home).expect("right")
+}
+
+const POLICIES: &str = r#"
+[[policy]]
+name = "all"
+key = ["api_key"]
+[[policy.limit]]
+name = "quota"
+quantity = 1000
+window = "400d"
+"#;
 
 #[tokio::test]
 async fn certificates_that_cannot_be_read_at_once_hold_nothing_up() {

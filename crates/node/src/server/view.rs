@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tidegate_core::{
     PeerStatus,
     breaker::State as BreakerState,
+    calls,
     engine::{Engine, Stats},
     policy::{Limit, Scope},
     time::Span,
@@ -22,7 +23,7 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::Member,
-    store::{GuardState, Store, StoreError},
+    store::{Store, StoreError},
     telemetry::{
         ClockSample, GuardSample, ListenerSample, Metrics, NodeSample, OverSample, PeerSample,
         StoreSample, Traffic,
@@ -266,7 +267,7 @@ impl View {
     }
 }
 
-fn guard_sample(guard: GuardState) -> GuardSample {
+fn guard_sample(guard: calls::State) -> GuardSample {
     GuardSample {
         state: match guard.state {
             BreakerState::Closed => 0,
@@ -282,7 +283,7 @@ fn guard_sample(guard: GuardState) -> GuardSample {
 impl Admin for View {
     fn ready(&self) -> Readiness {
         let (reachable, synced) = (self.store.is_reachable(), self.limiter.has_started());
-        let open = |guard: GuardState| guard.state == BreakerState::Open;
+        let open = |guard: calls::State| guard.state == BreakerState::Open;
         let store = match (reachable, self.limiter.guard_state()) {
             (false, _) => "unreachable",
             (true, Some(guard)) if open(guard) => "open",
@@ -309,6 +310,14 @@ impl Admin for View {
             let seconds = left.as_secs_ceil();
             format!("{node} is quarantined for another {seconds} s: it claimed what cannot be")
         }));
+        // Nor does this: whoever starts a copy must not be able to stop the node that it is one of.
+        if let Some(peer) = self.network.refused_for_namesake() {
+            let name = &self.engine.session().id;
+            reasons.push(format!(
+                "{peer} refuses this node, since another process runs as {name} (the log says where): give \
+                 each its own `node` and certificate, or stop one"
+            ));
+        }
         if draining {
             reasons.push("the node is stopping".to_owned());
         }

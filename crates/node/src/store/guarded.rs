@@ -1,16 +1,16 @@
 //! What stands between checks and Redis: a breaker, and a bound on the calls that wait.
 //!
 //! A call asks here first, and says here what came of it. Whoever is not let through is answered by
-//! `on_store_failure` at once. Both machines are the core's; this file gives them a lock, the clock, and
-//! words for people.
+//! `on_store_failure` at once. The machine is the core's ([`Calls`]); this file gives it a lock, the clock,
+//! and words for people.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use rand::Rng;
 use tidegate_core::{
-    breaker::{self, Breaker, Call, Cause, Change, Outcome, State},
-    congestion::Congestion,
+    breaker::{Cause, Change},
+    calls::{Call, Calls, Settings, State},
     store::StoreReply,
     time::Span,
 };
@@ -19,40 +19,10 @@ use tracing::{info, warn};
 use super::StoreError;
 use crate::clock::{self, Clock};
 
-/// When calls are let through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GuardSettings {
-    /// When the breaker opens and closes.
-    pub breaker: breaker::Settings,
-    /// Calls that may wait at a time, at most; fewer while answers are late.
-    pub calls_max: u32,
-    /// After which a call is given up.
-    pub timeout: Duration,
-}
-
 /// Decides which calls are made. Each of its methods holds a lock for a few arithmetic operations.
 pub struct StoreGuard {
-    machines: Mutex<Machines>,
+    calls: Mutex<Calls>,
     clock: Clock,
-}
-
-struct Machines {
-    breaker: Breaker,
-    congestion: Congestion,
-    reachable: bool,
-}
-
-/// How a guard stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GuardState {
-    /// What the breaker does with calls now.
-    pub state: State,
-    /// How often it has opened, by cause.
-    pub opened: [(Cause, u64); Cause::ALL.len()],
-    /// Calls that wait for the store now.
-    pub calls: u32,
-    /// Calls that may wait for it now.
-    pub calls_limit: u32,
 }
 
 /// A call that may be made; it is over when this is dropped, and was not made if nothing was
@@ -61,96 +31,44 @@ pub struct GuardState {
 pub struct Permit {
     guard: Arc<StoreGuard>,
     call: Call,
-    outcome: Outcome,
-    /// How long the answer took, where that says something.
-    took: Option<Span>,
     /// What the store said, if it was no answer.
     failure: Option<String>,
 }
 
 impl StoreGuard {
     /// A guard of a store that has not been reached yet.
-    pub fn new(settings: GuardSettings, clock: Clock, random: Box<dyn Rng + Send>) -> Self {
-        let machines = Machines {
-            breaker: Breaker::new(settings.breaker, random),
-            congestion: Congestion::new(settings.calls_max, clock::span(settings.timeout)),
-            reachable: false,
-        };
-        Self { machines: Mutex::new(machines), clock }
+    pub fn new(settings: Settings, clock: Clock, random: Box<dyn Rng + Send>) -> Self {
+        Self { calls: Mutex::new(Calls::new(settings, random)), clock }
     }
 
     /// Lets a call through or says why not. `reachable`: whether there is a connection.
     pub fn admit(self: &Arc<Self>, reachable: bool) -> Result<Permit, StoreError> {
         let now = self.clock.now();
-        let (change, call) = {
-            let mut machines = self.machines.lock();
-            let change = machines.learn(self.clock, reachable);
-            let call = match machines.breaker.admit(now) {
-                _ if !reachable => Err(StoreError::Unreachable),
-                None => Err(StoreError::Open),
-                Some(call) if !machines.congestion.begin() => {
-                    machines.breaker.complete(now, call, Outcome::NotAsked);
-                    Err(StoreError::Overload)
-                }
-                Some(call) => Ok(call),
-            };
-            (change, call)
+        let (change, admitted) = {
+            let mut calls = self.calls.lock();
+            (calls.learn(now, reachable), calls.admit(now))
         };
         tell(change, None);
-        call.map(|call| Permit::new(Arc::clone(self), call))
+        Ok(Permit { guard: Arc::clone(self), call: admitted?, failure: None })
     }
 
     /// How it stands, given whether there is a connection.
-    pub fn state(&self, reachable: bool) -> GuardState {
+    pub fn state(&self, reachable: bool) -> State {
+        let now = self.clock.now();
         let (change, state) = {
-            let mut machines = self.machines.lock();
-            let change = machines.learn(self.clock, reachable);
-            let Machines { breaker, congestion, .. } = &*machines;
-            let state = GuardState {
-                state: breaker.state(self.clock.now()),
-                opened: breaker.opened(),
-                calls: congestion.under_way(),
-                calls_limit: congestion.limit(),
-            };
-            (change, state)
+            let mut calls = self.calls.lock();
+            (calls.learn(now, reachable), calls.state(now))
         };
         tell(change, None);
         state
     }
 }
 
-impl Machines {
-    fn learn(&mut self, clock: Clock, reachable: bool) -> Option<Change> {
-        if self.reachable == reachable {
-            return None;
-        }
-        self.reachable = reachable;
-        self.breaker.handle_reachable(clock.now(), reachable)
-    }
-}
-
 impl Permit {
-    const fn new(guard: Arc<StoreGuard>, call: Call) -> Self {
-        Self { guard, call, outcome: Outcome::NotAsked, took: None, failure: None }
-    }
-
     /// Takes note of what the store answered, and how long that took. Of a call that is made twice, since
     /// its label did not fit, the second answer counts.
     pub fn note(&mut self, took: Span, answer: &Result<StoreReply, StoreError>) {
-        (self.outcome, self.took) = match answer {
-            // A fault found with one record, or with one more of them, is an answer like another.
-            Ok(_) | Err(StoreError::Record(_) | StoreError::Full) => {
-                (Outcome::Answered(took), Some(took))
-            }
-            Err(StoreError::Timeout) => (Outcome::Unanswered, Some(took)),
-            Err(StoreError::Open | StoreError::Overload) => (Outcome::NotAsked, None),
-            Err(
-                StoreError::Unreachable
-                | StoreError::Refused(_)
-                | StoreError::Broken(_)
-                | StoreError::Unreadable(_),
-            ) => (Outcome::Failed, None),
-        };
+        self.call.note(took, answer.as_ref().map(drop).map_err(StoreError::failure));
         self.failure = answer.as_ref().err().map(ToString::to_string);
     }
 }
@@ -158,11 +76,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let now = self.guard.clock.now();
-        let change = {
-            let mut machines = self.guard.machines.lock();
-            machines.congestion.end(now, self.took);
-            machines.breaker.complete(now, self.call, self.outcome)
-        };
+        let change = self.guard.calls.lock().end(now, self.call);
         tell(change, self.failure.as_deref());
     }
 }
@@ -192,19 +106,19 @@ fn tell(change: Option<Change>, last: Option<&str>) {
 
 impl fmt::Debug for StoreGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.machines.lock().breaker.fmt(f)
+        self.calls.lock().fmt(f)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
-    use tidegate_core::{ids::StoreEpoch, time::StoreTime};
+    use tidegate_core::breaker;
 
     use super::*;
 
-    fn guard(calls_max: u32, breaker: breaker::Settings) -> Arc<StoreGuard> {
-        let settings = GuardSettings { breaker, calls_max, timeout: Duration::from_millis(30) };
+    fn guard(calls_max: u32) -> Arc<StoreGuard> {
+        let settings = Settings { calls_max, ..Settings::default() };
         let random = Box::new(StdRng::seed_from_u64(1));
         Arc::new(StoreGuard::new(settings, Clock::start(), random))
     }
@@ -214,61 +128,25 @@ mod tests {
     }
 
     #[test]
-    fn without_a_connection_nothing_passes_and_with_one_all_that_fits() {
-        let guard = guard(2, breaker::Settings::default());
+    fn a_permit_is_given_back_when_it_is_dropped() {
+        let guard = guard(2);
         assert_eq!(why_not(guard.admit(false)), StoreError::Unreachable);
-        assert_eq!(guard.state(false).state, State::Open);
         let held = [guard.admit(true), guard.admit(true)];
-        assert!(held.iter().all(Result::is_ok));
         assert_eq!(why_not(guard.admit(true)), StoreError::Overload);
-        assert_eq!((guard.state(true).state, guard.state(true).calls), (State::Closed, 2));
+        assert_eq!(guard.state(true).calls, 2);
         drop(held);
-        assert_eq!(guard.state(true).calls, 0);
-        assert_eq!(why_not(guard.admit(false)), StoreError::Unreachable);
-        let opened = guard.state(false).opened;
-        assert_eq!(opened[Cause::Unreachable as usize], (Cause::Unreachable, 1));
+        let state = guard.state(true);
+        assert_eq!((state.state, state.calls), (breaker::State::Closed, 0));
     }
 
     #[test]
-    fn what_the_store_says_of_one_record_is_no_failure_of_the_store() {
-        let picky = breaker::Settings { in_a_row: 1, probes: 1, ..breaker::Settings::default() };
-        let half_open = || {
-            let guard = guard(8, picky);
-            guard.admit(true).unwrap().note(Span::ZERO, &Err(StoreError::Timeout));
-            let mut machines = guard.machines.lock();
-            let later = guard.clock.now() + Span::millis(100);
-            let call = machines.breaker.admit(later).unwrap();
-            machines.breaker.complete(later, call, Outcome::Failed);
-            // Half open, as if time had passed.
-            let due = later + Span::secs(5);
-            let probe = machines.breaker.admit(due).unwrap();
-            machines.congestion.begin().then_some(()).unwrap();
-            drop(machines);
-            (Permit::new(Arc::clone(&guard), probe), guard)
-        };
-        let said = String::new;
-        let relabel =
-            StoreReply::Relabel { now: StoreTime(0), epoch: StoreEpoch(1), newest: Vec::new() };
-        for (answer, closes) in [
-            (Ok(relabel), true),
-            (Err(StoreError::Record(said())), true),
-            (Err(StoreError::Full), true),
-            (Err(StoreError::Refused(said())), false),
-            (Err(StoreError::Broken(said())), false),
-            (Err(StoreError::Unreadable(said())), false),
-            (Err(StoreError::Unreachable), false),
-            (Err(StoreError::Timeout), false),
-        ] {
-            let (mut probe, guard) = half_open();
-            probe.note(Span::millis(1), &answer);
-            drop(probe);
-            let closed = guard.state(true).state == State::Closed;
-            assert_eq!(closed, closes, "{answer:?}");
-            assert_eq!(guard.state(true).calls, 0);
-        }
-        let (mut slow, guard) = half_open();
-        slow.note(Span::millis(51), &Err(StoreError::Full));
-        drop(slow);
-        assert_ne!(guard.state(true).state, State::Closed);
+    fn what_was_noted_of_a_permit_is_what_the_breaker_is_told() {
+        let guard = guard(2);
+        let mut permit = guard.admit(true).expect("it is closed");
+        permit.note(Span::millis(1), &Err(StoreError::Timeout));
+        assert_eq!(permit.call.outcome(), breaker::Outcome::Unanswered);
+        permit.note(Span::millis(2), &Err(StoreError::Full));
+        assert_eq!(permit.call.outcome(), breaker::Outcome::Answered(Span::millis(2)));
+        assert!(permit.failure.as_deref().is_some_and(|said| said.contains("full")));
     }
 }

@@ -6,12 +6,13 @@
 use std::fmt;
 
 use tidegate_core::{
+    calls::{Failure, NotLetThrough},
     ids::StoreEpoch,
     store::{StoreCommand, StoreReply},
 };
 
 pub use complaints::Complaints;
-pub use guarded::{GuardSettings, GuardState, Permit, StoreGuard};
+pub use guarded::{Permit, StoreGuard};
 pub use memory::MemoryStore;
 pub use redis::{RedisSettings, RedisStore};
 
@@ -54,17 +55,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What it means to the breaker, the bound on calls and the engine.
+    pub const fn failure(&self) -> Failure {
+        match self {
+            Self::Unreachable => Failure::NotLetThrough(NotLetThrough::Unreachable),
+            Self::Open => Failure::NotLetThrough(NotLetThrough::Open),
+            Self::Overload => Failure::NotLetThrough(NotLetThrough::Overload),
+            Self::Refused(_) => Failure::Refused,
+            Self::Record(_) | Self::Full => Failure::Record,
+            Self::Timeout => Failure::Timeout,
+            Self::Broken(_) | Self::Unreadable(_) => Failure::Broken,
+        }
+    }
+
     /// Whether the step was certainly not carried out.
     pub const fn nothing_done(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable
-                | Self::Open
-                | Self::Overload
-                | Self::Refused(_)
-                | Self::Record(_)
-                | Self::Full
-        )
+        self.failure().nothing_done()
     }
 
     /// What is wrong with the store, as the end of a sentence that begins with it. Unlike the whole error,
@@ -95,6 +101,16 @@ impl StoreError {
             Self::Timeout => "timeout",
             Self::Broken(_) => "broken",
             Self::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+impl From<NotLetThrough> for StoreError {
+    fn from(why: NotLetThrough) -> Self {
+        match why {
+            NotLetThrough::Unreachable => Self::Unreachable,
+            NotLetThrough::Open => Self::Open,
+            NotLetThrough::Overload => Self::Overload,
         }
     }
 }
@@ -166,5 +182,31 @@ impl Store {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_carried_out_is_never_taken_for_not_done() {
+        let said = String::new;
+        for (error, nothing_done) in [
+            (StoreError::Unreachable, true),
+            (StoreError::Open, true),
+            (StoreError::Overload, true),
+            (StoreError::Refused(said()), true),
+            (StoreError::Record(said()), true),
+            (StoreError::Full, true),
+            (StoreError::Timeout, false),
+            (StoreError::Broken(said()), false),
+            (StoreError::Unreadable(said()), false),
+        ] {
+            assert_eq!(error.nothing_done(), nothing_done, "{error:?}");
+            if let Failure::NotLetThrough(why) = error.failure() {
+                assert_eq!(StoreError::from(why), error);
+            }
+        }
     }
 }

@@ -37,6 +37,9 @@ const PAUSE_JITTER: f64 = 0.2;
 const PAUSE_REFUSED: Duration = Duration::from_secs(2);
 /// After how many attempts in vain that is logged, once.
 const ATTEMPTS_LOGGED: u64 = 10;
+/// So many attempts are not slowed down by a name that is taken: if its former run was killed at another
+/// address, that is found silent meanwhile, and this run is in before its start sync is over.
+const ATTEMPTS_PATIENT: u64 = 10;
 /// How many attempts to one address may be under way.
 const ATTEMPTS_MAX: usize = 10;
 
@@ -135,7 +138,7 @@ async fn reach(
                     inner.fail(address, &failure);
                     match failure {
                         Failure::Refused { reason: Refusal::Own, .. } => return Outcome::Own,
-                        failure if failure.needs_a_person() => {
+                        failure if failure.needs_a_person() && !may_pass(&failure, tried) => {
                             until.set(tokio::time::sleep(with_jitter(PAUSE_REFUSED)));
                         }
                         _ => {}
@@ -144,6 +147,12 @@ async fn reach(
             }
         }
     }
+}
+
+/// Whether a refusal may be over soon, after so many attempts.
+fn may_pass(failure: &Failure, tried: u64) -> bool {
+    let taken = matches!(failure, Failure::Rejected { reason: Some(Refusal::DuplicateName), .. });
+    taken && tried <= ATTEMPTS_PATIENT
 }
 
 fn with_jitter(pause: Duration) -> Duration {

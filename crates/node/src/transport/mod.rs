@@ -11,6 +11,7 @@ mod hello;
 mod keep;
 mod link;
 mod meet;
+mod namesake;
 mod quarantine;
 mod refusal;
 mod registry;
@@ -37,7 +38,7 @@ use tidegate_core::{
     Hello,
     ids::{Boot, NodeId, RegionName, Session},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 pub use refusal::Refusal;
 pub use stats::TransportStats;
@@ -51,6 +52,7 @@ use crate::{
 use credentials::{Built, Credentials};
 use keep::Kept;
 use link::{Channel, Link};
+use namesake::Namesake;
 use quarantine::Quarantine;
 use refusal::{CODE_GOODBYE, Failure, FailureLog};
 use registry::Registry;
@@ -177,6 +179,7 @@ struct Inner {
     membership: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
     counters: Counters,
     failures: FailureLog,
+    namesake: Namesake,
 }
 
 impl Transport {
@@ -220,6 +223,7 @@ impl Transport {
             membership: Mutex::default(),
             counters: Counters::default(),
             failures: FailureLog::default(),
+            namesake: Namesake::default(),
         });
         let accepting = Watched::spawn(meet::accept(inner.clone()));
         Ok((Self { inner, accepting }, receiver))
@@ -327,6 +331,12 @@ impl Transport {
         self.inner.registry.of_session(&link.session).map(|link| link.session.clone())
     }
 
+    /// A peer that refused this node in the last few seconds, since it is connected with another process of
+    /// the same name.
+    pub fn refused_for_namesake(&self) -> Option<SocketAddr> {
+        self.inner.namesake.told_by(Instant::now())
+    }
+
     /// What was sent, received, dropped and refused since the start.
     pub fn stats(&self) -> TransportStats {
         self.inner.counters.snapshot()
@@ -370,6 +380,7 @@ impl Inner {
         if let Failure::Refused { reason, .. } = failure {
             self.counters.refuse(*reason);
         }
+        self.namesake.note(canonical(peer), failure, Instant::now());
         self.failures.log(canonical(peer), failure);
     }
 

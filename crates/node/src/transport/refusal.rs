@@ -90,7 +90,7 @@ impl Refusal {
             }
             Self::Version => "run the same release of tidegate on both nodes",
             Self::DuplicateName => {
-                "two processes use one name: give each its own `node` and certificate, or stop one"
+                "two processes use one name: give each its own `node` and certificate, or stop one (a node that moved is let in once its former run has been silent for a second or two)"
             }
             Self::Own => "a node's own address among its `cluster.seeds` does no harm",
             Self::Timeout => "the way to it loses or delays too much, or it is not a tidegate node",

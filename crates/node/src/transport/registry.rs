@@ -262,21 +262,20 @@ fn check_name(old: &Peer, link: &Link) -> Result<(), Failure> {
     check_session(old, &link.session, link.remote)
 }
 
-/// One name is one process: a second one is refused while the first is alive.
+/// One name is one process: a second one, at another address, is refused while the first is alive.
 ///
-/// A larger boot number is a later run. A smaller one may be that too, since the clock that numbers runs
-/// may have been set back: but then the earlier run is silent, or this one has its address.
+/// Its boot number says nothing: a copy of a running node has a larger one, and a later run a smaller one
+/// where the clock that numbers runs was set back. A run that comes from the address of the other has
+/// replaced it, since they cannot both have it. A run that has moved waits until the former is gone or silent.
 fn check_session(old: &Peer, session: &Session, remote: SocketAddr) -> Result<(), Failure> {
-    let live = &old.link.session;
-    let moved = canonical(remote) != canonical(old.link.remote);
-    if session.boot <= live.boot && moved && !old.silent {
-        let detail = format!(
-            "it says it is {session}, but {live} is connected from {}",
-            canonical(old.link.remote)
-        );
-        return Err(Failure::refused(Refusal::DuplicateName, detail));
+    let home = canonical(old.link.remote);
+    if canonical(remote) == home || old.silent {
+        return Ok(());
     }
-    Ok(())
+    let live = &old.link.session;
+    let detail =
+        format!("{live} is connected from {home}, so {session} is not let in from another address");
+    Err(Failure::refused(Refusal::DuplicateName, detail))
 }
 
 fn forget(

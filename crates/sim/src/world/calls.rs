@@ -1,7 +1,8 @@
 //! A call to a region's store: let through by its node's guard, carried out, answered or given up.
 
 use tidegate_core::{
-    engine::Completion,
+    calls::{Failure, NotLetThrough},
+    engine::{self, Completion},
     store::{StoreCommand, StoreReply},
     time::Span,
 };
@@ -15,12 +16,14 @@ use crate::{
 
 impl World<'_> {
     /// Asks a node's guard whether its store may be asked.
-    pub(super) fn admit(&mut self, now: Instant, node: usize) -> Result<Permit, Answer> {
+    pub(super) fn admit(&mut self, now: Instant, node: usize) -> Result<Permit, NotLetThrough> {
         let region = self.nodes[node].region;
         let reachable = self.stores[region].is_reachable(now);
-        let Some(life) = &mut self.nodes[node].life else { return Err(Answer::Unreachable) };
+        let Some(life) = &mut self.nodes[node].life else {
+            return Err(NotLetThrough::Unreachable);
+        };
         let (mono, number) = (life.mono(now), life.number);
-        let news = life.guard.is_reachable() != reachable;
+        let news = life.guard.calls().is_reachable() != reachable;
         let change = life.guard.learn(mono, reachable);
         let admitted = life.guard.admit(mono);
         if news {
@@ -31,7 +34,7 @@ impl World<'_> {
         }
         match &admitted {
             Ok(_) => self.panel.see(now, &Seen::Called { life: number }),
-            Err(Answer::Overload) => self.panel.see(now, &Seen::Shed { life: number }),
+            Err(NotLetThrough::Overload) => self.panel.see(now, &Seen::Shed { life: number }),
             Err(_) => {}
         }
         self.note(15, node as u64, u64::from(admitted.is_ok()));
@@ -63,7 +66,7 @@ impl World<'_> {
         let pending = Pending { asked: now, ..pending };
         let fate = self.stores[request.region].fate(now);
         if fate.refused == Some(Span::ZERO) {
-            return self.complete(now, request, pending, Answer::Unreachable);
+            return self.complete(now, request, pending, Err(NotLetThrough::Unreachable.into()));
         }
         if fate.answers == [Some(Span::ZERO), None] && fate.step == Some(Span::ZERO) {
             let answer = self.apply(now, request, &command);
@@ -80,7 +83,7 @@ impl World<'_> {
             (!in_time).then_some((timeout, 2)),
         ];
         let events = due.iter().flatten().count() as u8;
-        let answer = fate.refused.map(|_| Answer::Refused);
+        let answer = fate.refused.map(|_| Err(Failure::Refused));
         let call = Call { request, command, pending: Some(pending), answer, events };
         let call = self.calls.insert(call);
         for (after, kind) in due.into_iter().flatten() {
@@ -97,7 +100,7 @@ impl World<'_> {
     fn apply(&mut self, now: Instant, request: Request, command: &StoreCommand) -> Answer {
         let time = self.store_time(request.region, now);
         let Ok(reply) = self.stores[request.region].apply(command, time) else {
-            return Answer::Full;
+            return Err(Failure::Record);
         };
         if let StoreReply::Done { admitted, operations, .. } = &reply {
             self.note(2, request.subject as u64, u64::from(*admitted));
@@ -116,7 +119,7 @@ impl World<'_> {
             list.clear();
             self.steps = list;
         }
-        Answer::Reply(reply)
+        Ok(reply)
     }
 
     /// One event less that names the call; frees it after the last.
@@ -158,7 +161,7 @@ impl World<'_> {
             self.calls.get_mut(call).and_then(|call| Some((call.request, call.pending.take()?)));
         self.release(call);
         if let Some((request, pending)) = taken {
-            self.complete(now, request, pending, Answer::Nothing);
+            self.complete(now, request, pending, Err(Failure::Timeout));
         }
     }
 
@@ -174,10 +177,11 @@ impl World<'_> {
         let mono = life.mono(now);
         permit.note(mono.since(life.mono(asked)), &answer);
         let store = match &answer {
-            Answer::Reply(StoreReply::Done { admitted, .. }) => Some(*admitted),
+            Ok(StoreReply::Done { admitted, .. }) => Some(*admitted),
             _ => None,
         };
-        match life.engine.complete(mono, ticket, answer.outcome()) {
+        let outcome = answer.map_or_else(Failure::of_check, engine::Outcome::Reply);
+        match life.engine.complete(mono, ticket, outcome) {
             Completion::Decided(decision) => {
                 self.decide(now, request, store, &decision);
                 self.end_call(now, request.node, &permit);

@@ -109,7 +109,8 @@ impl World<'_> {
 
     /// At the end of a life: tells what its engine found broken, and adds up what its breaker did.
     pub(super) fn examine(&mut self, now: Instant, life: &Life) {
-        for (sum, (_, times)) in self.opened.iter_mut().zip(life.guard.opened()) {
+        let opened = life.guard.calls().state(life.mono(now)).opened;
+        for (sum, (_, times)) in self.opened.iter_mut().zip(opened) {
             *sum += times;
         }
         for (invariant, times) in life.engine.stats().broken {

@@ -1,6 +1,7 @@
 //! A request's way through its node: arrival, plan, decision. What it asks its store is a call.
 
 use tidegate_core::{
+    calls::{Failure, NotLetThrough},
     check::{Decision, LimitVerdict, Ticket},
     engine::{Completion, Plan},
 };
@@ -8,7 +9,6 @@ use tidegate_core::{
 use super::{Asked, Event, Pending, Request, World};
 use crate::{
     checker::{Charge, Seen},
-    guard::Answer,
     node::Node,
     queue::Instant,
     workload::Arrival,
@@ -87,14 +87,14 @@ impl World<'_> {
                     self.submit(now, request, command, pending);
                 }
                 Err(why) => {
-                    self.counts[region].shed += u64::from(why == Answer::Overload);
-                    self.answer_without_store(now, request, ticket, why);
+                    self.counts[region].shed += u64::from(why == NotLetThrough::Overload);
+                    self.answer_without_store(now, request, ticket, why.into());
                 }
             },
             Plan::Ask(_, ticket) => {
-                self.answer_without_store(now, request, ticket, Answer::Unreachable);
+                self.answer_without_store(now, request, ticket, NotLetThrough::Unreachable.into());
             }
-            Plan::Full(ticket) => self.answer_without_store(now, request, ticket, Answer::Full),
+            Plan::Full(ticket) => self.answer_without_store(now, request, ticket, Failure::Record),
         }
     }
 
@@ -104,12 +104,12 @@ impl World<'_> {
         now: Instant,
         request: Request,
         ticket: Ticket,
-        why: Answer,
+        why: Failure,
     ) {
         let Some(life) = &self.nodes[request.node].life else {
             return self.leave_unanswered(now, request.region);
         };
-        match life.engine.complete(life.mono(now), ticket, why.outcome()) {
+        match life.engine.complete(life.mono(now), ticket, why.of_check()) {
             Completion::Decided(decision) => self.decide(now, request, None, &decision),
             Completion::Again(..) => unreachable!("only a store asks for other labels"),
         }

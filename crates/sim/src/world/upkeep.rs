@@ -1,6 +1,8 @@
 //! What a node asks its store beside checks: to take what it lost, and for its clock.
 
 use tidegate_core::{
+    calls::{Failure, NotLetThrough},
+    engine,
     store::StoreCommand,
     time::{Mono, Span},
 };
@@ -50,10 +52,11 @@ impl World<'_> {
                     self.end_call(now, node, &permit);
                     answer
                 }
-                Err(why) => why,
+                Err(why) => Err(why.into()),
             };
             let Some(life) = &self.nodes[node].life else { return };
-            life.engine.handle_healed(life.mono(now), ticket, &answer.healing_outcome());
+            let outcome = answer.map_or_else(Failure::of_heal, engine::Outcome::Reply);
+            life.engine.handle_healed(life.mono(now), ticket, &outcome);
         }
     }
 
@@ -70,13 +73,11 @@ impl World<'_> {
         let timeout = self.scenario.store.timeout;
         let took = fate.answers[0].filter(|after| *after <= timeout);
         match (reply, fate.refused) {
-            (Some(Ok(reply)), _) if took.is_some() => {
-                (took.unwrap_or(timeout), Answer::Reply(reply))
-            }
-            (Some(Err(_)), _) => (took.unwrap_or(timeout), Answer::Full),
-            (None, Some(Span::ZERO)) => (Span::ZERO, Answer::Unreachable),
-            (None, Some(after)) => (after, Answer::Refused),
-            _ => (timeout, Answer::Nothing),
+            (Some(Ok(reply)), _) if took.is_some() => (took.unwrap_or(timeout), Ok(reply)),
+            (Some(Err(_)), _) => (took.unwrap_or(timeout), Err(Failure::Record)),
+            (None, Some(Span::ZERO)) => (Span::ZERO, Err(NotLetThrough::Unreachable.into())),
+            (None, Some(after)) => (after, Err(Failure::Refused)),
+            _ => (timeout, Err(Failure::Timeout)),
         }
     }
 }

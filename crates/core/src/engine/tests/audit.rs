@@ -68,3 +68,23 @@ fn how_much_may_come_on_top_is_said_before_it_does() {
     world.run(200, |_, _| false);
     assert_eq!(possible(&mut world), (Some(10), Some(10)), "us may admit all of it unheard");
 }
+
+#[test]
+fn what_there_was_no_room_for_may_come_on_top() {
+    let mut world = two_regions();
+    let settings = Settings { shards: 4, cells_max: 64, ..Settings::new(session("eu", "eu-0", 1)) };
+    let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
+    world.nodes[0].0 = Engine::new(settings, Mono(0), START, random);
+    world.connect(0, 1);
+    world.run(1_000, |_, _| true);
+    let possible = |world: &mut World| {
+        world.ask_with(0, "k", 1, Purpose::Usage, true).limits[0].worst_over_admission
+    };
+    assert_eq!(possible(&mut world), Some(0));
+    for n in 0..200 {
+        assert!(world.ask(1, &std::format!("caller-{n}"), 1));
+    }
+    world.run(300, |_, _| true);
+    assert!(world.nodes[0].0.stats().exchange.dropped[&FrameError::Full] > 0);
+    assert_eq!(possible(&mut world), Some(10), "us may have used any of it");
+}

@@ -1,6 +1,6 @@
 //! Peers that may talk: frames, one connection per pair, restarts, goodbyes, full queues.
 
-use super::*;
+use super::{rotation::until, *};
 use crate::transport::{
     FRAME_BYTES_MAX, SendError,
     link::{self, QUEUE_MESSAGES_MAX},
@@ -82,22 +82,36 @@ async fn a_goodbye_is_seen_at_once() {
 
 #[test]
 fn a_killed_and_restarted_node_is_seen_as_another_session() {
-    kill_and_restart(1, 2);
+    let refused = kill_and_restart(1, 2, Place::Same);
+    assert_eq!(refused, 0, "its former run cannot have its address any more");
 }
 
 #[test]
 fn so_is_one_whose_clock_was_set_back_meanwhile() {
-    kill_and_restart(7, 2);
+    assert_eq!(kill_and_restart(7, 2, Place::Same), 0);
 }
 
-/// A run of `us` is killed, and another begins at its address.
-fn kill_and_restart(first_boot: u64, second_boot: u64) {
+#[test]
+fn one_that_has_moved_is_let_in_once_its_former_run_is_silent() {
+    kill_and_restart(1, 2, Place::Other);
+    kill_and_restart(7, 2, Place::Other);
+}
+
+/// Where a node is started again.
+enum Place {
+    Same,
+    Other,
+}
+
+/// A run of `us` is killed, and another begins and dials `eu`; how often `eu` has refused it.
+fn kill_and_restart(first_boot: u64, second_boot: u64, place: Place) -> u64 {
     let authority = Authority::generate().unwrap();
     let mut first = config(&authority, "us", first_boot);
-    let address = first.advertise;
-    let socket = first.socket.try_clone().unwrap();
     let mut second = config(&authority, "us", second_boot);
-    second.advertise = address;
+    if let Place::Same = place {
+        second.advertise = first.advertise;
+        second.socket = first.socket.try_clone().unwrap();
+    }
 
     // Killed with its runtime, the first run says no goodbye.
     let killed = tokio::runtime::Runtime::new().unwrap();
@@ -114,45 +128,42 @@ fn kill_and_restart(first_boot: u64, second_boot: u64) {
 
         drop(us);
         killed.shutdown_background();
-        second.socket = socket;
         let mut us = Node::start(second);
+        us.keep(&[&eu]);
         assert_eq!(eu.next().await, Event::Disconnected(old));
         assert_eq!(eu.next().await, Event::Connected(us.session()));
         assert_eq!(us.next().await, Event::Connected(eu.session()));
         eu.send(&us, "again").await;
         assert_eq!(us.next_frame().await, "again");
-    });
+        eu.refused("duplicate_name")
+    })
 }
 
 #[tokio::test]
-async fn a_newer_run_replaces_an_older_one_and_never_the_other_way_round() {
+async fn of_two_live_runs_the_one_that_is_there_stays_whichever_is_newer() {
     let authority = Authority::generate().unwrap();
-    let mut eu = Node::start(config(&authority, "eu", 1));
-    let mut us = Node::start(config(&authority, "us", 5));
-    us.keep(&[&eu]);
-    assert_eq!(eu.next().await, Event::Connected(us.session()));
-    assert_eq!(us.next().await, Event::Connected(eu.session()));
+    for (first, second) in [(5, 6), (6, 5)] {
+        let mut eu = Node::start(config(&authority, "eu", 1));
+        let mut us = Node::start(config(&authority, "us", first));
+        us.keep(&[&eu]);
+        assert_eq!(eu.next().await, Event::Connected(us.session()));
+        assert_eq!(us.next().await, Event::Connected(eu.session()));
 
-    let newer = Node::start(config(&authority, "us", 6));
-    newer.keep(&[&eu]);
-    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
-    assert_eq!(eu.next().await, Event::Connected(newer.session()));
-    assert_eq!(us.next().await, Event::Disconnected(eu.session()));
+        // The other one tries again and again, is told, and changes nothing.
+        let copy = Node::start(config(&authority, "us", second));
+        copy.keep(&[&eu]);
+        until(|| eu.refused("duplicate_name") >= 3).await;
+        until(|| copy.transport.refused_for_namesake() == Some(eu.address())).await;
+        assert_eq!(us.transport.refused_for_namesake(), None);
+        us.send(&eu, "undisturbed").await;
+        assert_eq!(eu.next_frame().await, "undisturbed");
+        assert!(us.events.try_recv().is_err(), "no break");
 
-    // The older one tries again and again, and the newer one stays.
-    let refused = async {
-        while eu.refused("duplicate_name") == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, refused).await.unwrap();
-    eu.send(&newer, "still there").await;
-    assert!(eu.events.try_recv().is_err(), "no break");
-
-    // When the newer one is gone, nothing speaks against the older one.
-    newer.transport.close().await;
-    assert_eq!(eu.next().await, Event::Disconnected(newer.session()));
-    assert_eq!(eu.next().await, Event::Connected(us.session()));
+        // When the one that was there is gone, nothing speaks against the other.
+        us.transport.close().await;
+        assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+        assert_eq!(eu.next().await, Event::Connected(copy.session()));
+    }
 }
 
 #[tokio::test]

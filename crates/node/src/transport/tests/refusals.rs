@@ -189,11 +189,15 @@ async fn a_live_name_at_another_address_is_refused() {
     let mut us = Node::start(config(&authority, "us", 5));
     connect(&mut eu, &mut us).await;
     let raw = Raw::with_certificate(&authority, "us");
-    for boot in [4, 5] {
+    // A copy that was started later is no better than one that was started before.
+    for boot in [4, 5, 6] {
         let end = raw.introduce(&eu, &hello::packed(&hello_of("us", boot))).await;
         assert_refused(&end, Refusal::DuplicateName);
+        // It is told whom it copies.
+        let live = format!("{} is connected from {}", us.session(), us.address());
+        assert!(end.to_string().contains(&live), "{end}");
     }
-    assert_eq!(eu.refused("duplicate_name"), 2);
+    assert_eq!(eu.refused("duplicate_name"), 3);
     us.send(&eu, "undisturbed").await;
     assert_eq!(eu.next_frame().await, "undisturbed");
 }
