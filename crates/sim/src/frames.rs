@@ -15,6 +15,10 @@ use tidegate_core::{
 const VERSION: u8 = 1;
 /// The kinds of sections of slots: told of oneself, and by hearsay.
 const KINDS_OF_SLOTS: [u8; 2] = [1, 4];
+/// The kind of the section that says: a sibling of yours tells you what changes here.
+const KIND_RELAYED: u8 = 7;
+/// The kind of the section that says: you tell your siblings what changes here.
+const KIND_RELAY: u8 = 9;
 
 /// One session's slot, as a frame tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,21 +35,36 @@ pub struct ToldSlot {
 
 /// The slots of a frame, in its order; `None` if its bytes are no frame.
 pub fn slots_of(bytes: &[u8]) -> Option<Vec<ToldSlot>> {
-    let mut frame = Reader(bytes);
-    if frame.byte()? != VERSION {
-        return None;
-    }
-    frame.header()?;
     let mut told = Vec::new();
-    while !frame.0.is_empty() {
-        let kind = frame.byte()?;
-        let length = usize::try_from(frame.number()?).ok()?;
-        let mut section = Reader(frame.take(length)?);
+    for (kind, mut section) in sections(bytes)? {
         if KINDS_OF_SLOTS.contains(&kind) {
             section.slots(&mut told)?;
         }
     }
     Some(told)
+}
+
+/// Whether a frame makes its receiver the sender's relay, or says that another is; `None` if it says
+/// neither.
+pub fn makes_relay(bytes: &[u8]) -> Option<bool> {
+    let kinds = sections(bytes)?.into_iter().map(|(kind, _)| kind);
+    kinds.filter(|kind| [KIND_RELAYED, KIND_RELAY].contains(kind)).map(|k| k == KIND_RELAY).next()
+}
+
+/// The kinds and contents of a frame's sections, in its order; `None` if its bytes are no frame.
+fn sections(bytes: &[u8]) -> Option<Vec<(u8, Reader<'_>)>> {
+    let mut frame = Reader(bytes);
+    if frame.byte()? != VERSION {
+        return None;
+    }
+    frame.header()?;
+    let mut sections = Vec::new();
+    while !frame.0.is_empty() {
+        let kind = frame.byte()?;
+        let length = usize::try_from(frame.number()?).ok()?;
+        sections.push((kind, Reader(frame.take(length)?)));
+    }
+    Some(sections)
 }
 
 /// What is left to read.
@@ -156,6 +175,15 @@ mod tests {
         assert_eq!(slot.label, Label(3));
         assert_eq!(slot.tally.counts, Counts { used: 50, refunded: 4 });
         assert_eq!(slot.tally.offered, 110);
+    }
+
+    #[test]
+    fn a_frame_says_who_its_receivers_relay_is() {
+        let with = |section: &[u8]| [frame().as_slice(), section].concat();
+        assert_eq!(makes_relay(&frame()), None);
+        assert_eq!(makes_relay(&with(&[KIND_RELAYED, 0])), Some(false));
+        assert_eq!(makes_relay(&with(&[KIND_RELAY, 0])), Some(true));
+        assert_eq!(makes_relay(&with(&[KIND_RELAY])), None);
     }
 
     #[test]

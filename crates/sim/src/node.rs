@@ -13,7 +13,7 @@ use crate::{
     guard::StoreGuard,
     queue::Instant,
     rng::Stream,
-    scenario::{StoreSettings, drifted},
+    scenario::{Scenario, drifted},
     subjects::{SECRET, Subject},
 };
 
@@ -76,19 +76,23 @@ impl Node {
     }
 
     /// Starts another run. Its boot number is what its wall clock shows in milliseconds, as a server's.
-    /// `gossip` is the engine's.
     pub fn start(
         &mut self,
         number: usize,
-        gossip: Span,
-        store: &StoreSettings,
+        scenario: &Scenario,
         now: Instant,
         clocks: Clocks,
         seed: u64,
     ) -> Session {
         let session = Session { id: self.id.clone(), boot: Boot(clocks.wall.0 / 1_000) };
-        let call_max = Some(store.timeout);
-        let settings = Settings { gossip, call_max, shards: 1, ..Settings::new(session.clone()) };
+        let Scenario { gossip, store, topology, .. } = scenario;
+        let settings = Settings {
+            gossip: *gossip,
+            call_max: Some(store.timeout),
+            relays: topology.relays,
+            shards: 1,
+            ..Settings::new(session.clone())
+        };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
         let engine = Engine::new(settings, mono_at(number, Span::ZERO), clocks.wall, random);
         let life = Life {

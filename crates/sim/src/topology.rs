@@ -124,6 +124,8 @@ pub struct Topology {
     pub round_trips: Vec<Vec<Span>>,
     /// What every link does.
     pub weather: Weather,
+    /// Whether one node of each other region is told what changed, and passes it on there.
+    pub relays: bool,
     /// One-way cuts.
     pub cuts: Vec<Cut>,
     /// Links that fare badly.
@@ -137,7 +139,8 @@ impl Topology {
             regions.iter().map(|b| usual_round_trip(a.name.as_str(), b.name.as_str())).collect()
         };
         let round_trips = regions.iter().map(row).collect();
-        Self { regions, round_trips, weather, cuts: Vec::new(), link_faults: Vec::new() }
+        let (cuts, link_faults) = (Vec::new(), Vec::new());
+        Self { regions, round_trips, weather, relays: false, cuts, link_faults }
     }
 
     /// The place of the region of this name.

@@ -247,7 +247,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 27] = [
+    let expected: [(&str, Felt); 30] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
         ("link-corrupt", slow),
@@ -263,6 +263,9 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("node-gone", |r| r.lost_though_known == 0),
         ("node-paused", slow),
         ("region-crashed", unanswered),
+        ("relay-killed", |r| r.relays_died >= 4 && r.lost == 0 && r.convergence_ms.is_some()),
+        ("store-clock-ahead", slow),
+        ("store-clock-steps", normal),
         ("store-failing", |r| opened(r, "in_a_row") > 0 && opened(r, "probe") > 0),
         ("store-full", without_store),
         ("store-gone", |r| {
@@ -296,8 +299,15 @@ fn every_fault_by_itself_holds_and_is_felt() {
         assert_holds(&report);
         assert!(felt(&report), "{name}: {report}");
         assert_eq!((report.wrong_admits, report.lost_though_known), (0, 0), "{name}: {report}");
-        // Three policies have a load each, and a surge is one more.
-        if !["store-failing", "store-overloaded", "store-too-slow"].contains(&name) {
+        // Three policies have a load each, a surge is one more, and some have other regions.
+        let other_traffic = [
+            "relay-killed",
+            "store-clock-ahead",
+            "store-failing",
+            "store-overloaded",
+            "store-too-slow",
+        ];
+        if !other_traffic.contains(&name) {
             assert_eq!(
                 report.offered, calm.offered,
                 "{name}: the same traffic, but for its callers"

@@ -19,6 +19,7 @@ fn worlds_hold(first: u64) {
     assert!(result.worlds.len() > 20 && result.worlds.values().all(|n| *n > 2), "{result}");
     assert!(result.without_store > 50 && result.unanswered > 50, "{result}");
     assert!(result.breaker_opened.values().sum::<u64>() > 20, "{result}");
+    assert!(result.relays_died > 5, "{result}");
     assert!(result.lost > 0 && result.normal_ms > 200.0, "{result}");
 }
 

@@ -16,6 +16,9 @@ use crate::{
 
 /// A window is open until every node's clock is so many further: all that could be told was told by then.
 const OPEN_MAX: u64 = 3;
+/// How long a record outlives its last step at least, besides a window: a step is carried out half a second
+/// after its label's end at the latest, and a record is kept for a window and a second after that end.
+const RECORD_AFTER: Span = Span::millis(500);
 /// Open windows per key, whatever the clocks show.
 const WINDOWS_MAX: usize = 256;
 /// Remembered news per window and receiver. A store call lasts some hundred milliseconds, in which no
@@ -117,6 +120,8 @@ pub struct WindowBook {
     agreed: Vec<u64>,
     /// The least that the stores' records hold, by region.
     record: Vec<u64>,
+    /// When a store last carried out a step in it, by region.
+    touched: Vec<Instant>,
     /// Copies of it, by coming loss: what that store will hold again.
     saved: Vec<(usize, u64)>,
     heard: Vec<Heard>,
@@ -140,6 +145,7 @@ impl WindowBook {
             last_step: vec![None; regions],
             agreed: vec![0; regions],
             record: vec![0; regions],
+            touched: vec![Instant(0); regions],
             saved: Vec::new(),
             heard: Vec::new(),
         }
@@ -313,20 +319,23 @@ impl Book {
             return self.open[key].last_mut();
         }
         let oldest = self.oldest(key, label);
+        let open = &mut self.open[key];
+        let place = open.binary_search_by_key(&label, |window| window.label);
+        if label >= oldest
+            && let Ok(place) = place
+        {
+            return open.get_mut(place);
+        }
+        // For good: a clock that comes to be further behind opens none of them again, for what was charged
+        // in the meantime is not written down.
+        let old = open.partition_point(|window| window.label < oldest);
+        self.closed_below[key] = oldest;
+        closed.extend(open.drain(..old));
         if label < oldest {
             return None;
         }
-        let open = &mut self.open[key];
-        let place = match open.binary_search_by_key(&label, |window| window.label) {
-            Ok(place) => place,
-            Err(place) => {
-                open.insert(place, WindowBook::new(key, label, self.regions));
-                let old = open.partition_point(|window| window.label < oldest);
-                self.closed_below[key] = oldest;
-                closed.extend(open.drain(..old));
-                place - old
-            }
-        };
+        let place = open.partition_point(|window| window.label < label);
+        open.insert(place, WindowBook::new(key, label, self.regions));
         open.get_mut(place)
     }
 
@@ -416,14 +425,21 @@ impl Book {
         let (region, regions) = (self.lives[life].region, self.regions);
         for step in steps {
             self.window_mut(step.key, step.label, closed);
-            let (regional, quantity) =
-                (self.keys[step.key].region.is_some(), self.keys[step.key].quantity);
+            let facts = &self.keys[step.key];
+            let (regional, quantity) = (facts.region.is_some(), facts.quantity);
+            let length = facts.window.length() + RECORD_AFTER;
             let Self { lives, open, weighed, .. } = self;
             let Some(window) = open[step.key].iter_mut().rev().find(|w| w.label == step.label)
             else {
                 continue;
             };
             let told = window.known_at(lives, regions, life, planned);
+            // A record outlives the last step by a window at least, not for ever: a region that restarts as a
+            // whole, with a clock that is behind, may come back to a label that its store has forgotten.
+            let touched = std::mem::replace(&mut window.touched[region], at);
+            if at.since(touched) > length {
+                window.record[region] = 0;
+            }
             // What others told of the region weighs no more than the quantity: that refuses as surely.
             let record = window.record[region].max(told[region].min(quantity));
             let all: u64 = told.iter().sum();

@@ -26,6 +26,9 @@ pub struct Clocks {
     /// Cluster time minus the truth, by life, when it was looked at last.
     offsets: Vec<Option<i64>>,
     apart: VecDeque<Apart>,
+    /// By how much some clock has changed its mind since they were compared last, at most: for a moment it was
+    /// apart from others, even if all have done the same when they are looked at again.
+    stepped: Span,
     looked: Instant,
 }
 
@@ -34,7 +37,10 @@ impl Clocks {
         if self.offsets.len() <= life {
             self.offsets.resize(life + 1, None);
         }
-        self.offsets[life] = Some(shows.0 as i64 - truth.cluster_time(at).0 as i64);
+        let new = shows.0 as i64 - truth.cluster_time(at).0 as i64;
+        if let Some(old) = self.offsets[life].replace(new) {
+            self.stepped = self.stepped.max(Span(new.abs_diff(old)));
+        }
     }
 
     fn offsets<'a>(&'a self, alive: &'a [bool]) -> impl Iterator<Item = i64> + 'a {
@@ -49,6 +55,7 @@ impl Clocks {
     pub(super) fn compare(&mut self, alive: &[bool], at: Instant) {
         let range = self.offsets(alive).min().zip(self.offsets(alive).max());
         let by = Span(range.map_or(0, |(least, most)| most.abs_diff(least)));
+        let by = by.max(std::mem::take(&mut self.stepped));
         let from = std::mem::replace(&mut self.looked, at);
         // What is not apart for any window is not worth a place: the shortest is a few milliseconds long.
         if by <= Span::millis(50) {
@@ -71,7 +78,9 @@ impl Clocks {
     /// Whether clocks agreed on the labels of a window, from one instant to another.
     pub fn agree(&self, window: Window, from: Instant, to: Instant) -> bool {
         let most = APART.min(window.length().divided_by(2));
-        let meets = |apart: &&Apart| apart.from <= to && from <= apart.to;
+        // Who was apart when they were looked at last is taken to be so still.
+        let meets =
+            |apart: &&Apart| apart.from <= to && (from <= apart.to || apart.to == self.looked);
         self.apart.iter().filter(meets).all(|apart| apart.by <= most)
     }
 
@@ -121,6 +130,30 @@ mod tests {
     }
 
     #[test]
+    fn who_was_apart_a_moment_ago_is_so_until_seen_otherwise() {
+        let window = Window::new(Span::secs(60)).expect("in range");
+        let since = |(clocks, _): (Clocks, Schedule)| {
+            let at = clocks.looked + Span::millis(10);
+            clocks.agree(window, at, at)
+        };
+        assert!(!since(clocks(&[0, 9_000])));
+        assert!(since(clocks(&[0, 9_000, 0, 0])));
+    }
+
+    #[test]
+    fn clocks_that_step_together_were_apart_for_a_moment() {
+        let (mut clocks, truth) = clocks(&[0, 0]);
+        let at = Instant(2 * SECOND);
+        for life in 0..2 {
+            clocks.note(life, &truth, at, truth.cluster_time(at) + Span::secs(30));
+        }
+        clocks.compare(&[true, true], at);
+        let window = Window::new(Span::secs(60)).expect("in range");
+        assert!(clocks.agree(window, Instant(0), Instant(SECOND / 2)));
+        assert!(!clocks.agree(window, Instant(0), at));
+    }
+
+    #[test]
     fn windows_that_meet_a_time_apart_are_told_from_others() {
         let (clocks, _) = clocks(&[0, 0, 400, 400, 90_000, 0, 0]);
         let agree = |length, from: u64, to: u64| {
@@ -128,7 +161,8 @@ mod tests {
             clocks.agree(window, Instant(from * SECOND), Instant(to * SECOND))
         };
         assert!(agree(Span::secs(60), 0, 2));
-        assert!(agree(Span::secs(1), 0, 0) && agree(Span::secs(1), 5, 6));
+        assert!(agree(Span::secs(1), 0, 0) && agree(Span::secs(1), 6, 6));
+        assert!(!agree(Span::secs(1), 5, 6), "one has stepped back since the fourth second");
         assert!(!agree(Span::millis(700), 2, 3), "400 ms are more than half of it");
         assert!(!agree(Span::secs(60), 2, 4) && clocks.were_apart());
     }

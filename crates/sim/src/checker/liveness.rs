@@ -63,21 +63,30 @@ impl Liveness {
         }
     }
 
-    /// Lets go of what has reached everybody whose clock has not passed its window.
+    /// Lets go of what has reached everybody whom it must reach.
     fn settle(&mut self, book: &Book, at: Instant) {
         let before = self.backlog.len();
-        self.backlog.retain(|item| {
-            let Some(window) = book.window(item.key, item.label) else { return false };
-            (0..book.lives.len()).any(|listener| {
-                book.concerned(item.key, listener, item.of)
-                    && book.is_live(item.key, item.label, listener, at)
-                    && window.heard_by(listener, item.of) < item.net
-            })
-        });
+        self.backlog.retain(|item| who_misses(book, at, item).is_some());
         if self.backlog.len() < before {
             self.last_bad = self.last_bad.max(Some(at));
         }
     }
+}
+
+/// Somebody who should know of a count and does not: whose clock has not passed its window. Of what was
+/// counted while clocks were apart nobody must know: who is ahead has let go of a window before it begins for
+/// who is behind.
+fn who_misses(book: &Book, at: Instant, item: &Backlog) -> Option<usize> {
+    let window = book.window(item.key, item.label)?;
+    let (first, _) = window.used?;
+    if !book.clocks.agree(book.keys[item.key].window, first, at) {
+        return None;
+    }
+    (0..book.lives.len()).find(|listener| {
+        book.concerned(item.key, *listener, item.of)
+            && book.is_live(item.key, item.label, *listener, at)
+            && window.heard_by(*listener, item.of) < item.net
+    })
 }
 
 impl Checker for Liveness {
@@ -116,8 +125,11 @@ impl Checker for Liveness {
                     );
                 }
                 for item in std::mem::take(&mut self.backlog) {
-                    let of = book.keys[item.key].show(item.label);
-                    let what = format!("{of}: not all know that life {} has {}", item.of, item.net);
+                    let Some(listener) = who_misses(book, at, &item) else { continue };
+                    let (of, Backlog { of: life, net, .. }) =
+                        (book.keys[item.key].show(item.label), item);
+                    let what =
+                        format!("{of}: life {listener} does not know that life {life} has {net}");
                     self.bad(book, at, &what);
                 }
             }

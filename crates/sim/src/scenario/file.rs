@@ -77,6 +77,8 @@ pub(super) struct Topology {
     #[serde(default = "one_node")]
     pub(super) nodes_per_region: usize,
     #[serde(default)]
+    pub(super) relays: bool,
+    #[serde(default)]
     pub(super) round_trips: BTreeMap<String, BTreeMap<String, Length>>,
     #[serde(default = "jitter")]
     pub(super) jitter: f64,

@@ -91,9 +91,6 @@ impl Kind {
         Self::OlderClock,
     ];
 
-    /// What is drawn only by a swarm that names them: see `docs/simulator.md`.
-    pub const LATER: [Self; 2] = [Self::ClockStep, Self::OlderClock];
-
     /// What it is called in files.
     pub const fn name(self) -> &'static str {
         match self {

@@ -139,7 +139,6 @@ impl Swarm {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let usual = || Kind::ALL.into_iter().filter(|kind| !Kind::LATER.contains(kind)).collect();
         Ok(Self {
             name: file.name,
             seed: file.seed,
@@ -149,7 +148,7 @@ impl Swarm {
             safety: settings.safety.0,
             recover_within: settings.recover_within.0,
             converge_within: settings.converge_within.0,
-            kinds: settings.faults.unwrap_or_else(usual),
+            kinds: settings.faults.unwrap_or_else(|| Kind::ALL.to_vec()),
         })
     }
 
@@ -231,7 +230,7 @@ mod tests {
         assert!(with(0) > 15 && with(1) > 35 && with(swarm.kinds.len()) > 15);
         let all: BTreeSet<Kind> = drawn.into_iter().flatten().collect();
         assert_eq!(all.into_iter().collect::<Vec<_>>(), swarm.kinds);
-        assert_eq!(swarm.kinds.len(), Kind::ALL.len() - Kind::LATER.len());
+        assert_eq!(swarm.kinds, Kind::ALL);
     }
 
     #[test]
@@ -247,7 +246,18 @@ mod tests {
     #[test]
     fn kinds_may_be_named() {
         let swarm = swarm("faults = [\"clock-step\"]");
+        assert_eq!(swarm.kinds, [Kind::ClockStep]);
         assert!((0..50).any(|seed| swarm.draw(seed).text.contains("[[clock]]")));
+    }
+
+    #[test]
+    fn relays_are_drawn_where_a_region_has_several_nodes() {
+        let with = |nodes: u64| {
+            let swarm = swarm(&format!("nodes_per_region = [{nodes}, {nodes}]"));
+            (0..100).filter(|seed| swarm.draw(*seed).text.contains("relays = true")).count()
+        };
+        assert_eq!(with(1), 0);
+        assert!((30..70).contains(&with(2)), "{}", with(2));
     }
 
     #[test]

@@ -14,6 +14,10 @@ impl World<'_> {
     pub(super) fn schedule_wake(&mut self, now: Instant, node: usize) {
         let reachable = self.stores[self.nodes[node].region].is_reachable(now);
         let Some(life) = &mut self.nodes[node].life else { return };
+        // Something has happened to it, perhaps to its clock, and perhaps for a moment only.
+        let shows = life.engine.cluster_time(life.mono(now));
+        life.shown = life.shown.max(shows);
+        self.panel.see(now, &Seen::Clock { life: life.number, shows });
         let at = life.next_wake(now, reachable);
         if at < life.wake_at {
             life.wake_at = at;
@@ -154,6 +158,9 @@ impl World<'_> {
             (Ok(()), _) if flight.corrupt => self.panel.see(now, &Seen::CorruptTaken { to }),
             (Ok(()), Some(slots)) => self.panel.see(now, &Seen::Delivered { from, to, slots }),
             _ => {}
+        }
+        if self.scenario.topology.relays && taken.is_ok() {
+            self.note_relay(flight.from, flight.to, &flight.bytes);
         }
         self.note(6, u64::from(taken.is_ok()), 0);
         self.schedule_wake(now, flight.to);

@@ -7,7 +7,7 @@ use crate::{
     checker::{LifeFacts, Seen},
     node::{Clocks, Life},
     queue::Instant,
-    scenario::{ClockFault, Restart, Scenario, StoreFate},
+    scenario::{ClockFault, Restart, StoreFate},
 };
 
 /// How often stores forget what has expired, and how much they look at.
@@ -21,8 +21,7 @@ impl World<'_> {
         let clocks = self.clocks_of(node, now);
         let started = &mut self.nodes[node];
         let region = started.region;
-        let Scenario { gossip, store, .. } = self.scenario;
-        let session = started.start(number, *gossip, store, now, clocks, self.seed);
+        let session = started.start(number, self.scenario, now, clocks, self.seed);
         self.sessions.insert(session, number);
         self.panel.see(now, &Seen::Started(LifeFacts { node, region, since: now }));
         for link in self.network.of_node(node) {
@@ -96,6 +95,7 @@ impl World<'_> {
             self.expect_silence(now, at);
         }
         self.examine(now, &life);
+        self.lose_relay(node);
         self.panel.see(now, &Seen::Stopped { life: life.number });
         if store_lost {
             let region = self.nodes[node].region;

@@ -1,6 +1,6 @@
 //! The world: one queue of events, and what each does to nodes, stores, links and books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_core::{
     breaker::Cause,
@@ -31,6 +31,7 @@ mod calls;
 mod frames;
 mod links;
 mod lives;
+mod relays;
 mod requests;
 mod upkeep;
 
@@ -161,6 +162,9 @@ pub struct World<'a> {
     counts: Vec<RegionCount>,
     /// How often breakers of lives that are over have opened, by cause.
     opened: [u64; Cause::ALL.len()],
+    /// Nodes of different regions, the second the relay of the first.
+    relays: BTreeSet<(usize, usize)>,
+    relays_died: u64,
     quiet: bool,
     /// The key that was viewed last under load.
     next_view: usize,
@@ -181,6 +185,8 @@ pub struct Finished {
     pub counts: Vec<RegionCount>,
     /// How often the breakers before stores opened, by cause.
     pub opened: [u64; Cause::ALL.len()],
+    /// How often a node died that another was telling for its siblings too.
+    pub relays_died: u64,
     /// Admissions by window.
     pub ledger: Ledger,
     /// What is counted.
@@ -229,6 +235,8 @@ impl<'a> World<'a> {
             nobody: nobody(),
             counts: vec![RegionCount::default(); regions],
             opened: [0; Cause::ALL.len()],
+            relays: BTreeSet::new(),
+            relays_died: 0,
             quiet: false,
             next_view: 0,
             bytes_before_load: 0,
@@ -298,6 +306,7 @@ impl<'a> World<'a> {
             events: self.events,
             counts: self.counts,
             opened: self.opened,
+            relays_died: self.relays_died,
             ledger: self.ledger,
             subjects: self.subjects,
             panel: self.panel,

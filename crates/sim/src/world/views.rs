@@ -69,7 +69,6 @@ impl World<'_> {
     fn look_at_clocks(&mut self, now: Instant) {
         for life in self.nodes.iter_mut().filter_map(|node| node.life.as_mut()) {
             let shows = life.engine.cluster_time(life.mono(now));
-            life.shown = life.shown.max(shows);
             self.panel.see(now, &Seen::Clock { life: life.number, shows });
         }
     }
@@ -80,6 +79,9 @@ impl World<'_> {
         let end = Instant(schedule.load_end.0 - 1);
         let window = self.subjects.keys[key].window;
         let label = window.label_at(book.clocks.middle(&book.alive, &schedule, end));
+        if !book.is_open(key, label) {
+            return; // nobody's to judge any more
+        }
         let used = book.window(key, label).and_then(|window| window.used);
         if book.clocks.agree(window, used.map_or(end, |(first, _)| first), now) {
             self.view(now, key, Some(label));

@@ -98,6 +98,7 @@ fn one_that_has_moved_is_let_in_once_its_former_run_is_silent() {
 }
 
 /// Where a node is started again.
+#[derive(Clone, Copy)]
 enum Place {
     Same,
     Other,

@@ -132,6 +132,7 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
         duplication: file.duplication,
     };
     let mut topology = Topology::usual(regions, weather);
+    topology.relays = file.relays;
     for (a, row) in &file.round_trips {
         for (b, length) in row {
             let place = format!("topology.round_trips.{a}.{b}");
