@@ -1,9 +1,6 @@
 //! The policy file is read again when asked: as a whole, or not at all, and without holding up the rest.
 
-use std::{
-    fs, future::pending, io::Write as _, os::unix::fs::symlink, path::Path, sync::Arc,
-    time::Duration,
-};
+use std::{fs, future::pending, io::Write as _, os::unix::fs::symlink, path::Path, time::Duration};
 
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mknodat, open},
@@ -15,7 +12,7 @@ use tidegate_node::{
     server::{Options, Server},
 };
 use tidegate_tests::{ensure, eventually, http::Http};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
 fn policies(quantity: u64, scope: &str) -> String {
     format!(
@@ -81,33 +78,43 @@ async fn a_file_with_a_mistake_changes_nothing_and_a_right_one_everything_but_th
     let file = home.path().join("policies.toml");
     fs::write(&file, policies(5, "region")).expect("writes");
     let (server, client) = node(&file).await;
-    // The node asks whether to reload once more only when it has done so: hence the second channel.
-    let (asks, asked) = mpsc::channel::<()>(1);
-    let (done, mut waits) = mpsc::channel::<()>(1);
-    let asked = Arc::new(Mutex::new(asked));
-    let reload =
-        async move || done.send(()).await.is_ok() && asked.lock().await.recv().await.is_some();
-    let node = tokio::spawn(server.run(pending(), reload));
-    waits.recv().await.expect("the node runs");
+    let admin = format!("http://{}/metrics", server.admin_address().expect("bound"));
+    let (asks, mut asked) = mpsc::channel::<()>(1);
+    let node = tokio::spawn(server.run(pending(), async move || asked.recv().await.is_some()));
     let check =
         async || -> Answer { client.check(&[("api_key", "k")], 2).await.expect("answered") };
+    let rejected = async || {
+        let answer = Http::default().ask(hyper::Method::GET, &admin, &[], "").await;
+        let metrics = answer.expect("answered").text().to_owned();
+        let series = "tidegate_policy_reload_total{result=\"rejected\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(series));
+        count.map_or(0, |count| count.parse::<u64>().expect("a number"))
+    };
 
     assert_eq!(check().await.check.remaining, Some(3));
-    for (text, quantity, remaining) in [
-        // The first limit is right, the second is not: none of both is taken.
-        (format!("{}{}", policies(9, "region"), policies(9, "galaxy")), 5, 1),
-        ("not TOML".into(), 5, 1),
-        (policies(7, "region"), 7, 1),
-    ] {
-        fs::write(&file, &text).expect("writes");
+    let both = format!("{}{}", policies(9, "region"), policies(9, "galaxy"));
+    // Of the first file one limit is right and one is not: none of both is taken.
+    for text in [both.as_str(), "not TOML"] {
+        let before = rejected().await;
+        fs::write(&file, text).expect("writes");
         asks.send(()).await.expect("the node runs");
-        waits.recv().await.expect("the node has read the file");
-        let answer = check().await;
-        assert_eq!(
-            (answer.check.quantity, answer.check.remaining),
-            (Some(quantity), Some(remaining))
-        );
+        eventually(Duration::from_secs(10), "the file is refused", async || {
+            ensure(rejected().await > before, || "not read yet".into())
+        })
+        .await;
+        let answer = client.check(&[("api_key", "k")], 4).await.expect("answered").check;
+        assert_eq!((answer.quantity, answer.remaining), (Some(5), Some(3)), "{text}");
     }
+    fs::write(&file, policies(7, "region")).expect("writes");
+    asks.send(()).await.expect("the node runs");
+    let answer = eventually(Duration::from_secs(10), "the new quantity holds", async || {
+        let check = client.check(&[("api_key", "k")], 6).await.expect("answered").check;
+        ensure(check.quantity == Some(7), || format!("{:?}", check.quantity))?;
+        Ok(check)
+    })
+    .await;
+    assert_eq!(answer.remaining, Some(5), "what was used is");
+    assert_eq!(check().await.check.remaining, Some(3));
     node.abort();
 }
 
