@@ -3,7 +3,7 @@
 
 use tidegate_core::time::{ClusterTime, Label};
 
-use crate::subjects::Subjects;
+use crate::{subjects::Subjects, workload::Arrival};
 
 /// One fixed window per key.
 #[derive(Debug, Clone, Copy, Default)]
@@ -22,16 +22,16 @@ impl Central {
         Self(vec![Count::default(); subjects.keys.len()])
     }
 
-    /// Decides on one request of a subject at true cluster time: all enforced limits have room, or
-    /// nothing is charged. What was charged goes to `charged`, key by key.
+    /// Decides on one request at true cluster time: all enforced limits have room, or nothing is charged.
+    /// What was charged goes to `charged`, key by key.
     pub fn offer(
         &mut self,
         subjects: &Subjects,
-        subject: usize,
-        region: usize,
+        request: Arrival,
         now: ClusterTime,
         mut charged: impl FnMut(usize, Label, u64),
     ) -> bool {
+        let Arrival { region, subject, cost } = request;
         let asking = &subjects.all[subject];
         let mut admitted = true;
         for met in &asking.met {
@@ -41,15 +41,15 @@ impl Central {
             if count.label != label {
                 *count = Count { label, used: 0 };
             }
-            admitted &= !facts.enforced || count.used + asking.cost <= facts.quantity;
+            admitted &= !facts.enforced || count.used + cost <= facts.quantity;
         }
         if admitted {
             for met in &asking.met {
                 let key = met.key_in(region);
                 let (facts, count) = (&subjects.keys[key], &mut self.0[key]);
-                if count.used + asking.cost <= facts.quantity {
-                    count.used += asking.cost;
-                    charged(key, count.label, asking.cost);
+                if count.used + cost <= facts.quantity {
+                    count.used += cost;
+                    charged(key, count.label, cost);
                 }
             }
         }
@@ -68,7 +68,9 @@ mod tests {
     fn admits_a_quantity_per_window_whatever_the_region() {
         let subjects = subjects();
         let mut central = Central::new(&subjects);
-        let mut offer = |region, now| central.offer(&subjects, 0, region, now, |_, _, _| {});
+        let mut offer = |region, now| {
+            central.offer(&subjects, Arrival { region, subject: 0, cost: 1 }, now, |_, _, _| {})
+        };
         let admitted = (0..30).filter(|n| offer(n % 2, START)).count();
         assert_eq!(admitted, 10);
         assert!(offer(0, ClusterTime(START.0 + 1_000_000)), "the next window is new");
@@ -81,7 +83,8 @@ mod tests {
         // Subject 1 meets 10 for all and 4 in each region.
         let mut charges = Vec::new();
         let mut offer = |region| {
-            central.offer(&subjects, 1, region, START, |key, _, cost| charges.push((key, cost)))
+            let request = Arrival { region, subject: 1, cost: 1 };
+            central.offer(&subjects, request, START, |key, _, cost| charges.push((key, cost)))
         };
         assert_eq!((0..9).filter(|_| offer(0)).count(), 4);
         assert_eq!((0..9).filter(|_| offer(1)).count(), 4);

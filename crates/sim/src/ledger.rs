@@ -1,9 +1,10 @@
-//! What was admitted, window by window: by the regions, and by the central limiter.
+//! What was admitted, window by window: by the regions, and by the central limiter. And what was refused
+//! although there was room, and which part of its requests each region admitted.
 
 use serde::Serialize;
 use tidegate_core::time::{Label, Window};
 
-use crate::{scenario::Schedule, subjects::Subjects};
+use crate::{queue::Instant, scenario::Schedule, subjects::Subjects};
 
 /// At most so many windows of keys are measured, so that a run's memory has a bound.
 pub const CELLS_MAX: u64 = 8_000_000;
@@ -12,6 +13,7 @@ pub const CELLS_MAX: u64 = 8_000_000;
 struct Cell {
     admitted: u64,
     central: u64,
+    needless: u64,
 }
 
 /// The measured labels of one key: `first` and the next ones, `cells` of them from `at` on.
@@ -38,6 +40,9 @@ pub struct Accuracy {
     pub over: Deviation,
     /// Not admitted although the central limiter admitted it, of what that admitted.
     pub under: Deviation,
+    /// Refused although all regions together had admitted less than the quantity until then, of the
+    /// quantity; also where that room was used later.
+    pub needless: Deviation,
     /// Windows measured.
     pub windows: u64,
 }
@@ -49,11 +54,23 @@ pub struct Accuracy {
 )]
 pub struct TooMuch(u64);
 
+/// A region's requests while measuring.
+#[derive(Debug, Clone, Copy, Default)]
+struct Served {
+    offered: u64,
+    admitted: u64,
+}
+
 /// Admissions by key and label.
 #[derive(Debug)]
 pub struct Ledger {
     rows: Vec<Row>,
     cells: Vec<Cell>,
+    served: Vec<Served>,
+    /// Requests are measured that come from here …
+    from: Instant,
+    /// … until just before this.
+    to: Instant,
 }
 
 /// The first label that lies wholly in the measured time, and how many do.
@@ -68,7 +85,7 @@ fn measured(window: Window, schedule: &Schedule) -> (Label, u64) {
 
 impl Ledger {
     /// An empty ledger for all keys of a run.
-    pub fn new(subjects: &Subjects, schedule: &Schedule) -> Result<Self, TooMuch> {
+    pub fn new(subjects: &Subjects, regions: usize, schedule: &Schedule) -> Result<Self, TooMuch> {
         let wanted = subjects.keys.iter().map(|key| measured(key.window, schedule).1);
         let total = wanted.fold(0_u64, u64::saturating_add);
         if total > CELLS_MAX {
@@ -82,13 +99,48 @@ impl Ledger {
             row
         };
         let rows = subjects.keys.iter().map(|key| row(key.window)).collect();
-        Ok(Self { rows, cells: vec![Cell::default(); at] })
+        Ok(Self {
+            rows,
+            cells: vec![Cell::default(); at],
+            served: vec![Served::default(); regions],
+            from: schedule.measured_from,
+            to: schedule.measured_to,
+        })
+    }
+
+    /// A request comes to a region. Returns whether it is one of those that are measured.
+    pub fn offered(&mut self, region: usize, at: Instant) -> bool {
+        let measured = self.from <= at && at < self.to;
+        self.served[region].offered += u64::from(measured);
+        measured
+    }
+
+    /// A measured request of a region passes.
+    pub fn passed(&mut self, region: usize) {
+        self.served[region].admitted += 1;
+    }
+
+    fn place(&self, key: usize, label: Label) -> Option<usize> {
+        let row = self.rows[key];
+        let place = usize::try_from(label.0.checked_sub(row.first.0)?).ok()?;
+        (place < row.labels).then_some(row.at + place)
     }
 
     fn cell(&mut self, key: usize, label: Label) -> Option<&mut Cell> {
-        let row = self.rows[key];
-        let place = usize::try_from(label.0.checked_sub(row.first.0)?).ok()?;
-        if place < row.labels { self.cells.get_mut(row.at + place) } else { None }
+        let place = self.place(key, label)?;
+        self.cells.get_mut(place)
+    }
+
+    /// What all regions together have admitted in a window until now, if it is measured.
+    pub fn admitted_so_far(&self, key: usize, label: Label) -> Option<u64> {
+        self.place(key, label).map(|place| self.cells[place].admitted)
+    }
+
+    /// A request was refused for want of room that there was.
+    pub fn needless(&mut self, key: usize, label: Label, cost: u64) {
+        if let Some(cell) = self.cell(key, label) {
+            cell.needless += cost;
+        }
     }
 
     /// A region admitted. Windows that are not measured are left out.
@@ -105,27 +157,42 @@ impl Ledger {
         }
     }
 
+    /// How far apart regions are in the part of their requests that they admitted, in percentage points:
+    /// the largest less the smallest, of all regions that were asked while measuring.
+    pub fn spread(&self) -> f64 {
+        let asked = self.served.iter().filter(|served| served.offered > 0);
+        let shares = asked.map(|served| percent(served.admitted, served.offered));
+        let (least, most) =
+            shares.fold((f64::INFINITY, 0.0), |(a, b): (f64, f64), x| (a.min(x), b.max(x)));
+        (most - least).max(0.0)
+    }
+
     /// How accurate the keys were that `wanted` names.
     pub fn accuracy(&self, subjects: &Subjects, wanted: impl Fn(usize) -> bool) -> Accuracy {
         let mut accuracy = Accuracy::default();
-        let (mut over_sum, mut under_sum) = (0.0, 0.0);
         for (key, row) in self.rows.iter().enumerate().filter(|(key, _)| wanted(*key)) {
             let quantity = subjects.keys[key].quantity;
             for cell in &self.cells[row.at..row.at + row.labels] {
-                let over = percent(cell.admitted.saturating_sub(quantity), quantity);
-                let under = percent(cell.central.saturating_sub(cell.admitted), cell.central);
-                over_sum += over;
-                under_sum += under;
-                accuracy.over.worst_pct = accuracy.over.worst_pct.max(over);
-                accuracy.under.worst_pct = accuracy.under.worst_pct.max(under);
+                let over = cell.admitted.saturating_sub(quantity);
+                let under = cell.central.saturating_sub(cell.admitted);
+                accuracy.over.add(percent(over, quantity));
+                accuracy.under.add(percent(under, cell.central));
+                accuracy.needless.add(percent(cell.needless, quantity));
                 accuracy.windows += 1;
             }
         }
-        if accuracy.windows > 0 {
-            accuracy.over.mean_pct = over_sum / accuracy.windows as f64;
-            accuracy.under.mean_pct = under_sum / accuracy.windows as f64;
+        for deviation in [&mut accuracy.over, &mut accuracy.under, &mut accuracy.needless] {
+            deviation.mean_pct /= accuracy.windows.max(1) as f64;
         }
         accuracy
+    }
+}
+
+impl Deviation {
+    /// One window more; the mean is a sum until it is divided.
+    fn add(&mut self, percent: f64) {
+        self.mean_pct += percent;
+        self.worst_pct = self.worst_pct.max(percent);
     }
 }
 
@@ -139,7 +206,7 @@ mod tests {
     use tidegate_core::time::{ClusterTime, Span};
 
     use super::*;
-    use crate::{queue::Instant, subjects::testing::subjects};
+    use crate::subjects::testing::subjects;
 
     /// Windows of one second from label 100 on: 100 warms up, 101 and 102 are measured.
     fn ledger() -> (Subjects, Ledger) {
@@ -154,7 +221,7 @@ mod tests {
             end: Instant(5_500_000),
             epoch: ClusterTime(98_000_000),
         };
-        let ledger = Ledger::new(&subjects, &schedule).expect("little");
+        let ledger = Ledger::new(&subjects, 3, &schedule).expect("little");
         (subjects, ledger)
     }
 
@@ -187,5 +254,39 @@ mod tests {
     fn nothing_measured_is_no_deviation() {
         let (subjects, ledger) = ledger();
         assert_eq!(ledger.accuracy(&subjects, |_| false), Accuracy::default());
+    }
+
+    #[test]
+    fn what_was_refused_although_there_was_room_is_a_share_of_the_quantity() {
+        let (subjects, mut ledger) = ledger();
+        ledger.admitted(0, Label(101), 7);
+        assert_eq!(ledger.admitted_so_far(0, Label(101)), Some(7));
+        assert_eq!(ledger.admitted_so_far(0, Label(100)), None, "it warms up");
+        for (label, cost) in [(101, 2), (101, 1), (100, 50)] {
+            ledger.needless(0, Label(label), cost);
+        }
+        let needless = ledger.accuracy(&subjects, |key| key == 0).needless;
+        assert_eq!(needless, Deviation { mean_pct: 15.0, worst_pct: 30.0 });
+    }
+
+    #[test]
+    fn fairness_is_the_distance_of_the_regions_that_were_asked() {
+        let (_, mut ledger) = ledger();
+        assert_eq!(ledger.spread(), 0.0);
+        let mut ask = |region, at, n: u64, passed: u64| {
+            for k in 0..n {
+                if ledger.offered(region, Instant(at)) && k < passed {
+                    ledger.passed(region);
+                }
+            }
+        };
+        ask(0, 3_000_000, 10, 4);
+        ask(1, 4_999_999, 20, 15);
+        // Before and after measuring nothing counts, and the third region is asked only then.
+        for at in [2_999_999, 5_000_000] {
+            ask(0, at, 100, 100);
+            ask(2, at, 100, 0);
+        }
+        assert!((ledger.spread() - 35.0).abs() < 1e-9, "{}", ledger.spread());
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod central;
 pub mod checker;
+pub mod compare;
 pub mod explore;
 pub mod frames;
 pub mod guard;
@@ -26,6 +27,7 @@ pub mod slots;
 pub mod store;
 pub mod subjects;
 pub mod swarm;
+mod table;
 pub mod topology;
 pub mod trace;
 pub mod workload;

@@ -13,7 +13,12 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use tidegate_sim::{explore::explore, run, scenario::Source};
+use tidegate_sim::{
+    compare::compare,
+    explore::explore,
+    run,
+    scenario::{Source, Variants},
+};
 
 /// Try limits, traffic and places before trusting them.
 #[derive(Debug, Parser)]
@@ -29,8 +34,8 @@ enum Command {
     Run(Run),
     /// Run a scenario or a swarm with many seeds.
     Explore(Explore),
-    /// (later) Run a scenario's limits with every algorithm, side by side.
-    Compare(Later),
+    /// Run the variants of a scenario on the same requests, side by side.
+    Compare(Compare),
     /// (later) Measure every target.
     Targets(Later),
 }
@@ -42,15 +47,33 @@ struct Run {
     /// Where all chance comes from, instead of the file's own seed.
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    out: Out,
+    /// Also write the scenario that a swarm draws for the seed to this file.
+    #[arg(long, value_name = "PATH")]
+    drawn: Option<PathBuf>,
+}
+
+/// Where a result goes.
+#[derive(Debug, Args)]
+struct Out {
     /// Also write the report for people to this file.
     #[arg(long, value_name = "PATH")]
     report: Option<PathBuf>,
     /// Write the result as JSON: to this file, or alone to stdout.
     #[arg(long, value_name = "PATH", num_args = 0..=1)]
     json: Option<Option<PathBuf>>,
-    /// Also write the scenario that a swarm draws for the seed to this file.
-    #[arg(long, value_name = "PATH")]
-    drawn: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Compare {
+    /// The scenario file with variants, such as config/scenarios/compare.toml.
+    scenario: PathBuf,
+    /// Where all chance comes from, instead of the file's own seed.
+    #[arg(long)]
+    seed: Option<u64>,
+    #[command(flatten)]
+    out: Out,
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +108,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(arguments) => simulate(&arguments),
         Command::Explore(arguments) => explore_seeds(&arguments),
-        Command::Compare(_) => Err(later("compare")),
+        Command::Compare(arguments) => compare_variants(&arguments),
         Command::Targets(_) => Err(later("targets")),
     };
     let code = outcome.unwrap_or_else(|message| {
@@ -96,7 +119,7 @@ fn main() -> ExitCode {
 }
 
 fn later(command: &str) -> String {
-    format!("`{command}` is not built yet; there are `run` and `explore`")
+    format!("`{command}` is not built yet; there are `run`, `explore` and `compare`")
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -119,18 +142,29 @@ fn simulate(arguments: &Run) -> Result<u8, String> {
     let scenario = source.scenario(seed).map_err(|error| error.to_string())?;
     let report = run(&scenario, seed)
         .map_err(|error| format!("{}: {error}", arguments.scenario.display()))?;
-    if let Some(path) = &arguments.report {
-        write(path, &report.to_string())?;
-    }
-    match &arguments.json {
-        Some(None) => print(&format!("{}\n", report.to_json()))?,
-        Some(Some(path)) => {
-            write(path, &format!("{}\n", report.to_json()))?;
-            print(&report.to_string())?;
-        }
-        None => print(&report.to_string())?,
-    }
+    hand_out(&arguments.out, &report.to_string(), &report.to_json())?;
     Ok(if report.holds() { HOLDS } else { VIOLATED })
+}
+
+fn compare_variants(arguments: &Compare) -> Result<u8, String> {
+    let variants = Variants::load(&arguments.scenario).map_err(|error| error.to_string())?;
+    let comparison = compare(&variants, arguments.seed.unwrap_or(variants.seed))
+        .map_err(|error| format!("{}: {error}", arguments.scenario.display()))?;
+    hand_out(&arguments.out, &comparison.to_string(), &comparison.to_json())?;
+    Ok(if comparison.holds() { HOLDS } else { VIOLATED })
+}
+
+/// Prints and writes a result where it is wanted.
+fn hand_out(out: &Out, report: &str, json: &str) -> Result<(), String> {
+    if let Some(path) = &out.report {
+        write(path, report)?;
+    }
+    match &out.json {
+        Some(None) => return print(&format!("{json}\n")),
+        Some(Some(path)) => write(path, &format!("{json}\n"))?,
+        None => {}
+    }
+    print(report)
 }
 
 fn explore_seeds(arguments: &Explore) -> Result<u8, String> {

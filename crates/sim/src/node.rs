@@ -5,7 +5,7 @@ use tidegate_core::{
     engine::{Engine, Plan, Settings},
     guard::OneThread,
     ids::{Boot, NodeId, Session},
-    policy::PolicySet,
+    policy::{ATTRIBUTES_MAX, PolicySet},
     time::{ClusterTime, Mono, Span},
 };
 
@@ -153,13 +153,13 @@ impl Life {
     }
 
     /// Plans one request of a subject.
-    pub fn plan(&self, policies: &PolicySet, subject: &Subject, now: Instant) -> Plan {
-        let attributes: Vec<_> = subject
-            .attributes
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let asked = [Asked { attributes: &attributes, cost: subject.cost }];
+    pub fn plan(&self, policies: &PolicySet, subject: &Subject, cost: u64, now: Instant) -> Plan {
+        let mut list = [("", ""); ATTRIBUTES_MAX];
+        let attributes = &mut list[..subject.attributes.len()];
+        for (place, (name, value)) in attributes.iter_mut().zip(&subject.attributes) {
+            *place = (name, value);
+        }
+        let asked = [Asked { attributes, cost }];
         self.engine
             .plan(policies, &SECRET, self.mono(now), &asked, Purpose::Charge)
             .expect("the scenario was checked for subjects that meet too many limits")

@@ -1,9 +1,6 @@
 //! What a run came to: for programs as JSON, for people as a table (which is Markdown too).
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 use tidegate_core::breaker::Cause;
@@ -12,6 +9,7 @@ use crate::{
     checker::Violations,
     ledger::{Accuracy, Deviation},
     scenario::Scenario,
+    table::{percent, table},
     world::{Finished, RegionCount},
 };
 
@@ -64,6 +62,10 @@ pub struct Report {
     pub over: Deviation,
     /// Not admitted although the central limiter admitted it.
     pub under: Deviation,
+    /// Refused although there was room by true counts.
+    pub needless: Deviation,
+    /// How far apart regions are in the part of their requests that they admitted, in percentage points.
+    pub fairness_points: f64,
     /// By name.
     pub regions: BTreeMap<String, RegionReport>,
     /// How often the breakers that stand before stores opened, by cause.
@@ -81,7 +83,7 @@ pub struct Report {
     pub lost: u64,
     /// The part of it that some living node knows.
     pub lost_though_known: u64,
-    /// Bytes of frames between regions under load, per admitted request.
+    /// UDP payload between regions under load, per admitted request: frames and what QUIC adds to them.
     pub bytes_per_admitted: f64,
     /// What must hold of every run.
     pub checkers: Vec<CheckerReport>,
@@ -133,6 +135,8 @@ impl Report {
             admitted,
             over: all.over,
             under: all.under,
+            needless: all.needless,
+            fairness_points: finished.ledger.spread(),
             regions: regions.collect(),
             breaker_opened: Cause::ALL.map(Cause::name).into_iter().zip(finished.opened).collect(),
             convergence_ms: finished.panel.converged_after().map(|span| span.0 as f64 / 1e3),
@@ -157,43 +161,6 @@ impl Report {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("numbers and names can always be written as JSON")
     }
-}
-
-/// A table whose columns are as wide as their widest cell, in Markdown.
-fn table(f: &mut fmt::Formatter<'_>, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |f: &mut fmt::Formatter<'_>, cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::from("|");
-        for (column, cell) in cells.enumerate() {
-            let width = widths[column];
-            // Names to the left, numbers to the right.
-            if column == 0 {
-                write!(text, " {cell:<width$} |")?;
-            } else {
-                write!(text, " {cell:>width$} |")?;
-            }
-        }
-        writeln!(f, "{text}")
-    };
-    line(f, &mut head.iter().copied())?;
-    let rules: Vec<String> = widths
-        .iter()
-        .enumerate()
-        .map(|(n, width)| if n == 0 { "-".repeat(*width) } else { "-".repeat(width - 1) + ":" })
-        .collect();
-    line(f, &mut rules.iter().map(String::as_str))?;
-    for row in rows {
-        line(f, &mut row.iter().map(String::as_str))?;
-    }
-    Ok(())
-}
-
-fn percent(value: f64) -> String {
-    format!("{value:.2} %")
 }
 
 impl fmt::Display for Report {
@@ -238,10 +205,19 @@ impl fmt::Display for Report {
                 percent(a.over.worst_pct),
                 percent(a.under.mean_pct),
                 percent(a.under.worst_pct),
+                percent(a.needless.mean_pct),
             ]
         });
         writeln!(f)?;
-        let head = ["limit", "windows", "over, mean", "over, worst", "under, mean", "under, worst"];
+        let head = [
+            "limit",
+            "windows",
+            "over, mean",
+            "over, worst",
+            "under, mean",
+            "under, worst",
+            "needless, mean",
+        ];
         table(f, &head, &limits.collect::<Vec<_>>())?;
 
         writeln!(f)?;
@@ -274,7 +250,12 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "Between regions {:.2} bytes were sent per admitted request.\n",
+            "Regions differ by {:.1} points in the part of their requests that they admitted.",
+            self.fairness_points
+        )?;
+        writeln!(
+            f,
+            "Between regions {:.2} bytes of UDP payload were sent per admitted request.\n",
             self.bytes_per_admitted
         )?;
 

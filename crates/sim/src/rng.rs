@@ -8,8 +8,6 @@
 
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 
-use crate::trace::Trace;
-
 /// One stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Stream(Xoshiro256PlusPlus);
@@ -17,9 +15,7 @@ pub struct Stream(Xoshiro256PlusPlus);
 impl Stream {
     /// The stream of `seed` for `purpose` and `index`.
     pub fn new(seed: u64, purpose: &str, index: u64) -> Self {
-        let mut mixer = Trace::new();
-        mixer.bytes(purpose.as_bytes());
-        Self(Xoshiro256PlusPlus::seed_from_u64(mix(mix(seed) ^ mix(mixer.value()) ^ index)))
+        Self(Xoshiro256PlusPlus::seed_from_u64(mix(mix(seed) ^ mix(fnv(purpose)) ^ index)))
     }
 
     /// A fraction, 0 or more and below 1.
@@ -48,6 +44,12 @@ impl Stream {
     pub fn into_rng(self) -> Xoshiro256PlusPlus {
         self.0
     }
+}
+
+/// A name as a number (FNV-1a).
+fn fnv(name: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// Spreads every bit of `x` over all bits of the result (the finaliser of SplitMix64).
@@ -81,6 +83,13 @@ mod tests {
         assert_eq!(seen, FIRST);
     }
     const FIRST: [u64; 3] = [131_786, 678_154, 58_675];
+
+    #[test]
+    fn names_are_numbers_by_fnv_1a() {
+        assert_eq!(fnv(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv("foobar"), 0x8594_4171_f739_67e8);
+    }
 
     #[test]
     fn exponential_gaps_have_their_mean() {

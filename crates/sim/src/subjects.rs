@@ -65,8 +65,6 @@ impl Met {
 pub struct Subject {
     /// What its requests carry.
     pub attributes: Vec<(String, String)>,
-    /// What one request costs.
-    pub cost: u64,
     /// The limits it meets, in the order in which a decision lists them.
     pub met: Vec<Met>,
 }
@@ -91,13 +89,13 @@ impl Subjects {
         let mut subjects = Self { regions, ..Self::default() };
         for load in loads {
             subjects.first_of_load.push(subjects.all.len());
-            for n in 0..load.callers {
+            for n in 0..load.callers.count() {
                 let mut attributes = load.attributes.clone();
                 if let Some(name) = &load.caller {
-                    attributes.push((name.clone(), format!("caller-{n}")));
+                    attributes.push((name.clone(), load.callers.name(n)));
                 }
                 let met = subjects.meet(policies, &attributes);
-                subjects.all.push(Subject { attributes, cost: load.cost, met });
+                subjects.all.push(Subject { attributes, met });
             }
         }
         subjects
@@ -151,9 +149,12 @@ impl Subjects {
 
 #[cfg(test)]
 pub(crate) mod testing {
+    use std::sync::Arc;
+
     use tidegate_core::time::Span;
 
     use super::*;
+    use crate::scenario::{Callers, Requests};
 
     /// Two regions; caller 0 of load 0 meets a global limit of 10, caller 0 of load 1 also 4 per region.
     pub(crate) fn subjects() -> Subjects {
@@ -189,9 +190,8 @@ pub(crate) mod testing {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .to_vec(),
             caller: None,
-            callers: 1,
-            cost: 1,
-            per_second: vec![1.0, 1.0],
+            callers: Callers::Numbered(1),
+            requests: Requests::Recorded(Arc::default()),
             start: Span::ZERO,
             end: None,
         };

@@ -178,7 +178,8 @@ fn mistakes_are_exit_two_and_told_on_stderr() {
         (&["explore", &bad, "--seeds", "9"], "0..200"),
         (&["explore", &bad, "--seeds", "1..9", "--jobs", "0"], "--jobs"),
         (&["run", &quick, "--drawn", "x.toml"], "--drawn"),
-        (&["compare", "f.toml"], "not built yet"),
+        (&["compare", &quick], "nothing to compare"),
+        (&["compare", "no-such.toml"], "no-such.toml"),
         (&["targets", "--short"], "not built yet"),
     ] {
         let output = simulate(arguments);

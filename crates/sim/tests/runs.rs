@@ -8,7 +8,7 @@ use std::{
 use tidegate_sim::{
     report::Report,
     run,
-    scenario::{Scenario, Source},
+    scenario::{Scenario, Source, Variants},
 };
 
 fn folder() -> PathBuf {
@@ -157,15 +157,21 @@ fn every_shipped_scenario_is_good() {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder()).expect("scenarios are shipped") {
         let path = entry.expect("a readable folder").path();
-        if path.is_file() {
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        if name == "compare.toml" {
+            let variants = Variants::load(&path).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(variants.all.len(), 5);
+            names.push(name);
+        } else if path.is_file() {
             let source = Source::load(&path).unwrap_or_else(|error| panic!("{error}"));
             let scenario = source.scenario(1).unwrap_or_else(|error| panic!("{error}"));
             assert!(!scenario.name.is_empty());
-            names.push(path.file_name().expect("a file").to_string_lossy().into_owned());
+            names.push(name);
         }
     }
     names.sort();
     let expected = [
+        "compare.toml",
         "cut-and-heal.toml",
         "naive-10x.toml",
         "restart.toml",

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use tidegate_sim::scenario::{Scenario, ScenarioError};
+use tidegate_sim::{
+    scenario::{Requests, Scenario, ScenarioError},
+    workload::Shape,
+};
 
 const GOOD: &str = r#"
 name = "good"
@@ -48,7 +51,9 @@ fn assert_said(from: &str, to: &str, parts: &[&str]) {
 #[test]
 fn the_good_one_is_good() {
     let scenario = parse(GOOD).expect("good");
-    assert_eq!(scenario.loads[0].per_second, [100.0, 100.0]);
+    let Requests::Random(traffic) = &scenario.loads[0].requests else { panic!("nothing recorded") };
+    assert_eq!(traffic.per_second, 200.0);
+    assert_eq!(traffic.shape, Shape::Still(vec![0.5, 0.5]));
     assert_eq!(scenario.seed, 1);
     let schedule = scenario.schedule;
     assert_eq!(schedule.measured_to.since(schedule.measured_from).as_millis(), 3_000);

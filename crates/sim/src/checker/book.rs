@@ -236,7 +236,7 @@ impl Book {
 
     /// An open window.
     pub fn window(&self, key: usize, label: Label) -> Option<&WindowBook> {
-        self.open[key].iter().find(|window| window.label == label)
+        self.open[key].iter().rev().find(|window| window.label == label)
     }
 
     /// All open windows.
@@ -314,6 +314,10 @@ impl Book {
         label: Label,
         closed: &mut Vec<WindowBook>,
     ) -> Option<&mut WindowBook> {
+        // The newest window is never closed; almost everything is about it.
+        if self.open[key].last().is_some_and(|newest| newest.label == label) {
+            return self.open[key].last_mut();
+        }
         let oldest = self.oldest(key, label);
         let open = &mut self.open[key];
         let place = open.binary_search_by_key(&label, |window| window.label);
@@ -425,7 +429,8 @@ impl Book {
             let (regional, quantity) = (facts.region.is_some(), facts.quantity);
             let length = facts.window.length() + RECORD_AFTER;
             let Self { lives, open, weighed, .. } = self;
-            let Some(window) = open[step.key].iter_mut().find(|w| w.label == step.label) else {
+            let Some(window) = open[step.key].iter_mut().rev().find(|w| w.label == step.label)
+            else {
                 continue;
             };
             let told = window.known_at(lives, regions, life, planned);

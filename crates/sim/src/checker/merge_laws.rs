@@ -15,31 +15,31 @@ use crate::queue::Instant;
 /// Windows of a key that are remembered.
 const LABELS_KEPT: u64 = 3;
 
-/// See the module.
+/// What is remembered of one key, by label and something else.
+type Remembered<Of, T> = BTreeMap<(Label, Of), T>;
+
+/// See the module. Lists are by key.
 #[derive(Debug)]
 pub struct MergeLaws {
     /// The merge under test: core's own.
     merge: fn(Tally, Tally) -> Tally,
-    /// The last two tallies that were told of a slot, by key, label; teller, listener and whose it is.
-    told: BTreeMap<(usize, Label, [usize; 3]), [Tally; 2]>,
-    /// What a node knew of a region, by key, label; life and region.
-    views: BTreeMap<(usize, Label, [usize; 2]), Counts>,
+    /// The last two tallies that were told of a slot, by teller, listener and whose it is.
+    told: Vec<Remembered<[usize; 3], [Tally; 2]>>,
+    /// What a node knew of a region, by life and region.
+    views: Vec<Remembered<[usize; 2], Counts>>,
     violations: Violations,
 }
 
 impl MergeLaws {
     /// A checker of this merge.
     pub fn new(merge: fn(Tally, Tally) -> Tally) -> Self {
-        let (told, views) = (BTreeMap::new(), BTreeMap::new());
+        let (told, views) = (Vec::new(), Vec::new());
         Self { merge, told, views, violations: Violations::default() }
     }
 
     fn told(&mut self, book: &Book, at: Instant, way: (usize, usize), slot: &SlotSeen) {
-        let place = (slot.key, slot.label, [way.0, way.1, slot.life]);
-        if !self.told.contains_key(&place) {
-            forget(&mut self.told, slot.key, slot.label);
-        }
-        let told = self.told.entry(place).or_default();
+        let of = (slot.label, [way.0, way.1, slot.life]);
+        let told = remembered(&mut self.told, slot.key, of);
         let [a, b] = *told;
         let c = slot.tally;
         *told = [b, c];
@@ -64,10 +64,7 @@ impl MergeLaws {
     }
 
     fn viewed(&mut self, book: &Book, at: Instant, place: (usize, Label, [usize; 2]), new: Counts) {
-        if !self.views.contains_key(&place) {
-            forget(&mut self.views, place.0, place.1);
-        }
-        let old = self.views.entry(place).or_default();
+        let old = remembered(&mut self.views, place.0, (place.1, place.2));
         if new.used < old.used || new.refunded < old.refunded {
             let of = book.keys[place.0].show(place.1);
             let what = format!(
@@ -87,18 +84,24 @@ const fn at_least(a: Tally, b: Tally) -> bool {
         && a.offered >= b.offered
 }
 
-/// Forgets windows of a key that are long over.
-fn forget<Of: Copy + Ord + Default, T>(
-    map: &mut BTreeMap<(usize, Label, Of), T>,
+/// What is remembered of a key in a window, by `of`; for something new, windows of the key that are long
+/// over are forgotten.
+fn remembered<Of: Copy + Ord + Default, T: Default>(
+    keys: &mut Vec<Remembered<Of, T>>,
     key: usize,
-    newest: Label,
-) {
-    let from = (key, Label(0), Of::default());
-    let to = (key, Label(newest.0.saturating_sub(LABELS_KEPT)), Of::default());
-    while let Some((old, _)) = map.range(from..to).next() {
-        let old = *old;
-        map.remove(&old);
+    place: (Label, Of),
+) -> &mut T {
+    if keys.len() <= key {
+        keys.resize_with(key + 1, BTreeMap::new);
     }
+    let map = &mut keys[key];
+    let oldest = Label(place.0.0.saturating_sub(LABELS_KEPT));
+    if map.first_key_value().is_some_and(|((label, _), _)| *label < oldest)
+        && !map.contains_key(&place)
+    {
+        *map = map.split_off(&(oldest, Of::default()));
+    }
+    map.entry(place).or_default()
 }
 
 impl Checker for MergeLaws {

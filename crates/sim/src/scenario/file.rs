@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de::Error};
 use tidegate_core::{breaker, time::Span};
 
-use super::StoreSettings;
 pub(super) use super::file_faults::{Clock, Cut, LinkFault, Pause, Restart, StoreFault, StoreLoss};
+pub(super) use super::file_load::{Bursty, Cost, Distribution, Load, Split};
+use super::{ScenarioError, StoreSettings};
 
 /// A span of time as people write it, such as `"50ms"`.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +59,15 @@ pub(super) struct File {
     pub(super) store_loss: Vec<StoreLoss>,
     #[serde(default)]
     pub(super) clock: Vec<Clock>,
+    /// For `compare`: what each sets otherwise.
+    #[serde(default)]
+    pub(super) variant: Vec<toml::Table>,
+}
+
+/// Reads the file's shape. `name` is what mistakes call it.
+pub(super) fn parse(text: &str, name: &str) -> Result<File, ScenarioError> {
+    toml::from_str(text)
+        .map_err(|error| ScenarioError(vec![format!("{name}: {}", error.to_string().trim())]))
 }
 
 #[derive(Debug, Deserialize)]
@@ -148,25 +158,7 @@ impl<'de> Deserialize<'de> for Bound {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Load {
-    #[serde(default)]
-    pub(super) attributes: BTreeMap<String, String>,
-    pub(super) caller: Option<String>,
-    #[serde(default = "one")]
-    pub(super) callers: u64,
-    #[serde(default = "one")]
-    pub(super) cost: u64,
-    pub(super) multiple: Option<f64>,
-    pub(super) per_second: Option<f64>,
-    pub(super) split: Option<String>,
-    pub(super) weights: Option<BTreeMap<String, f64>>,
-    pub(super) start: Option<Length>,
-    pub(super) end: Option<Length>,
-}
-
-fn one() -> u64 {
+pub(super) fn one() -> u64 {
     1
 }
 fn recover_within() -> Length {

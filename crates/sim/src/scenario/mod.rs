@@ -3,6 +3,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tidegate_core::{
@@ -14,8 +15,13 @@ use tidegate_core::{
 pub use faults::{ClockFault, Faults, Pause, Restart, StoreFate, StoreFault, StoreLoss, drifted};
 
 pub use source::Source;
+pub use variants::{Variant, Variants};
 
-use crate::{queue::Instant, topology::Topology};
+use crate::{
+    queue::Instant,
+    topology::Topology,
+    workload::{Bursts, Cost, Recording, Shape},
+};
 
 pub(crate) use file::Length;
 
@@ -23,7 +29,9 @@ mod build;
 mod faults;
 mod file;
 mod file_faults;
+mod file_load;
 mod source;
+mod variants;
 
 /// Virtual time before the load begins: links come up, clocks are compared, nodes get ready.
 pub const LEAD_IN: Span = Span::secs(2);
@@ -57,16 +65,75 @@ pub struct Load {
     pub attributes: Vec<(String, String)>,
     /// The attribute that tells its callers apart, if there are several.
     pub caller: Option<String>,
-    /// How many callers, drawn evenly.
-    pub callers: u64,
-    /// What one request costs.
-    pub cost: u64,
-    /// Requests per second, by region.
-    pub per_second: Vec<f64>,
+    /// Who asks.
+    pub callers: Callers,
+    /// Which requests.
+    pub requests: Requests,
     /// It comes from so long after the load's beginning on …
     pub start: Span,
     /// … until just before this; `None`: to the load's end.
     pub end: Option<Span>,
+}
+
+/// The callers of a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Callers {
+    /// So many, called `caller-0` and so on, drawn evenly.
+    Numbered(u64),
+    /// Those of a recording.
+    Named(Arc<Recording>),
+}
+
+impl Callers {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Numbered(count) => *count,
+            Self::Named(recording) => recording.callers.len() as u64,
+        }
+    }
+
+    /// What one is called.
+    pub fn name(&self, n: u64) -> String {
+        match self {
+            Self::Numbered(_) => format!("caller-{n}"),
+            Self::Named(recording) => {
+                recording.callers.get(n as usize).cloned().unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// Where the requests of a load come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Requests {
+    /// From chance.
+    Random(Traffic),
+    /// From a file.
+    Recorded(Arc<Recording>),
+}
+
+/// Requests at random.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traffic {
+    /// Requests per second from all regions together, on average.
+    pub per_second: f64,
+    /// How they are spread over regions and time.
+    pub shape: Shape,
+    /// Whether they come in bursts.
+    pub bursts: Option<Bursts>,
+    /// What they cost.
+    pub cost: Cost,
+}
+
+impl Load {
+    /// Units asked for per second by all regions together, on average.
+    pub fn units_per_second(&self) -> f64 {
+        match &self.requests {
+            Requests::Random(traffic) => traffic.per_second * traffic.cost.mean(),
+            Requests::Recorded(recording) => recording.per_second() * recording.mean_cost(),
+        }
+    }
 }
 
 /// How regional stores behave when nothing is wrong.
@@ -165,36 +232,46 @@ impl Scenario {
         surges.chain(self.faults.healed(&self.topology)).max()
     }
 
-    /// Reads a scenario file; a policy file that it names is looked for beside it.
+    /// Reads a scenario file; files that it names are looked for beside it.
     pub fn load(path: &Path) -> Result<Self, ScenarioError> {
         let text = read(path).map_err(|message| ScenarioError(vec![message]))?;
-        let folder = path.parent().map(PathBuf::from).unwrap_or_default();
-        Self::parse(&text, &path.display().to_string(), &folder)
+        Self::parse(&text, &path.display().to_string(), &folder_of(path))
     }
 
-    /// Reads a scenario from text. `name` is what mistakes call it; `folder` is where a policy file is.
+    /// Reads a scenario from text. `name` is what mistakes call it; `folder` is where the files are that it
+    /// names.
     pub fn parse(text: &str, name: &str, folder: &Path) -> Result<Self, ScenarioError> {
-        let file: file::File = toml::from_str(text).map_err(|error| {
-            ScenarioError(vec![format!("{name}: {}", error.to_string().trim())])
-        })?;
-        let policies = read_policies(&file.policies, name, folder)?;
-        build::build(file, policies).map_err(|mistakes| {
+        let file = file::parse(text, name)?;
+        if !file.variant.is_empty() {
+            let message = "it has variants, which `tidegate-sim compare` runs side by side";
+            return Err(ScenarioError(vec![format!("{name}: {message}")]));
+        }
+        let (policies, called) = policy_text(&file.policies, name, folder)?;
+        let policies = parse_policies(&policies, &called)?;
+        build::build(file, policies, folder).map_err(|mistakes| {
             ScenarioError(mistakes.into_iter().map(|line| format!("{name}: {line}")).collect())
         })
     }
 }
 
-/// `source` is the policies themselves if it has more than one line, and a path otherwise.
-fn read_policies(source: &str, name: &str, folder: &Path) -> Result<PolicySet, ScenarioError> {
-    let (text, called) = if source.contains('\n') {
-        (source.to_owned(), format!("{name}: policies"))
-    } else {
-        let path = folder.join(source);
-        let text = read(&path)
-            .map_err(|message| ScenarioError(vec![format!("{name}: policies: {message}")]))?;
-        (text, path.display().to_string())
-    };
-    PolicySet::parse(&text).map_err(|mistakes| {
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().map(PathBuf::from).unwrap_or_default()
+}
+
+/// The text of policies, and what mistakes call it: `source` is the policies themselves if it has more
+/// than one line, and a path otherwise.
+fn policy_text(source: &str, name: &str, folder: &Path) -> Result<(String, String), ScenarioError> {
+    if source.contains('\n') {
+        return Ok((source.to_owned(), format!("{name}: policies")));
+    }
+    let path = folder.join(source);
+    let text = read(&path)
+        .map_err(|message| ScenarioError(vec![format!("{name}: policies: {message}")]))?;
+    Ok((text, path.display().to_string()))
+}
+
+fn parse_policies(text: &str, called: &str) -> Result<PolicySet, ScenarioError> {
+    PolicySet::parse(text).map_err(|mistakes| {
         let line = |m: &tidegate_core::policy::Mistake| {
             format!("{called}:{}: {}: {}", m.line, m.place, m.message)
         };

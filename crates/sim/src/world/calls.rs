@@ -109,12 +109,15 @@ impl World<'_> {
             let steps = met.map(|((met, operation), reply)| Step {
                 key: met.key_in(request.region),
                 label: operation.label,
-                cost: if *admitted && reply.passes { subject.cost } else { 0 },
+                cost: if *admitted && reply.passes { request.cost } else { 0 },
                 holds: reply.counts.net(),
             });
-            let steps: Vec<Step> = steps.collect();
+            let mut list = std::mem::take(&mut self.steps);
+            list.extend(steps);
             let Request { life, planned, .. } = request;
-            self.panel.see(now, &Seen::Stepped { life, planned, steps: &steps });
+            self.panel.see(now, &Seen::Stepped { life, planned, steps: &list });
+            list.clear();
+            self.steps = list;
         }
         Ok(reply)
     }

@@ -12,7 +12,7 @@ use tidegate_core::{
 
 use crate::{
     central::Central,
-    checker::{Book, Facts, Panel, Seen, SlotSeen},
+    checker::{Book, Charge, Facts, Panel, Seen, SlotSeen, Step},
     guard::{Answer, Permit},
     ledger::{Ledger, TooMuch},
     network::Network,
@@ -44,7 +44,7 @@ const RECOVERY: Span = Span::secs(4);
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Arrival { source: usize },
-    Ask { node: usize, life: usize, subject: usize },
+    Ask { node: usize, life: usize, asked: Asked },
     Step { call: usize },
     Answer { call: usize },
     Deadline { call: usize },
@@ -62,6 +62,7 @@ enum Event {
     StoreLost { loss: usize },
     StoreSetForward { region: usize },
     Healed,
+    LoadBegins,
     Sweep,
     Sample,
     Quiet,
@@ -84,10 +85,21 @@ pub struct RegionCount {
     pub unanswered: u64,
 }
 
+/// What a request asks for, small enough for an event.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    subject: u32,
+    cost: u32,
+    /// Whether it came while measuring.
+    measured: bool,
+}
+
 /// A request at its node.
 #[derive(Debug, Clone, Copy)]
 struct Request {
     subject: usize,
+    cost: u64,
+    measured: bool,
     node: usize,
     life: usize,
     region: usize,
@@ -156,7 +168,11 @@ pub struct World<'a> {
     quiet: bool,
     /// The key that was viewed last under load.
     next_view: usize,
+    bytes_before_load: u64,
     bytes_under_load: u64,
+    /// Empty lists that are filled for each request, so that their room is used again.
+    steps: Vec<Step>,
+    charges: Vec<Charge>,
 }
 
 /// What a run came to.
@@ -177,7 +193,7 @@ pub struct Finished {
     pub subjects: Subjects,
     /// The checkers.
     pub panel: Panel,
-    /// Bytes of frames between regions while there was load.
+    /// UDP payload that frames between regions came to while there was load.
     pub bytes_between_regions: u64,
     /// Frames sent in the whole run.
     pub frames: u64,
@@ -189,7 +205,9 @@ impl<'a> World<'a> {
         let topology = &scenario.topology;
         let regions = topology.regions.len();
         let subjects = Subjects::new(&scenario.policies, &scenario.loads, regions);
-        let ledger = Ledger::new(&subjects, &scenario.schedule)?;
+        let schedule = &scenario.schedule;
+        let ledger = Ledger::new(&subjects, regions, schedule)?;
+        let all_load = schedule.load_end.since(schedule.load_start);
         let stores = (0..regions).map(|region| {
             let faults =
                 scenario.faults.store_faults.iter().filter(|f| f.region == region).copied();
@@ -206,7 +224,7 @@ impl<'a> World<'a> {
             nodes: topology.nodes().into_iter().map(|(r, id)| Node::new(id, r)).collect(),
             stores: stores.collect(),
             network: Network::new(topology.clone(), seed),
-            sources: Source::all(&scenario.loads, &subjects.first_of_load, seed),
+            sources: Source::all(&scenario.loads, &subjects.first_of_load, seed, all_load),
             balance: Stream::new(seed, "balance", 0),
             central: Central::new(&subjects),
             ledger,
@@ -221,7 +239,10 @@ impl<'a> World<'a> {
             relays_died: 0,
             quiet: false,
             next_view: 0,
+            bytes_before_load: 0,
             bytes_under_load: 0,
+            steps: Vec::new(),
+            charges: Vec::new(),
             subjects,
         };
         world.prepare();
@@ -261,6 +282,7 @@ impl<'a> World<'a> {
         }
         self.queue.push(self.panel.book().facts.healed, Event::Healed);
         self.queue.push(Instant(0), Event::Sweep);
+        self.queue.push(schedule.load_start, Event::LoadBegins);
         self.queue.push(schedule.load_start, Event::Sample);
         self.queue.push(schedule.load_end, Event::Quiet);
     }
@@ -299,7 +321,7 @@ impl<'a> World<'a> {
             return;
         }
         match event {
-            Event::Ask { node, life, subject } => self.ask(now, node, life, subject),
+            Event::Ask { node, life, asked } => self.ask(now, node, life, asked),
             Event::Arrival { source } => self.arrive(now, source),
             Event::Step { call } => self.step(now, call),
             Event::Answer { call } => self.answer(now, call),
@@ -320,12 +342,13 @@ impl<'a> World<'a> {
                 self.panel.see(now, &Seen::StoreLost { region, kept: None });
             }
             Event::Healed => self.panel.see(now, &Seen::Healed),
+            Event::LoadBegins => self.bytes_before_load = self.network.bytes_between_regions,
             Event::Start { node } => self.start(now, node),
             Event::Sweep => self.sweep(now),
             Event::Sample => self.sample(now),
             Event::Quiet => {
                 self.quiet = true;
-                self.bytes_under_load = self.network.bytes_between_regions;
+                self.bytes_under_load = self.network.bytes_between_regions - self.bytes_before_load;
                 self.panel.see(now, &Seen::Quiet);
                 self.sample(now);
             }
@@ -334,7 +357,7 @@ impl<'a> World<'a> {
 
     /// Writes into the trace: which kind of thing, and two numbers about it.
     fn note(&mut self, kind: u8, a: u64, b: u64) {
-        self.trace.bytes(&[kind]);
+        self.trace.number(u64::from(kind));
         self.trace.number(a);
         self.trace.number(b);
     }

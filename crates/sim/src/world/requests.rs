@@ -2,15 +2,16 @@
 
 use tidegate_core::{
     calls::{Failure, NotLetThrough},
-    check::{Decision, Ticket},
+    check::{Decision, LimitVerdict, Ticket},
     engine::{Completion, Plan},
 };
 
-use super::{Event, Pending, Request, World};
+use super::{Asked, Event, Pending, Request, World};
 use crate::{
     checker::{Charge, Seen},
     node::Node,
     queue::Instant,
+    workload::Arrival,
 };
 
 impl World<'_> {
@@ -23,14 +24,16 @@ impl World<'_> {
     }
 
     pub(super) fn arrive(&mut self, now: Instant, source: usize) {
-        let (subject, region) = (self.sources[source].subject(), self.sources[source].region);
+        let arrival = self.sources[source].arrival();
+        let Arrival { region, subject, cost } = arrival;
         self.next_arrival(source);
-        self.note(1, subject as u64, region as u64);
+        self.note(1, (subject as u64) << 32 | cost, region as u64);
         self.counts[region].offered += 1;
 
         let true_time = self.scenario.schedule.cluster_time(now);
         let Self { central, subjects, ledger, .. } = self;
-        central.offer(subjects, subject, region, true_time, |key, label, cost| {
+        let measured = ledger.offered(region, now);
+        central.offer(subjects, arrival, true_time, |key, label, cost| {
             ledger.central(key, label, cost);
         });
 
@@ -38,16 +41,15 @@ impl World<'_> {
         let count = self.nodes.iter().filter(alive).count();
         // One draw per request, so that a node's death does not shift who gets later ones.
         let drawn = self.balance.below(count.max(1) as u64) as usize;
-        let chosen = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, node)| alive(node))
-            .map(|(n, _)| n)
-            .nth(drawn);
+        let here = self.nodes.iter().enumerate().filter(|(_, node)| alive(node));
+        let chosen = here.map(|(n, _)| n).nth(drawn);
         match chosen.and_then(|node| Some((node, self.nodes[node].life.as_ref()?.number))) {
             // A process that stands still is asked all the same, and answers later.
-            Some((node, life)) => self.handle(now, Event::Ask { node, life, subject }),
+            Some((node, life)) => {
+                // A subject and a cost fit: a scenario bounds both.
+                let asked = Asked { subject: subject as u32, cost: cost as u32, measured };
+                self.handle(now, Event::Ask { node, life, asked });
+            }
             None => self.leave_unanswered(now, region),
         }
     }
@@ -58,7 +60,7 @@ impl World<'_> {
         self.panel.see(now, &Seen::Unanswered { region });
     }
 
-    pub(super) fn ask(&mut self, now: Instant, node: usize, life: usize, subject: usize) {
+    pub(super) fn ask(&mut self, now: Instant, node: usize, life: usize, what: Asked) {
         let peers = self.nodes.len() - 1;
         let asked = &mut self.nodes[node];
         let region = asked.region;
@@ -66,10 +68,19 @@ impl World<'_> {
             return self.leave_unanswered(now, region);
         };
         let planned = self.panel.book().mark();
-        let request = Request { subject, node, life: life.number, region, planned };
+        let (subject, cost) = (what.subject as usize, u64::from(what.cost));
+        let request = Request {
+            subject,
+            cost,
+            measured: what.measured,
+            node,
+            life: life.number,
+            region,
+            planned,
+        };
         let ready = life.is_ready(now, peers);
-        match life.plan(&self.scenario.policies, &self.subjects.all[subject], now) {
-            Plan::Unmatched => self.counts[region].admitted += 1,
+        match life.plan(&self.scenario.policies, &self.subjects.all[subject], cost, now) {
+            Plan::Unmatched => self.count_answer(&request, true),
             Plan::Ask(command, ticket) if ready => match self.admit(now, node) {
                 Ok(permit) => {
                     let pending = Pending { ticket, permit, asked: now };
@@ -111,7 +122,7 @@ impl World<'_> {
         store: Option<bool>,
         decision: &Decision,
     ) {
-        let Request { subject, life, region, node, planned } = request;
+        let Request { subject, life, region, node, planned, .. } = request;
         let met = &self.subjects.all[subject].met;
         let charged = met
             .iter()
@@ -122,19 +133,51 @@ impl World<'_> {
                 label: verdict.label,
                 cost: verdict.cost,
             });
-        let charges: Vec<Charge> = charged.collect();
+        let mut charges = std::mem::take(&mut self.charges);
+        charges.extend(charged);
         let first = charges.first().map_or(0, |charge| charge.label.0);
         self.note(3, (node as u64) << 1 | u64::from(decision.allowed), first);
         for charge in &charges {
             self.ledger.admitted(charge.key, charge.label, charge.cost);
         }
-        let count = &mut self.counts[region];
-        count.admitted += u64::from(decision.allowed);
-        count.refused += u64::from(!decision.allowed);
-        count.without_store += u64::from(store.is_none());
+        if !decision.allowed {
+            self.weigh_refusal(&request, decision);
+        }
+        self.count_answer(&request, decision.allowed);
+        self.counts[region].without_store += u64::from(store.is_none());
         let allowed = decision.allowed;
         let seen = Seen::Answered { life, planned, store, allowed, charges: &charges };
         self.panel.see(now, &seen);
+        charges.clear();
+        self.charges = charges;
         self.schedule_wake(now, node);
+    }
+
+    fn count_answer(&mut self, request: &Request, allowed: bool) {
+        let count = &mut self.counts[request.region];
+        count.admitted += u64::from(allowed);
+        count.refused += u64::from(!allowed);
+        if allowed && request.measured {
+            self.ledger.passed(request.region);
+        }
+    }
+
+    /// Whether a request was refused that a limiter would have admitted that knew what was admitted.
+    fn weigh_refusal(&mut self, request: &Request, decision: &Decision) {
+        let Self { subjects, ledger, .. } = self;
+        let met = subjects.all[request.subject].met.iter().zip(&decision.limits);
+        let enforced = met
+            .map(|(met, verdict)| (met.key_in(request.region), verdict))
+            .filter(|(key, _)| subjects.keys[*key].enforced);
+        let has_room = |key: usize, verdict: &LimitVerdict| {
+            let truth = ledger.admitted_so_far(key, verdict.label);
+            // Of a window that is not measured nobody knows better than the node.
+            truth.map_or(verdict.allowed, |used| used + request.cost <= subjects.keys[key].quantity)
+        };
+        if enforced.clone().all(|(key, verdict)| has_room(key, verdict)) {
+            for (key, verdict) in enforced.filter(|(_, verdict)| !verdict.allowed) {
+                ledger.needless(key, verdict.label, request.cost);
+            }
+        }
     }
 }

@@ -1,30 +1,26 @@
 //! From a scenario file to a scenario: every mistake is found and told at once.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{fmt::Display, path::Path};
 
 use tidegate_core::{
-    check::LIMITS_MAX,
     ids::{NAME_BYTES_MAX, RegionName},
-    policy::{ATTRIBUTES_MAX, Limit, PolicySet, Scope},
+    policy::PolicySet,
     time::{ClusterTime, Span, Window},
 };
 
-use super::{
-    CALLERS_MAX, LEAD_IN, Load, NODES_MAX, REGIONS_MAX, Scenario, Schedule, WINDOWS_MAX, file,
-};
+use super::{LEAD_IN, NODES_MAX, REGIONS_MAX, Scenario, Schedule, WINDOWS_MAX, file};
 use crate::{
     queue::Instant,
     topology::{Region, Topology, Weather},
 };
 
 mod faults;
+mod loads;
+mod shapes;
 mod store;
 
 /// Load begins at the first window's edge from this Unix second on: a fixed day, since runs must repeat.
 const EPOCH: ClusterTime = ClusterTime(1_728_000_000_000_000);
-/// The largest cost of a request, and more than any rate that can be simulated.
-const COST_MAX: u64 = 1_000_000;
-const PER_SECOND_MAX: f64 = 10_000_000.0;
 /// Windows that are not measured, unless the scenario says otherwise.
 const WARM_UP: u64 = 2;
 /// The longest simulated time.
@@ -61,30 +57,29 @@ impl Notes {
     }
 }
 
-pub(super) fn build(file: file::File, policies: PolicySet) -> Result<Scenario, Vec<String>> {
+/// `folder` is where recorded loads are looked for.
+pub(super) fn build(
+    file: file::File,
+    policies: PolicySet,
+    folder: &Path,
+) -> Result<Scenario, Vec<String>> {
     let mut notes = Notes::default();
     if file.gossip.0 < GOSSIP_MIN {
         notes.add("gossip", "must be 1ms or longer");
     }
     let mut topology = build_topology(&mut notes, &file.topology);
     let store = store::build(&mut notes, &file.store);
-    let loads = build_loads(&mut notes, &file.load, &topology, &policies);
-    let limit = file.load.first().and_then(|load| subject(load, &policies));
-    let schedule = limit.zip(loads.first()).and_then(|(limit, load)| {
-        let longest = longest_window(&file.load, &policies);
-        let multiple = multiple_of(load, limit);
+    let loads = loads::build(&mut notes, &file.load, &topology, &policies, folder);
+    let limit = file.load.first().zip(loads.first());
+    let limit = limit.and_then(|(file, load)| Some((load, loads::subject(file, load, &policies)?)));
+    let schedule = limit.and_then(|(load, limit)| {
+        let longest = loads::longest_window(&file.load, &loads, &policies);
+        let multiple = loads::multiple_of(load, limit);
         build_schedule(&mut notes, &file, &topology, limit.window, longest, multiple)
     });
     // Without a window nothing that has a time can be judged.
     let Some(schedule) = schedule else { return Err(notes.0) };
-    for (n, load) in loads.iter().enumerate() {
-        let last = load.end.unwrap_or(load.start);
-        if schedule.load_start + last > schedule.load_end {
-            let all = schedule.load_end.since(schedule.load_start).as_millis();
-            let message = format_args!("it begins or ends after all load, at {all} ms");
-            notes.add(&format!("load {}", n + 1), message);
-        }
-    }
+    loads::check_times(&mut notes, &loads, &schedule);
     let faults = faults::build(&mut notes, &file, &mut topology, &schedule);
     if !notes.0.is_empty() {
         return Err(notes.0);
@@ -151,190 +146,6 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
         }
     }
     topology
-}
-
-/// The attributes of a load's first caller.
-fn first_attributes(load: &file::Load) -> Vec<(&str, &str)> {
-    let fixed = load.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    fixed.chain(load.caller.iter().map(|name| (name.as_str(), "caller-0"))).collect()
-}
-
-/// The limit that a load's multiples and the run's windows are measured by: the first global one that
-/// it meets, else the first.
-fn subject<'a>(load: &file::Load, policies: &'a PolicySet) -> Option<&'a Limit> {
-    let attributes = first_attributes(load);
-    let met =
-        || policies.policies.iter().filter(|p| p.applies_to(&attributes)).flat_map(|p| &p.limits);
-    met().find(|limit| limit.scope == Scope::Global).or_else(|| met().next())
-}
-
-/// The longest window of any limit that a load meets.
-fn longest_window(loads: &[file::Load], policies: &PolicySet) -> Span {
-    let met = loads.iter().flat_map(|load| {
-        let attributes = first_attributes(load);
-        let applying = policies.policies.iter().filter(move |p| p.applies_to(&attributes));
-        applying.flat_map(|policy| &policy.limits)
-    });
-    met.map(|limit| limit.window.length()).max().unwrap_or_default()
-}
-
-fn build_loads(
-    notes: &mut Notes,
-    files: &[file::Load],
-    topology: &Topology,
-    policies: &PolicySet,
-) -> Vec<Load> {
-    if files.is_empty() {
-        notes.add(
-            "load",
-            "there is none; add a [[load]] with `multiple = 3.0` or `per_second = 3000.0`",
-        );
-    }
-    let callers: u64 = files.iter().fold(0, |sum, load| sum.saturating_add(load.callers));
-    if callers > CALLERS_MAX {
-        notes.add(
-            "load",
-            format_args!("{callers} callers in all; at most {CALLERS_MAX} are simulated"),
-        );
-    }
-    let mut loads = Vec::new();
-    for (n, load) in files.iter().enumerate() {
-        let place = format!("load {}", n + 1);
-        if load.callers == 0 {
-            notes.add(&place, "`callers` must be 1 or more");
-        }
-        if load.callers > 1 && load.caller.is_none() {
-            notes.add(&place, "`callers` without `caller`; name the attribute that tells them apart, such as `caller = \"api_key\"`");
-        }
-        if let Some(name) = load.caller.as_ref().filter(|name| load.attributes.contains_key(*name))
-        {
-            notes.add(&place, format_args!("`{name}` is both `caller` and one of `attributes`"));
-        }
-        if load.attributes.len() >= ATTRIBUTES_MAX {
-            notes.add(&place, format_args!("too many attributes; at most {}", ATTRIBUTES_MAX - 1));
-        }
-        if !(1..=COST_MAX).contains(&load.cost) {
-            notes.add(&place, format_args!("`cost` must be 1 to {COST_MAX}"));
-        }
-        let first = first_attributes(load);
-        let met: usize = policies.matching(&first).map(|policy| policy.limits.len()).sum();
-        if met > LIMITS_MAX {
-            notes.add(
-                &place,
-                format_args!(
-                    "its requests meet {met} limits; one check weighs at most {LIMITS_MAX}"
-                ),
-            );
-        }
-        let start = load.start.map_or(Span::ZERO, |start| start.0);
-        let end = load.end.map(|end| end.0);
-        if end.is_some_and(|end| end <= start) {
-            notes.add(&place, "`end` must be after `start`");
-        }
-        let total = total_rate(notes, &place, load, policies);
-        let weights = build_weights(notes, &place, load, topology);
-        loads.push(Load {
-            attributes: load.attributes.clone().into_iter().collect(),
-            caller: load.caller.clone(),
-            callers: load.callers,
-            cost: load.cost,
-            per_second: weights.iter().map(|weight| weight * total).collect(),
-            start,
-            end,
-        });
-    }
-    loads
-}
-
-/// By how much a load exceeds what one of its limits allows.
-fn multiple_of(load: &Load, limit: &Limit) -> f64 {
-    let per_second: f64 = load.per_second.iter().sum();
-    let wanted = per_second * load.cost as f64 * limit.window.length().0 as f64 / 1e6;
-    wanted / (limit.quantity as f64 * load.callers.max(1) as f64)
-}
-
-/// Requests per second of a load over all regions.
-fn total_rate(notes: &mut Notes, place: &str, load: &file::Load, policies: &PolicySet) -> f64 {
-    let Some(limit) = subject(load, policies) else {
-        notes.add(
-            place,
-            "no policy applies to its requests; see `match` in the policies and `attributes` here",
-        );
-        return 0.0;
-    };
-    let rate = match (load.multiple, load.per_second) {
-        (Some(multiple), None) => {
-            let per_second = limit.quantity as f64 * 1e6 / limit.window.length().0 as f64;
-            multiple * per_second * load.callers as f64 / load.cost.max(1) as f64
-        }
-        (None, Some(per_second)) => per_second,
-        _ => {
-            notes.add(place, "give either `multiple` (of its limit, for every caller) or `per_second` (for all callers together)");
-            return 0.0;
-        }
-    };
-    if !(rate > 0.0 && rate <= PER_SECOND_MAX) {
-        notes.add(
-            place,
-            format_args!(
-                "{rate} requests per second; must be above 0 and at most {PER_SECOND_MAX}"
-            ),
-        );
-        return 0.0;
-    }
-    rate
-}
-
-/// Each region's part of a load; the parts add up to 1.
-fn build_weights(
-    notes: &mut Notes,
-    place: &str,
-    load: &file::Load,
-    topology: &Topology,
-) -> Vec<f64> {
-    let n = topology.regions.len();
-    let weights = match (load.split.as_deref(), &load.weights) {
-        (None | Some("uniform"), None) => vec![1.0; n],
-        // Most of it in the first region, the rest evenly in the others.
-        (Some("80/20"), None) if n > 1 => {
-            let rest = 0.2 / (n - 1) as f64;
-            (0..n).map(|at| if at == 0 { 0.8 } else { rest }).collect()
-        }
-        (Some("80/20"), None) => vec![1.0; n],
-        (None, Some(table)) => given_weights(notes, place, table, topology),
-        (Some(_), Some(_)) => {
-            notes.add(place, "`split` and `weights` contradict each other; give one");
-            vec![1.0; n]
-        }
-        (Some(other), None) => {
-            notes.add(place, format_args!("`split = \"{other}\"` is unknown; use \"uniform\", \"80/20\", or a table `weights`"));
-            vec![1.0; n]
-        }
-    };
-    let sum: f64 = weights.iter().sum();
-    if sum.is_finite() && sum > 0.0 {
-        weights.iter().map(|weight| weight / sum).collect()
-    } else {
-        notes.add(place, "`weights` must add up to more than 0");
-        vec![0.0; n]
-    }
-}
-
-fn given_weights(
-    notes: &mut Notes,
-    place: &str,
-    table: &BTreeMap<String, f64>,
-    topology: &Topology,
-) -> Vec<f64> {
-    let mut weights = vec![0.0; topology.regions.len()];
-    for (name, weight) in table {
-        if !(weight.is_finite() && *weight >= 0.0) {
-            notes.add(place, format_args!("weight {weight} of `{name}` must be 0 or more"));
-        } else if let Some(at) = notes.region(place, topology, name) {
-            weights[at] = *weight;
-        }
-    }
-    weights
 }
 
 /// How long the load lasts, and which part of it is measured, from its beginning on.
