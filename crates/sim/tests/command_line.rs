@@ -6,6 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
+use scratch::folder;
+
+mod scratch;
+
 const QUICK: &str = r#"
 name = "quick"
 windows = 3
@@ -28,13 +32,6 @@ regions = ["eu", "us"]
 caller = "user"
 multiple = 2.0
 "#;
-
-/// A folder of this test's own.
-fn folder(test: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
-    fs::create_dir_all(&folder).expect("a writable folder");
-    folder
-}
 
 fn scenario(test: &str, text: &str) -> PathBuf {
     let path = folder(test).join("scenario.toml");

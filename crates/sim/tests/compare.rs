@@ -1,6 +1,6 @@
 //! Variants of one scenario: they see the same requests, and differ in what they name.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, process::Command};
 
 use tidegate_core::time::Span;
 use tidegate_sim::{
@@ -10,6 +10,10 @@ use tidegate_sim::{
     scenario::{Scenario, ScenarioError, Variants},
     workload::Source,
 };
+
+use scratch::folder;
+
+mod scratch;
 
 const BASE: &str = r#"
 name = "quick"
@@ -41,13 +45,6 @@ multiple = 2.0
 split = "moving"
 cost = { uniform = [1, 3] }
 "#;
-
-/// A folder of this test's own.
-fn folder(test: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
-    fs::create_dir_all(&folder).expect("a writable folder");
-    folder
-}
 
 fn parse(variants: &str) -> Result<Variants, ScenarioError> {
     Variants::parse(&format!("{BASE}{variants}"), "s.toml", &folder("compare"))

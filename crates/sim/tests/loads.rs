@@ -1,6 +1,6 @@
 //! Loads as scenario files say them: each has the mean that it asks for, and mistakes are told.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use tidegate_core::time::Span;
 use tidegate_sim::{
@@ -10,6 +10,10 @@ use tidegate_sim::{
     scenario::{Scenario, ScenarioError},
     workload::{Arrival, Source},
 };
+
+use scratch::folder;
+
+mod scratch;
 
 /// A limit of 200 in a second, in three regions; `LOAD` is what each test puts in.
 const TEXT: &str = r#"
@@ -33,13 +37,6 @@ regions = ["eu", "us", "ap"]
 caller = "user"
 LOAD
 "#;
-
-/// A folder of this test's own.
-fn folder(test: &str) -> PathBuf {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(test);
-    fs::create_dir_all(&folder).expect("a writable folder");
-    folder
-}
 
 fn parse_in(folder: &str, load: &str) -> Result<Scenario, ScenarioError> {
     Scenario::parse(&TEXT.replace("LOAD", load), "s.toml", &self::folder(folder))

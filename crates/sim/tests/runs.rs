@@ -315,3 +315,13 @@ fn every_fault_by_itself_holds_and_is_felt() {
         }
     }
 }
+
+#[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = include_str!("../../../README.md");
+    let report = result(&shipped("three-regions.toml", &[]), 1).to_string();
+    // But for the trace, which every change of the engine changes.
+    for line in report.lines().filter(|line| !line.starts_with("Seed ")) {
+        assert!(readme.contains(line), "{line}");
+    }
+}

@@ -208,7 +208,7 @@ impl Shard {
                 self.by_end.remove(&due);
             }
             collected += gone.len();
-            gone.into_iter().for_each(|at| self.bury(at));
+            gone.into_iter().for_each(|at| self.measure_and_remove(at));
         }
         let held_max = self.cells_max / 8;
         while collected < budget && (!hold || self.closing.held_cells > held_max) {
@@ -226,7 +226,7 @@ impl Shard {
             }
             self.closing.held_cells -= gone.len();
             collected += gone.len();
-            gone.into_iter().for_each(|at| self.bury(at));
+            gone.into_iter().for_each(|at| self.measure_and_remove(at));
         }
         collected
     }
@@ -266,7 +266,7 @@ impl Shard {
     }
 
     /// Forgets a cell that is over; what no round has measured in time is measured now.
-    fn bury(&mut self, at: u32) {
+    fn measure_and_remove(&mut self, at: u32) {
         self.measure_cell(at);
         self.remove(at);
     }

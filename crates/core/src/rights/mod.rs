@@ -5,6 +5,15 @@
 //! to everybody ([`Statement`]), and whom it is for may spend it when it was heard of ([`Book`]). How much
 //! is granted to whom is a matter of demand ([`grants`]) and not of safety: any amounts are safe.
 //!
+//! What must hold, checked by the tests beside the types and by the model checker (they join
+//! [`invariants`](crate::invariants) when the engine drives them):
+//!
+//! - INV-12 *Split*: the bases of all regions add up to the quantity;
+//! - INV-13 *Covered*: in a store, spent and given are at most base, received and overdraft;
+//! - INV-14 *Given first*: nobody has received more than its giver has counted as given;
+//! - INV-15 *Forfeited*: nothing is spent in labels that a store may have forgotten;
+//! - INV-16 *Recovered*: a recovered label is taken to hold no less than was spent in it.
+//!
 //! Everything here is integers, but for the demand: a model checker holds these very types.
 
 pub use account::{Account, Fence, Received};
