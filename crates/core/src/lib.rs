@@ -45,7 +45,6 @@ pub mod wan;
 
 mod clock;
 mod exchange;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine does not drive it yet"))]
 mod forecast;
 mod slab;
 mod wire;

@@ -13,7 +13,9 @@ use tidegate_core::{
     ids::{Caller, Secret},
     policy::{Attributes, PolicySet},
     store::{StoreCommand, StoreReply},
+    time::Mono,
 };
+use tokio::sync::Notify;
 use tracing::error;
 
 use crate::{
@@ -40,6 +42,8 @@ struct Inner {
     clock: Clock,
     /// Until the start is over, checks are answered by `on_store_failure`.
     started: AtomicBool,
+    /// Wakes who drives the frames, when peers should hear at once of what a check brought.
+    urgent: Notify,
 }
 
 impl Limiter {
@@ -64,6 +68,7 @@ impl Limiter {
             metrics,
             clock,
             started: AtomicBool::new(false),
+            urgent: Notify::new(),
         }))
     }
 
@@ -75,6 +80,11 @@ impl Limiter {
     /// Whether the store is asked.
     pub fn has_started(&self) -> bool {
         self.0.started.load(Ordering::Acquire)
+    }
+
+    /// Completes when peers should hear at once of what a check brought.
+    pub async fn urgent(&self) {
+        self.0.urgent.notified().await;
     }
 
     /// The policies in force.
@@ -222,11 +232,19 @@ impl Inner {
                     (failure.failure().of_check(), Some(failure))
                 }
             };
-            match self.engine.complete(now, ticket, outcome) {
+            match self.complete(now, ticket, outcome) {
                 Completion::Decided(decision) => return (decision, failure),
                 Completion::Again(again, same) => (command, ticket) = (again, same),
             }
         }
+    }
+
+    fn complete(&self, now: Mono, ticket: Ticket, outcome: Outcome) -> Completion {
+        let completion = self.engine.complete(now, ticket, outcome);
+        if self.engine.is_urgent() {
+            self.urgent.notify_one();
+        }
+        completion
     }
 
     fn note_failure(&self, failure: &StoreError) {
@@ -236,7 +254,7 @@ impl Inner {
 
     fn without_store(&self, ticket: Ticket, why: StoreError) -> (Decision, Option<StoreError>) {
         self.note_failure(&why);
-        match self.engine.complete(self.clock.now(), ticket, why.failure().of_check()) {
+        match self.complete(self.clock.now(), ticket, why.failure().of_check()) {
             Completion::Decided(decision) => (decision, Some(why)),
             Completion::Again(..) => unreachable!("only a store asks for other labels"),
         }

@@ -12,7 +12,7 @@ use tidegate_core::{
 };
 
 /// The version of the format that is understood.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The kinds of sections of slots: told of oneself, and by hearsay.
 const KINDS_OF_SLOTS: [u8; 2] = [1, 4];
 /// The kind of the section that says: a sibling of yours tells you what changes here.
@@ -134,6 +134,7 @@ impl<'a> Reader<'a> {
             let caller = Caller::from_bytes(self.take(16)?.try_into().ok()?);
             let (used, refunded) = (self.number()?, self.number()?);
             let offered = used.checked_add(self.number()?)?;
+            self.number()?; // what is told of demand
             told.push(ToldSlot {
                 of: of.clone(),
                 key: Key { caller, limit },
@@ -149,15 +150,15 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    /// Version 1; header 7, 1, 5, 0, 300 and no echo; an unknown section; slots of an earlier session.
+    /// Version 2; header 7, 1, 5, 0, 300 and no echo; an unknown section; slots of an earlier session.
     fn frame() -> Vec<u8> {
-        let mut bytes = vec![1, 7, 1, 5, 0, 251, 44, 1, 0, 99, 2, 0xff, 0xff];
+        let mut bytes = vec![2, 7, 1, 5, 0, 251, 44, 1, 0, 99, 2, 0xff, 0xff];
         let mut slots = vec![1, 2, b'e', b'u', 4, b'e', b'u', b'-', b'0', 9];
         slots.extend([252, 1, 0, 0, 128, 252, 64, 66, 15, 0, 1, 3]);
         slots.push(2);
         for (id, used) in [(1_u8, 40), (2, 50)] {
             slots.extend([id; 16]);
-            slots.extend([used, 4, 60]);
+            slots.extend([used, 4, 60, 3]);
         }
         bytes.extend([1, slots.len() as u8]);
         bytes.extend(slots);
@@ -194,6 +195,6 @@ mod tests {
             let read = slots_of(&whole[..length]);
             assert_eq!(read.is_some(), ends_of_sections.contains(&length), "{length}");
         }
-        assert_eq!(slots_of(&[2]), None);
+        assert_eq!(slots_of(&[1]), None);
     }
 }

@@ -9,8 +9,9 @@ use super::decision::{Decision, LimitVerdict, Reason};
 use crate::{
     clock::Relation,
     counts::{Known, Shape},
+    forecast::Ceiling,
     ids::Key,
-    policy::{Attributes, Limit, OnStoreFailure, Policy, Scope},
+    policy::{Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope},
     store::{Action, Counts, Operation},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
@@ -89,6 +90,8 @@ pub(crate) struct Planned {
     pub(crate) others: u64,
     /// What this region is known to have used: the command's floor.
     pub(crate) floor: Counts,
+    /// What this region may have used in the label at most, as far as is known and expected.
+    pub(crate) ceiling: Ceiling,
     /// Whether there was room to count it when it was planned.
     pub(crate) countable: bool,
 }
@@ -103,21 +106,20 @@ impl Planned {
         Shape { limit: limit.id, window: limit.window, scope: limit.scope }
     }
 
-    /// Gives it the label of `now`, and what is known of that label.
-    pub(crate) fn label_at(&mut self, now: ClusterTime, known: impl FnOnce(Key, Label) -> Known) {
-        self.label = self.limit().window.label_at(now);
-        let known = known(self.key, self.label);
+    /// Takes what is known of its label.
+    pub(crate) fn know(&mut self, known: &Known) {
         let told = believed(&self.policy, self.limit(), known.siblings);
         self.floor = known.own_session.plus(told);
         self.others = match self.limit().scope {
             Scope::Global => known.others.net(),
             Scope::Region => 0,
         };
+        self.ceiling = Ceiling::certain(self.limit().quantity.saturating_sub(self.others));
     }
 
-    /// What this region may have used in the label at most, as far as is known.
-    pub(crate) fn ceiling(&self) -> u64 {
-        self.limit().quantity.saturating_sub(self.others)
+    /// Whether what others are asked for is forecast, if there is enough of it.
+    pub(crate) fn has_forecast(&self) -> bool {
+        self.limit().scope == Scope::Global && self.limit().consistency == Consistency::Eventual
     }
 
     /// The operation, which the store carries out before `until` or not at all.
@@ -137,7 +139,7 @@ impl Planned {
             label: self.label,
             not_before: bounds.not_before,
             not_after: bounds.not_after.min(until),
-            ceiling: self.ceiling(),
+            ceiling: self.ceiling.net,
             floor: self.floor,
             enforce: !self.policy.shadow,
             expires: bounds.expires,
@@ -207,7 +209,7 @@ pub(crate) fn decide_without_store(
                 // Every live node may admit the same at the same time before it hears of the others.
                 let asked = plan.cost.saturating_mul(live_nodes).saturating_add(pending);
                 // What cannot be counted cannot be limited.
-                plan.countable && known(plan).net().saturating_add(asked) <= plan.ceiling()
+                plan.countable && known(plan).net().saturating_add(asked) <= plan.ceiling.net
             }
         });
     }

@@ -9,7 +9,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use super::{
     digest::Tick,
     quantities::Quantities,
-    shard::{Cell, Entry, Full, Shape, Shard},
+    shard::{Cell, Entry, Full, Grown, Shape, Shard},
 };
 use crate::{
     ids::{LimitId, RegionIndex},
@@ -150,7 +150,7 @@ impl Shard {
         over.labels += u64::from(before == 0);
     }
 
-    /// Merges a slot of a label before the previous one, if its cell is still there. Returns whether it grew;
+    /// Merges a slot of a label before the previous one, if its cell is still there. Returns what grew;
     /// `None` if there is no such cell. Then, and without room, what it would have shown is not measured here.
     pub(crate) fn merge_closed(
         &mut self,
@@ -158,7 +158,7 @@ impl Shard {
         region: RegionIndex,
         tell: bool,
         tick: Tick,
-    ) -> Result<Option<bool>, Full> {
+    ) -> Result<Option<Grown>, Full> {
         if self.find(entry.key(), entry.label).is_none() {
             self.note_unmeasured(entry.shape);
             return Ok(None);
@@ -286,6 +286,7 @@ fn take(places: &mut Vec<u32>, at_most: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forecast::Note;
     use crate::{
         counts::{Asked, Tally},
         ids::{Caller, SessionIndex},
@@ -339,12 +340,15 @@ mod tests {
             label: Label(5),
             session: SessionIndex(1),
             tally: tally(used),
+            note: Note::default(),
         }
     }
 
     fn merge(shard: &mut Shard, caller: u64, used: u64) -> Option<bool> {
         let entry = entry(caller, used);
-        shard.merge_closed(&entry, RegionIndex(1), false, Tick::default()).expect("room")
+        shard.merge_closed(&entry, RegionIndex(1), false, Tick::default())
+            .expect("room")
+            .map(|grown| grown.at_all)
     }
 
     fn over(shard: &Shard) -> (u64, u64, u64) {

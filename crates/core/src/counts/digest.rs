@@ -135,6 +135,7 @@ mod tests {
     use super::*;
     use crate::{
         counts::{Shape, Tally},
+        forecast::Note,
         ids::{LimitId, RegionIndex},
         store::Counts,
         time::{Label, Span, Window},
@@ -158,6 +159,7 @@ mod tests {
             label: Label(label),
             session: SessionIndex(session),
             tally: Tally { counts, offered: used },
+            note: Note::default(),
         }
     }
 

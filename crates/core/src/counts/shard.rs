@@ -11,11 +11,12 @@ use super::{
     tally::Tally,
 };
 use crate::{
+    forecast::{News, Note, Watched},
     ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
     policy::Scope,
     slab::Slab,
     store::Counts,
-    time::{ClusterTime, Label, Window},
+    time::{ClusterTime, Label, Mono, Span, Window},
 };
 
 pub(crate) use live::Live;
@@ -28,6 +29,8 @@ mod tests;
 pub(super) const SLOTS_PER_CELL_MAX: usize = 4_096;
 /// Slots of a shard per cell that it may hold, on average; one of them is kept for this node's own.
 pub(super) const SLOTS_PER_CELL: usize = 8;
+/// Keys that are watched at a time: one in so many cells.
+const WATCHED_PART: usize = 16;
 /// Distinct limit shapes that one shard can hold at a time.
 const SHAPES_MAX: usize = 4_096;
 
@@ -100,6 +103,17 @@ pub(crate) struct Entry {
     pub(crate) label: Label,
     pub(crate) session: SessionIndex,
     pub(crate) tally: Tally,
+    /// What the session tells of its demand.
+    pub(crate) note: Note,
+}
+
+/// What became of a peer's tally.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Grown {
+    /// Whether anything grew.
+    pub(crate) at_all: bool,
+    /// By how much more was offered.
+    pub(crate) offered: u64,
 }
 
 impl Entry {
@@ -180,6 +194,8 @@ pub(crate) struct Shard {
     log: Log,
     pub(super) cells_max: usize,
     slots: usize,
+    /// Keys whose demand is watched.
+    pub(crate) watched: Watched,
 }
 
 fn hash_of(caller: Caller, shape: u16, label: Label) -> u64 {
@@ -200,6 +216,7 @@ impl Shard {
             log: Log::default(),
             cells_max,
             slots: 0,
+            watched: Watched::new(cells_max.div_ceil(WATCHED_PART)),
         }
     }
 
@@ -220,6 +237,7 @@ impl Shard {
             + self.slots * size_of::<Slot>()
             + self.log.memory_bytes()
             + self.closing_bytes()
+            + self.watched.memory_bytes()
     }
 
     pub(crate) const fn log_head(&self) -> u64 {
@@ -291,14 +309,14 @@ impl Shard {
     }
 
     /// Merges a peer's tally (INV-2); `tell` says whether it is for this node to pass on.
-    /// Returns whether anything grew.
+    /// Returns what grew.
     pub(crate) fn merge(
         &mut self,
         entry: &Entry,
         region: RegionIndex,
         tell: bool,
         tick: Tick,
-    ) -> Result<bool, Full> {
+    ) -> Result<Grown, Full> {
         let found = self.find(entry.key(), entry.label);
         if !self.has_room_for_slot(found, entry.session) {
             return Err(Full);
@@ -312,6 +330,7 @@ impl Shard {
         let before = slot.tally;
         slot.tally = before.merge(entry.tally);
         let grew = slot.tally != before;
+        let offered = slot.tally.offered - before.offered;
         if slot.tally.counts != before.counts {
             self.changed(at, tick);
             self.grew(at, over);
@@ -319,7 +338,38 @@ impl Shard {
         if grew && tell {
             self.touch(at, entry.session);
         }
-        Ok(grew)
+        Ok(Grown { at_all: grew, offered })
+    }
+
+    /// Hears what a session tells of its demand, if the key is watched: `units` more were offered to it
+    /// between `since` and `told`.
+    pub(crate) fn hear(&mut self, entry: &Entry, units: u64, (since, told): (Mono, Mono)) {
+        if let Some(forecast) = self.watched.touch(&entry.key(), told) {
+            let Entry { session, label, note, .. } = *entry;
+            forecast.handle_news(&News { session, label, units, note, since, told });
+        }
+    }
+
+    /// Begins to watch a key, with what its cells know of other sessions' demand. `now` is `elapsed` after
+    /// `label` began.
+    pub(crate) fn watch(&mut self, key: &Key, window: Window, label: Label, now: Mono, elapsed: Span) {
+        let of = |label: Label| {
+            let slots = self.slots_of(*key, label).iter();
+            slots.filter(|slot| slot.session != SessionIndex::OWN).copied().collect::<Vec<_>>()
+        };
+        let (before, current) = (of(label.previous()), of(label));
+        let Some(forecast) = self.watched.watch(key, window, label, now) else { return };
+        let began = now - elapsed;
+        let told = [(label.previous(), before, began - window.length(), began)]
+            .into_iter()
+            .chain([(label, current, began, now)]);
+        for (label, slots, since, told) in told {
+            for slot in slots {
+                let (session, units) = (slot.session, slot.tally.offered);
+                let note = Note { weight: 1, stopped: false };
+                forecast.handle_news(&News { session, label, units, note, since, told });
+            }
+        }
     }
 
     /// Whether a slot of another session is in a cell already, or may be added: a peer may invent sessions.
@@ -527,13 +577,12 @@ impl Shard {
     }
 
     pub(super) fn entry(&self, cell: &Cell, slot: &Slot) -> Option<Entry> {
-        Some(Entry {
-            caller: cell.caller,
-            shape: self.shape_of(cell)?,
-            label: cell.label,
-            session: slot.session,
-            tally: slot.tally,
-        })
+        let shape = self.shape_of(cell)?;
+        let watched = self.watched.get(&Key { caller: cell.caller, limit: shape.limit });
+        let note = watched.map_or(Note::default(), |f| f.note(slot.session, cell.label));
+        let Cell { caller, label, .. } = *cell;
+        let Slot { session, tally, .. } = *slot;
+        Some(Entry { caller, shape, label, session, tally, note })
     }
 
     // -- upkeep

@@ -1,6 +1,7 @@
 //! Decisions: a plan becomes a command, a reply becomes an answer, and what is admitted is counted.
 
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering;
 
 use super::{Completion, Engine, Outcome, Plan, Views};
 use crate::{
@@ -8,15 +9,38 @@ use crate::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
         plan::{self, Planned},
     },
-    counts::{Asked, Tally, Tick},
+    counts::{Asked, Known, Shard, Tally, Tick},
     exchange::RegionView,
+    forecast::{Ceiling, Participant, Question, Sight, Urgency},
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret},
     invariants::Invariant,
-    policy::{OnStoreFailure, PolicySet, Scope},
+    policy::{Limit, OnStoreFailure, PolicySet, Scope},
     store::{Counts, OperationReply, StoreCommand, StoreReply},
-    time::{Label, Mono, Span, StoreTime},
+    time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
+
+/// Of a key that has used less nobody forecasts anything, unless that is a quarter of its limit.
+const WATCHED_FROM: u64 = 8;
+/// How old the news of another region is at most, where all is well.
+const STALENESS_MAX: Span = Span::millis(500);
+/// Among more regions nobody waits for evidence that others have not surged as well: it comes too late.
+const EVIDENCE_REGIONS_MAX: usize = 5;
+
+/// What forecasts need to know of the others.
+struct Watch {
+    now: Mono,
+    cluster: ClusterTime,
+    participants: Arc<[Participant]>,
+    /// How many there are, the own one included.
+    regions: usize,
+}
+
+/// Whether more than one unit of a limit may be on its way at a time, if it is asked for as much as it
+/// allows: else `eventual` is `plain`.
+fn may_be_under_way(quantity: u64, window: Window) -> bool {
+    u128::from(quantity) * u128::from(STALENESS_MAX.0) >= u128::from(window.length().0)
+}
 
 impl<G: Guarding> Engine<G> {
     /// Plans one all-or-nothing command over every limit of every policy that applies to a subject.
@@ -40,6 +64,7 @@ impl<G: Guarding> Engine<G> {
                     label: Label(0),
                     others: 0,
                     floor: Counts::default(),
+                    ceiling: Ceiling::default(),
                     countable: true,
                 }));
             }
@@ -74,13 +99,90 @@ impl<G: Guarding> Engine<G> {
         let (cluster, clock, shows) =
             self.clock.with(|c| (c.cluster_time(now), c.relation(now), c.store_time(now)));
         ticket.asked_at = now;
+        let watch = self.watch(ticket, now, cluster);
+        let again = ticket.relabelled;
         for plan in &mut ticket.planned {
-            plan.label_at(cluster, |key, label| self.known(key, label));
+            self.with_shard(plan.key, |shard| {
+                if again && let Some(forecast) = shard.watched.touch(&plan.key, now) {
+                    forecast.give_back(plan.label, plan.ceiling);
+                }
+                plan.label = plan.limit().window.label_at(cluster);
+                let known = shard.known(plan.key, plan.label);
+                plan.know(&known);
+                if let Some(watch) = watch.as_ref().filter(|_| plan.has_forecast()) {
+                    self.forecast(shard, plan, &known, watch, again);
+                }
+            });
         }
         let until = shows.max(reading).zip(self.settings.call_max).map(|(shows, max)| shows + max);
         let until = until.unwrap_or(StoreTime(u64::MAX));
         let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
         StoreCommand { operations: operations.collect() }
+    }
+
+    /// What forecasts need to know of the others; nothing if there is nothing to forecast.
+    fn watch(&self, ticket: &Ticket, now: Mono, cluster: ClusterTime) -> Option<Watch> {
+        let charges = ticket.purpose == Purpose::Charge;
+        (charges && ticket.planned.iter().any(Planned::has_forecast)).then(|| {
+            let (participants, regions) =
+                self.views.with(|views| (Arc::clone(&views.participants), 1 + views.regions.len()));
+            Watch { now, cluster, participants, regions }
+        })
+    }
+
+    /// Lowers the ceiling of a planned limit by what the other regions are expected to use meanwhile.
+    fn forecast(
+        &self,
+        shard: &mut Shard,
+        plan: &mut Planned,
+        known: &Known,
+        watch: &Watch,
+        again: bool,
+    ) {
+        let Limit { window, quantity, .. } = *plan.limit();
+        let (label, now) = (plan.label, watch.now);
+        let elapsed = watch.cluster.since(window.start(label));
+        let used = plan.others.saturating_add(known.own_region().net());
+        let worth_it = used >= WATCHED_FROM.min(quantity / 4) && may_be_under_way(quantity, window);
+        if worth_it && shard.watched.get(&plan.key).is_none() {
+            shard.watch(&plan.key, window, label, now, elapsed);
+        }
+        let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
+        if !again {
+            let urgency = forecast.handle_asked(now, label, plan.cost);
+            self.pace.note(now, self.settings.gossip, urgency);
+        }
+        let question = Question {
+            label,
+            elapsed,
+            left: window.end(label).since(watch.cluster),
+            cost: plan.cost,
+            quantity,
+            others: plan.others,
+            own_region: known.own_region().net(),
+            own_session: known.own_session.net(),
+            share: 1.0 / watch.regions as f64,
+            evidence: watch.regions <= EVIDENCE_REGIONS_MAX,
+            chance: self.chance(),
+        };
+        let sight = Sight {
+            now,
+            gossip: self.settings.gossip,
+            reclaim_after: self.settings.reclaim_after,
+            participants: &watch.participants,
+        };
+        let (ceiling, urgency) = forecast.ceiling(&question, &sight);
+        plan.ceiling = ceiling;
+        self.pace.note(now, self.settings.gossip, urgency);
+    }
+
+    /// A number that no other decision has: a step of the generator SplitMix64.
+    fn chance(&self) -> u64 {
+        let step = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut z = self.chance.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     /// The labels did not fit: the store's clock was set, or the region is further than this node knew.
@@ -125,7 +227,8 @@ impl<G: Guarding> Engine<G> {
                         Reason::StoreUnavailable,
                     ));
                 }
-                self.count(now, &ticket, admitted, operations.iter().map(|op| op.passes));
+                let passes = operations.iter().map(|op| (op.passes, Some(op.counts.net())));
+                self.count(now, &ticket, admitted, passes);
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -165,7 +268,7 @@ impl<G: Guarding> Engine<G> {
         if ticket.purpose == Purpose::Charge && ticket.planned.iter().any(|plan| plan.countable) {
             self.clock.with(|clock| clock.handle_count(now));
         }
-        self.count(now, ticket, admitted, passes.iter().copied());
+        self.count(now, ticket, admitted, passes.iter().map(|passes| (*passes, None)));
         let cluster = self.cluster_time(now);
         let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {
             let mut verdict = plan.verdict(*passes, known(plan), cluster);
@@ -180,21 +283,26 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
-    /// plan has found no room, lest a flood of new keys grows the tables without bound.
+    /// plan has found no room, lest a flood of new keys grows the tables without bound. Of each limit
+    /// `passes` says whether it had room by itself, and what the store says that the region has used.
     fn count(
         &self,
         now: Mono,
         ticket: &Ticket,
         admitted: bool,
-        passes: impl Iterator<Item = bool>,
+        passes: impl Iterator<Item = (bool, Option<u64>)>,
     ) {
         if ticket.purpose != Purpose::Charge {
             return;
         }
-        for (plan, passes) in ticket.planned.iter().zip(passes).filter(|(p, _)| p.countable) {
+        for (plan, (passes, region)) in ticket.planned.iter().zip(passes) {
+            if !plan.countable {
+                continue;
+            }
             let used = if admitted && passes { plan.cost } else { 0 };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
-            self.with_shard(plan.key, |shard| {
+            let urgency = self.with_shard(plan.key, |shard| {
+                let watched = shard.watched.get(&plan.key).is_some();
                 shard.add_own(
                     &Asked {
                         caller: plan.key.caller,
@@ -202,11 +310,20 @@ impl<G: Guarding> Engine<G> {
                         label: plan.label,
                         quantity: plan.limit().quantity,
                         add,
-                        tell: used > 0,
+                        // What others are asked for, too, is forecast of a watched key.
+                        tell: used > 0 || watched,
                     },
                     Tick::of(now),
                 );
+                let own = if watched { shard.known(plan.key, plan.label).own_session.net() } else { 0 };
+                let forecast = shard.watched.touch(&plan.key, now)?;
+                Some(forecast.handle_answer(now, plan.label, plan.ceiling, passes, own, region))
             });
+            match urgency {
+                Some(Urgency::Now) => self.pace.note(now, self.settings.gossip, Urgency::Now),
+                Some(_) => {}
+                None => self.pace.note_change(now, self.settings.gossip),
+            }
         }
     }
 

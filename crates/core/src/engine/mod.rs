@@ -1,6 +1,6 @@
 //! The engine: everything that decides and replicates, as one state machine without IO.
 
-use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::{mem, sync::atomic::AtomicU64};
 
 use rand::Rng;
@@ -10,6 +10,7 @@ use crate::{
     clock::{Clock, ClockStatus},
     counts::{Ages, Known, OverAdmitted, Shard, Tally},
     exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Sentence, Shards},
+    forecast::Participant,
     guard::{Guard, Guarding},
     ids::{Key, LimitId, NodeId, RegionName, Session},
     invariants::Invariant,
@@ -19,6 +20,7 @@ use crate::{
 };
 
 pub use heal::{HealStatus, HealTicket};
+use pace::Pace;
 
 #[cfg(test)]
 mod clock_tests;
@@ -26,6 +28,7 @@ mod decide;
 mod heal;
 #[cfg(test)]
 mod hostile_tests;
+mod pace;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +63,9 @@ pub struct Settings {
     pub call_max: Option<Span>,
     /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
     pub expects_peers: bool,
+    /// After which nothing more is expected of a node that cannot be heard: it is taken for dead, and what
+    /// it might use goes to the others.
+    pub reclaim_after: Span,
     /// How far the own store's clock may be from the median of all regions' before that is an alarm.
     pub clock_error: Span,
     /// Panic where an invariant is broken, instead of counting it.
@@ -68,7 +74,7 @@ pub struct Settings {
 
 impl Settings {
     /// The defaults: gossip every 50 ms, 64 shards, 4 M cells, an alarm when the store's clock is off by
-    /// half a second, panics in debug builds only.
+    /// half a second, two seconds until a node that cannot be heard is taken for dead, panics in debug builds only.
     pub fn new(session: Session) -> Self {
         Self {
             session,
@@ -78,6 +84,7 @@ impl Settings {
             relays: false,
             call_max: None,
             expects_peers: false,
+            reclaim_after: Span::secs(2),
             clock_error: Span::millis(500),
             strict_invariants: cfg!(debug_assertions),
         }
@@ -132,6 +139,8 @@ pub struct Stats {
     pub broken: BTreeMap<Invariant, u64>,
     /// Checks that the store asked to label again.
     pub relabelled: u64,
+    /// Times that there was no room to watch a key's demand, so that its limit was decided as `plain`.
+    pub unwatched: u64,
     /// By how much global limits were exceeded in labels that have ended.
     pub over_admitted: BTreeMap<LimitId, OverAdmitted>,
     /// By how much the limit of any one caller may be exceeded at most in its window, as the last round
@@ -163,6 +172,9 @@ pub struct Engine<G: Guarding> {
     views: G::Of<Views>,
     upkeep: G::Of<Upkeep>,
     heal: G::Of<heal::Heal>,
+    pace: Pace,
+    /// What decisions are told apart by that would else be equal.
+    chance: AtomicU64,
     /// The newest epoch of the store, 0 before the first: read by every check without a guard.
     epoch: AtomicU64,
 }
@@ -174,6 +186,8 @@ struct Views {
     complete: bool,
     /// Nodes of this region that are connected, this one included.
     live_nodes: u64,
+    /// Whose demand weighs in forecasts.
+    participants: Arc<[Participant]>,
 }
 
 impl Views {
@@ -226,11 +240,12 @@ impl<G: Guarding> Engine<G> {
         settings: Settings,
         now: Mono,
         clock: ClusterTime,
-        random: Box<dyn Rng + Send>,
+        mut random: Box<dyn Rng + Send>,
     ) -> Self {
         let count = settings.shards;
         assert!(count.is_power_of_two() && count <= 1_024, "shards: a power of two up to 1,024");
         let per_shard = settings.cells_max.div_ceil(count).max(16);
+        let chance = random.next_u64();
         Self {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
             exchange: Guard::new(Exchange::new(
@@ -244,6 +259,7 @@ impl<G: Guarding> Engine<G> {
                 regions: Vec::new(),
                 live_nodes: 1,
                 complete: !settings.expects_peers,
+                participants: Arc::default(),
             }),
             upkeep: Guard::new(Upkeep {
                 next: now,
@@ -253,6 +269,8 @@ impl<G: Guarding> Engine<G> {
                 relabelled: 0,
             }),
             heal: Guard::new(heal::Heal::default()),
+            pace: Pace::default(),
+            chance: AtomicU64::new(chance),
             epoch: AtomicU64::new(0),
             settings,
         }
@@ -292,12 +310,13 @@ impl<G: Guarding> Engine<G> {
 
     /// Numbers about the engine.
     pub fn stats(&self) -> Stats {
-        let (mut cells, mut memory_bytes) = (0, 0);
+        let (mut cells, mut memory_bytes, mut unwatched) = (0, 0, 0);
         let mut over_admitted: BTreeMap<LimitId, OverAdmitted> = BTreeMap::new();
         for shard in &self.shards {
             shard.with(|shard| {
                 cells += shard.len();
                 memory_bytes += shard.memory_bytes();
+                unwatched += shard.watched.refused();
                 for (limit, over) in shard.over_admitted() {
                     over_admitted.entry(*limit).or_default().add(*over);
                 }
@@ -312,6 +331,7 @@ impl<G: Guarding> Engine<G> {
             exchange,
             broken: upkeep.broken.clone(),
             relabelled: upkeep.relabelled,
+            unwatched,
             over_admitted,
             over_admission_possible: upkeep.survey.worst.clone(),
         })
@@ -341,7 +361,7 @@ impl<G: Guarding> Engine<G> {
     pub fn handle_connected(&self, now: Mono, peer: &Session) -> Result<(), FrameError> {
         self.exchange.with(|exchange| {
             let result = exchange.handle_connected(now, peer, &self.shard_set());
-            self.refresh(exchange);
+            self.refresh(now, exchange);
             result
         })
     }
@@ -350,7 +370,7 @@ impl<G: Guarding> Engine<G> {
     pub fn handle_disconnected(&self, now: Mono, peer: &Session) {
         self.exchange.with(|exchange| {
             exchange.handle_disconnected(now, peer);
-            self.refresh(exchange);
+            self.refresh(now, exchange);
         });
     }
 
@@ -361,7 +381,7 @@ impl<G: Guarding> Engine<G> {
         let clock = self.clock.with(|clock| clock.reading(now));
         self.exchange.with(|exchange| {
             let result = exchange.handle_frame(now, clock, from, bytes, &self.shard_set());
-            self.refresh(exchange);
+            self.refresh(now, exchange);
             self.follow_clocks(now, exchange);
             result
         })
@@ -378,7 +398,7 @@ impl<G: Guarding> Engine<G> {
     pub fn handle_unreadable(&self, now: Mono, from: &Session) {
         self.exchange.with(|exchange| {
             exchange.handle_claim(now, from, FrameError::Malformed);
-            self.refresh(exchange);
+            self.refresh(now, exchange);
         });
     }
 
@@ -406,6 +426,9 @@ impl<G: Guarding> Engine<G> {
         });
         for shard in self.shards.iter().filter(|_| may_forget) {
             shard.with(|shard| shard.sweep(cluster, grace, hold, UPKEEP_BUDGET));
+        }
+        for shard in &self.shards {
+            shard.with(|shard| shard.watched.sweep(now, UPKEEP_BUDGET as u32));
         }
         self.survey(now, cluster);
         let set = self.shard_set();
@@ -455,11 +478,12 @@ impl<G: Guarding> Engine<G> {
         });
     }
 
-    fn refresh(&self, exchange: &Exchange) {
+    fn refresh(&self, now: Mono, exchange: &Exchange) {
         self.views.with(|views| {
             views.regions = exchange.views();
             views.complete |= exchange.has_peers();
             views.live_nodes = exchange.live_nodes() as u64;
+            views.participants = exchange.participants(now);
         });
     }
 
@@ -468,7 +492,19 @@ impl<G: Guarding> Engine<G> {
     /// The next frame that is due, and the session it is for. Call until `None`.
     pub fn poll_frame(&self, now: Mono) -> Option<(Session, Vec<u8>)> {
         let clock = self.clock.with(|clock| clock.reading(now));
-        self.exchange.with(|exchange| exchange.poll_frame(now, clock, &self.shard_set()))
+        self.exchange.with(|exchange| {
+            if self.pace.take_urgent() {
+                exchange.hurry(now);
+            }
+            let tempo = self.pace.tempo(now, self.settings.gossip);
+            exchange.poll_frame(now, clock, tempo, &self.shard_set())
+        })
+    }
+
+    /// Whether peers should hear at once of what a check brought: whoever drives the frames is to be woken
+    /// before its deadline.
+    pub fn is_urgent(&self) -> bool {
+        self.pace.is_urgent()
     }
 
     /// The next peer that claimed what cannot be too often: close its connection, and refuse its node for
@@ -480,7 +516,12 @@ impl<G: Guarding> Engine<G> {
     /// When to call [`handle_timeout`](Self::handle_timeout) and [`poll_frame`](Self::poll_frame) again.
     pub fn next_deadline(&self, now: Mono) -> Mono {
         let upkeep = self.upkeep.with(|upkeep| upkeep.next);
-        let frame = self.exchange.with(|exchange| exchange.next_deadline(now));
+        let frame = self.exchange.with(|exchange| {
+            if self.pace.take_urgent() {
+                exchange.hurry(now);
+            }
+            exchange.next_deadline(now)
+        });
         frame.map_or(upkeep, |frame| frame.min(upkeep)).max(now)
     }
 }

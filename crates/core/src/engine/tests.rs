@@ -422,7 +422,7 @@ fn a_frame_may_not_speak_for_another_region_or_contradict_itself() {
     let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
     eu.clock.with(Clock::settle);
     let frame = |of: Option<Speaker>, refunded: u64, label: u64| {
-        let entry = SlotEntry { caller: [1; 16], used: 5, refunded, refused: 0 };
+        let entry = SlotEntry { caller: [1; 16], used: 5, refunded, refused: 0, note: 0 };
         let slots =
             Slots { of, limit: 9, window: 1_000_000, global: true, label, entries: vec![entry] };
         let header =
@@ -604,7 +604,7 @@ fn a_peers_counts_that_no_store_could_hold_are_refused() {
     world.run(500, |_, _| true);
     let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
     for (used, refused) in [(u64::MAX, 0), (1 << 53, 0), (1, u64::MAX)] {
-        let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused };
+        let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused, note: 0 };
         let label = START.0 / 1_000_000;
         let slots = Slots {
             of: None,
@@ -659,7 +659,7 @@ fn a_limit_whose_number_another_shape_holds_is_not_charged_uncounted() {
     let (eu, us) = (&world.nodes[0].0, session("us", "us-0", 1));
     let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
     let caller = world.policies.policies[0].caller(&SECRET, attributes);
-    let entry = SlotEntry { caller: caller.to_bytes(), used: 5, refunded: 0, refused: 0 };
+    let entry = SlotEntry { caller: caller.to_bytes(), used: 5, refunded: 0, refused: 0, note: 0 };
     let slots = Slots {
         of: None,
         limit: limit.0,

@@ -2,6 +2,7 @@
 
 use crate::{
     counts::{Entry, Shape, Tally},
+    forecast::Note,
     ids::{Boot, Caller, NodeId, Session, SessionIndex},
     store::Counts,
     time::Label,
@@ -26,11 +27,20 @@ impl Speaker {
 impl SlotEntry {
     pub(super) fn of(entry: &Entry) -> Self {
         let Tally { counts: Counts { used, refunded }, offered } = entry.tally;
+        let Note { weight, stopped } = entry.note;
         Self {
             caller: entry.caller.to_bytes(),
             used,
             refunded,
             refused: offered.saturating_sub(used),
+            note: u64::from(weight) << 1 | u64::from(stopped),
+        }
+    }
+
+    fn note(&self) -> Note {
+        Note {
+            weight: u32::try_from(self.note >> 1).unwrap_or(u32::MAX),
+            stopped: self.note & 1 == 1,
         }
     }
 
@@ -41,6 +51,6 @@ impl SlotEntry {
 
     pub(super) fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
         let caller = Caller::from_bytes(self.caller);
-        Entry { caller, shape, label, session, tally: self.tally() }
+        Entry { caller, shape, label, session, tally: self.tally(), note: self.note() }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 const BATCH_ENTRIES_MAX: usize = 1_024;
 /// The most bytes of a slots section without its entries, and of one entry (all varints at their longest).
 const SECTION_BYTES_MAX: usize = 200;
-const ENTRY_BYTES_MAX: usize = 43;
+const ENTRY_BYTES_MAX: usize = 52;
 /// Room for version, header and the small sections.
 const HEAD_BYTES_MAX: usize = 128;
 
@@ -34,6 +34,8 @@ pub(super) struct Cutter<'a, S> {
     /// How old what is passed on to siblings is.
     pub(super) heard: &'a [Section],
     pub(super) shards: &'a S,
+    /// Whether peers are told every period that nothing is new, where nothing is.
+    pub(super) lively: bool,
 }
 
 impl<S: Shards> Cutter<'_, S> {
@@ -65,7 +67,7 @@ impl<S: Shards> Cutter<'_, S> {
         // A reading is worth something only with an echo, from which its age is told.
         let heard = peer.incoming.newest_at().is_some();
         let first_clock = heard && peer.last_clock.is_none();
-        let has_to = peer.incoming.owes || idle || first_clock;
+        let has_to = peer.incoming.owes || idle || first_clock || self.lively;
         if batches.is_empty() && peer.comparison.outbox.is_empty() && has_to {
             batches.push_back(Vec::new());
         }

@@ -4,13 +4,14 @@
 //! cut when the peer is due, from what changed behind its cursor. A new session is first told everything
 //! this node may speak for (the *walk*), then what changes.
 
-use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 
 use rand::Rng;
 
 use crate::{
     clock::{Reading, UNSETTLED_MAX},
     counts::{Cursor, Shard, place_of},
+    forecast::Participant,
     ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
     time::{Mono, Span},
     wire::{Frame, FrameError},
@@ -43,6 +44,8 @@ mod repair;
 mod sessions;
 mod take;
 
+/// Frames that cannot wait follow each other so closely at most.
+const HURRIES_APART: Span = Span::millis(10);
 /// An idle node sends an empty frame this often, so that peers know it lives.
 const IDLE: Span = Span::secs(1);
 /// Who has not been connected for so long is taken for dead: what is known of it is passed on, or compared.
@@ -54,6 +57,15 @@ const REFUSED_FOR: Span = Span::secs(120);
 const MISSED_MAX: Span = Span::secs(3_600);
 /// Peers, dead ones included, whose cursors are kept.
 pub(crate) const PEERS_MAX: usize = if cfg!(test) { 64 } else { 4_096 };
+
+/// How frames follow each other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tempo {
+    /// From one to the next, to one peer.
+    pub(crate) period: Span,
+    /// Whether also those are sent that say no more than that nothing is new.
+    pub(crate) lively: bool,
+}
 
 /// Access to the shards of the counts, one at a time.
 pub(crate) trait Shards {
@@ -258,6 +270,18 @@ impl Exchange {
         self.peers.values().any(|peer| recent(peer) && !peer.is_in_touch(now))
     }
 
+    /// Whose demand weighs in forecasts: all peers that were heard within the last hour.
+    pub(crate) fn participants(&self, now: Mono) -> Arc<[Participant]> {
+        let recent = |peer: &&Peer| {
+            peer.incoming.newest_at().is_some_and(|at| now.since(at) < MISSED_MAX)
+        };
+        let participant = |peer: &Peer| {
+            let (session, region, delay) = (peer.index, peer.region, peer.distance.delay());
+            Some(Participant { session, region, as_of: peer.as_of()?, delay })
+        };
+        self.peers.values().filter(recent).filter_map(participant).collect()
+    }
+
     /// Nodes of this region that are connected, this one included.
     pub(crate) fn live_nodes(&self) -> usize {
         let ours = |peer: &&Peer| peer.connected && peer.region == RegionIndex::OWN;
@@ -407,7 +431,7 @@ impl Exchange {
         // Who could not ask its store for so long takes its clock for what it is.
         let known = self.peers.get(&from.id);
         let settled = clock.settled || known.is_none_or(|p| now.since(p.met_at) > UNSETTLED_MAX);
-        let merged = self.merge(now, Reading { settled, ..clock }, told, shards);
+        let merged = self.merge(now, Reading { settled, ..clock }, from, told, shards);
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };
@@ -511,11 +535,20 @@ impl Exchange {
         self.sentenced.pop()
     }
 
+    /// All peers hear at once what there is to tell, but not sooner than a while after the last time.
+    pub(crate) fn hurry(&mut self, now: Mono) {
+        for peer in self.peers.values_mut().filter(|peer| peer.connected) {
+            let soonest = peer.last_sent.map_or(now, |at| now.max(at + HURRIES_APART));
+            peer.next_at = peer.next_at.min(soonest);
+        }
+    }
+
     /// The next frame that is due, and the session it is for. Call until `None`.
     pub(crate) fn poll_frame<S: Shards>(
         &mut self,
         now: Mono,
         clock: Reading,
+        tempo: Tempo,
         shards: &S,
     ) -> Option<(Session, Vec<u8>)> {
         let due = |peer: &Peer| peer.connected && (!peer.ready.is_empty() || peer.next_at <= now);
@@ -527,7 +560,8 @@ impl Exchange {
         for peer in self.peers.values_mut().filter(|peer| due(peer)) {
             if peer.ready.is_empty() {
                 let (sessions, relays) = (&self.sessions, &self.relays);
-                let cut = Cutter { sessions, live: &live, relays, heard: &heard, shards };
+                let lively = tempo.lively;
+                let cut = Cutter { sessions, live: &live, relays, heard: &heard, shards, lively };
                 let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.
@@ -536,8 +570,8 @@ impl Exchange {
                     peer.next_at = if first {
                         now + Span(phase)
                     } else {
-                        let missed = now.since(peer.next_at).0 / self.gossip.0.max(1);
-                        peer.next_at + self.gossip.times(missed + 1)
+                        let missed = now.since(peer.next_at).0 / tempo.period.0.max(1);
+                        peer.next_at + tempo.period.times(missed + 1)
                     };
                 }
                 if !peer.ready.is_empty() {

@@ -139,16 +139,28 @@ impl Exchange {
         Ok(Some(Told { session, region, pass_on, hearsay, slots, window }))
     }
 
+    /// Between when what `from` has just told of a session's demand came about, by the own clock; nothing if
+    /// the session is not heard regularly.
+    fn news_of(&self, now: Mono, from: &Session, told: &Told) -> Option<(Mono, Mono)> {
+        let sender = self.peers.get(&from.id)?;
+        let of = self.peers.values().find(|peer| peer.index == told.session && peer.connected)?;
+        let until = now - sender.distance.delay();
+        (!told.hearsay).then(|| (of.as_of().unwrap_or(until).min(until), until))
+    }
+
     pub(super) fn merge<S: Shards>(
         &self,
         now: Mono,
         clock: Reading,
+        from: &Session,
         told: Vec<Told>,
         shards: &S,
     ) -> Merged {
         let (mut merged, tick, cluster) = (Merged::default(), Tick::of(now), clock.cluster);
         let grace = self.grace();
-        for Told { session, region, pass_on, hearsay, slots, window } in told {
+        for told in told {
+            let news = self.news_of(now, from, &told);
+            let Told { session, region, pass_on, hearsay, slots, window } = told;
             let label = Label(slots.label);
             let current = window.label_at(cluster);
             let past = label < current.previous();
@@ -169,7 +181,11 @@ impl Exchange {
                 let shard = shard_of(entry.caller, shards.count());
                 let grew = shards.with(shard, |shard| {
                     if !closed {
-                        return shard.merge(&entry, region, pass_on, tick);
+                        let grown = shard.merge(&entry, region, pass_on, tick)?;
+                        if let Some(between) = news {
+                            shard.hear(&entry, grown.offered, between);
+                        }
+                        return Ok(grown.at_all);
                     }
                     // It decides nothing any more, but may show that a limit was exceeded.
                     shard.merge_closed(&entry, region, pass_on, tick).map(|_| false)

@@ -8,16 +8,16 @@ use crate::time::{Mono, Span, Window};
 
 /// How long rates remember.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Memory {
+pub(super) struct Memory {
     /// Of the rate that forecasts go by: an eighth of the window, 150 ms to 2 s.
-    pub(crate) usual: Span,
+    pub(super) usual: Span,
     /// Of the rate that shares go by: half of the window, 500 ms to 5 s.
-    pub(crate) slow: Span,
+    pub(super) slow: Span,
 }
 
 impl Memory {
     /// As is right for limits of this window.
-    pub(crate) fn of(window: Window) -> Self {
+    pub(super) fn of(window: Window) -> Self {
         let part = |n, least, most| window.length().divided_by(n).max(least).min(most);
         Self {
             usual: part(8, Span::millis(150), Span::secs(2)),
@@ -28,15 +28,23 @@ impl Memory {
 
 /// An exponentially weighted rate.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(crate) struct Rate {
+pub(super) struct Rate {
     per_second: f64,
     /// Of the weight of all time before now, the part that was watched: 0 to 1.
     watched: f64,
 }
 
 impl Rate {
+    /// Takes `units` more that came within the last `over`, which is taken note of already.
+    fn add(&mut self, units: f64, over: Span, memory: Span) {
+        if over > Span::ZERO {
+            let news = 1.0 - libm::exp(-seconds(over) / seconds(memory));
+            self.per_second += units / seconds(over) * news;
+        }
+    }
+
     /// Takes `units` that came within the last `over`.
-    pub(crate) fn observe(&mut self, units: f64, over: Span, memory: Span) {
+    pub(super) fn observe(&mut self, units: f64, over: Span, memory: Span) {
         if over == Span::ZERO {
             return;
         }
@@ -46,12 +54,12 @@ impl Rate {
     }
 
     /// Units per second, as if there had been none before it was watched.
-    pub(crate) const fn unwatched_as_none(&self) -> f64 {
+    pub(super) const fn unwatched_as_none(&self) -> f64 {
         self.per_second
     }
 
     /// Units per second.
-    pub(crate) fn per_second(&self) -> f64 {
+    pub(super) fn per_second(&self) -> f64 {
         if self.watched > 0.0 { self.per_second / self.watched } else { 0.0 }
     }
 }
@@ -62,7 +70,7 @@ pub(super) fn seconds(span: Span) -> f64 {
 
 /// What one place asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Demand {
+pub(super) struct Demand {
     usual: Rate,
     slow: Rate,
     /// Of the squares of costs: what tells heavy requests from many.
@@ -73,13 +81,14 @@ pub(crate) struct Demand {
 
 impl Demand {
     /// Nothing seen yet, watched from `now` on.
-    pub(crate) const fn new(now: Mono) -> Self {
+    pub(super) const fn new(now: Mono) -> Self {
         const NONE: Rate = Rate { per_second: 0.0, watched: 0.0 };
         Self { usual: NONE, slow: NONE, squares: NONE, at: now }
     }
 
     /// Takes what was asked for between `since` and `now`, and nothing between what was known and `since`.
-    pub(crate) fn observe(
+    /// Of one time it may be told in parts: a frame tells of two labels when one follows the other.
+    pub(super) fn observe(
         &mut self,
         units: f64,
         squares: f64,
@@ -87,6 +96,13 @@ impl Demand {
         now: Mono,
         memory: Memory,
     ) {
+        if now == self.at {
+            let over = now.since(since);
+            self.usual.add(units, over, memory.usual);
+            self.slow.add(units, over, memory.slow);
+            self.squares.add(squares, over, memory.usual);
+            return;
+        }
         for (units, squares, until) in [(0.0, 0.0, since), (units, squares, now)] {
             let over = until.since(self.at);
             self.usual.observe(units, over, memory.usual);
@@ -97,27 +113,33 @@ impl Demand {
     }
 
     /// As of when it is known.
-    pub(crate) const fn at(&self) -> Mono {
+    pub(super) const fn at(&self) -> Mono {
         self.at
     }
 
-    /// Units per second, by now.
-    pub(crate) fn usual(&self) -> f64 {
+    /// Units per second.
+    pub(super) fn usual(&self) -> f64 {
         self.usual.per_second()
     }
 
+    /// What is left of units and squares per second when nothing more was asked for until `now`.
+    pub(super) fn fading(&self, now: Mono, memory: Memory) -> (f64, f64) {
+        let left = libm::exp(-seconds(now.since(self.at)) / seconds(memory.usual));
+        (self.usual() * left, self.squares() * left)
+    }
+
     /// Units per second, as if there had been none before it was watched.
-    pub(crate) const fn unwatched_as_none(&self) -> f64 {
+    pub(super) const fn unwatched_as_none(&self) -> f64 {
         self.usual.unwatched_as_none()
     }
 
     /// Units per second, over a longer time.
-    pub(crate) fn slow(&self) -> f64 {
+    pub(super) fn slow(&self) -> f64 {
         self.slow.per_second()
     }
 
     /// Squares of costs per second: the variance of what comes in a second, if requests come by chance.
-    pub(crate) fn squares(&self) -> f64 {
+    pub(super) fn squares(&self) -> f64 {
         self.squares.per_second()
     }
 }
@@ -167,6 +189,16 @@ mod tests {
         // All of it came just now: a rate is what came over the time that it came in.
         demand.observe(100.0, 100.0, ms(1_250), ms(1_300), MEMORY);
         assert!(demand.usual() > 600.0);
+    }
+
+    #[test]
+    fn what_is_told_in_parts_adds_up() {
+        let (mut whole, mut parts) = (Demand::new(ms(0)), Demand::new(ms(0)));
+        whole.observe(50.0, 50.0, ms(0), ms(50), MEMORY);
+        parts.observe(20.0, 20.0, ms(0), ms(50), MEMORY);
+        parts.observe(30.0, 30.0, ms(0), ms(50), MEMORY);
+        assert!((whole.usual() - parts.usual()).abs() < 1e-6);
+        assert!((whole.slow() - parts.slow()).abs() < 1e-6);
     }
 
     #[test]

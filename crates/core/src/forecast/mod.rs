@@ -19,15 +19,16 @@ use crate::{
     time::{Label, Mono, Span, Window},
 };
 
-pub(crate) use demand::{Demand, Memory};
-use demand::{Rate, seconds};
+use demand::{Demand, Memory, Rate, seconds};
+pub(crate) use watched::Watched;
 
 mod demand;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 /// The margin, in standard deviations of what is forecast.
-const MARGIN: f64 = 3.0;
+const MARGIN: f64 = 2.0;
 /// Own demand is taken note of so often.
 const OWN_EVERY: Span = Span::millis(5);
 /// How far back a surge is looked for.
@@ -38,6 +39,8 @@ const SURGE_FACTOR: f64 = 1.6;
 const SURGE_UNITS: f64 = 5.0;
 /// For so long after a surge began, its share is admitted on evidence only.
 const SURGE_LASTS: Span = Span::millis(500);
+/// Nodes whose demand for one key is remembered.
+const TOLD_MAX: usize = 64;
 /// What comes from a place in the time that its news takes is nothing if it is less.
 const QUIET: f64 = 0.5;
 
@@ -101,12 +104,29 @@ pub(crate) struct Question {
 }
 
 /// What a request is decided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Ceiling {
     /// What the own region may have used with it.
     pub(crate) net: u64,
     /// What of the own cap it holds until it is answered.
     held: u64,
+}
+
+impl Ceiling {
+    /// Nothing is forecast.
+    pub(crate) const fn certain(net: u64) -> Self {
+        Self { net, held: 0 }
+    }
+}
+
+/// What a node tells of its demand for a key beside its counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Note {
+    /// The mean cost of what was asked for, weighed by cost: what tells heavy requests from many. 0: the
+    /// sender does not watch the key.
+    pub(crate) weight: u32,
+    /// Whether it has refused in the label.
+    pub(crate) stopped: bool,
 }
 
 /// A node has refused in the label.
@@ -125,6 +145,7 @@ struct Stop {
 struct Told {
     session: SessionIndex,
     demand: Demand,
+    weight: u32,
     /// The newest label that it has told anything of.
     label: Label,
     /// Whether it has refused in it.
@@ -136,21 +157,24 @@ struct Told {
 pub(crate) struct News {
     pub(crate) session: SessionIndex,
     pub(crate) label: Label,
-    /// What was offered to it since it last told, and the squares of that.
+    /// What was offered to it since it last told.
     pub(crate) units: u64,
-    pub(crate) squares: u64,
-    pub(crate) stopped: bool,
+    pub(crate) note: Note,
     /// When it had told before, of anything, and when it told this; by the own clock.
     pub(crate) since: Mono,
     pub(crate) told: Mono,
 }
 
-/// Why peers should hear of the key sooner than usual.
+/// How soon peers should hear of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Urgency {
-    /// They need not.
+    /// Later than usual does: most of it is left, and will be for a while.
+    Later,
+    /// As usual.
     None,
-    /// It has refused for the first time, or demand has surged.
+    /// Sooner: it will be used up soon.
+    Soon,
+    /// At once: it has refused for the first time, or demand has surged.
     Now,
 }
 
@@ -166,6 +190,8 @@ pub(crate) struct Forecast {
     surged: Option<Mono>,
     stop: Option<Stop>,
     told: Vec<Told>,
+    /// Net use of the own region in the label, as its store said.
+    region: u64,
 }
 
 impl Forecast {
@@ -180,11 +206,26 @@ impl Forecast {
             surged: None,
             stop: None,
             told: Vec::new(),
+            region: 0,
         }
     }
 
+    /// What is told of a session's demand in a label: the own one's, or what it has told.
+    pub(crate) fn note(&self, session: SessionIndex, label: Label) -> Note {
+        if session == SessionIndex::OWN {
+            let (units, squares) = (self.own.usual(), self.own.squares());
+            let weight = if units > 0.0 { libm::round(squares / units).max(1.0) as u32 } else { 1 };
+            return Note { weight, stopped: self.has_stopped(label) };
+        }
+        let told = self.told.iter().find(|told| told.session == session);
+        told.map_or(Note::default(), |told| Note {
+            weight: told.weight,
+            stopped: told.stopped && told.label == label,
+        })
+    }
+
     /// Whether the own node has refused in the label.
-    pub(crate) fn has_stopped(&self, label: Label) -> bool {
+    fn has_stopped(&self, label: Label) -> bool {
         self.label == label && self.stop.is_some()
     }
 
@@ -195,17 +236,24 @@ impl Forecast {
             None => {
                 let (session, label) = (news.session, news.label);
                 let demand = Demand::new(news.since);
-                self.told.push(Told { session, demand, label, stopped: false });
+                if self.told.len() == TOLD_MAX {
+                    // Of sessions there are few; those that end are not told of any more.
+                    let oldest = (0..TOLD_MAX).min_by_key(|at| self.told[*at].demand.at());
+                    self.told.swap_remove(oldest.unwrap_or(0));
+                }
+                self.told.push(Told { session, demand, label, weight: 1, stopped: false });
                 self.told.len() - 1
             }
         };
         let told = &mut self.told[at];
-        let (units, squares) = (news.units as f64, news.squares as f64);
+        told.weight = news.note.weight.max(1);
+        let units = news.units as f64;
+        let squares = units * f64::from(told.weight);
         told.demand.observe(units, squares, news.since, news.told, self.memory);
         if news.label > told.label {
             (told.label, told.stopped) = (news.label, false);
         }
-        told.stopped |= news.stopped && news.label == told.label;
+        told.stopped |= news.note.stopped && news.label == told.label;
     }
 
     /// Takes a request, however it will be answered.
@@ -231,11 +279,27 @@ impl Forecast {
     }
 
     /// What the own region may have used in the label for the request to pass: what the store's step is
-    /// given as ceiling.
-    pub(crate) fn ceiling(&mut self, question: &Question, sight: &Sight<'_>) -> Ceiling {
+    /// given as ceiling. And how soon peers should hear of the key.
+    pub(crate) fn ceiling(
+        &mut self,
+        question: &Question,
+        sight: &Sight<'_>,
+    ) -> (Ceiling, Urgency) {
         self.turn(question.label);
+        let question = &Question { own_region: question.own_region.max(self.region), ..*question };
+        (self.decide(question, sight), self.urgency(question, sight))
+    }
+
+    /// A request that was given a ceiling is asked with another one instead.
+    pub(crate) fn give_back(&mut self, label: Label, ceiling: Ceiling) {
+        if let Some(stop) = self.stop.as_mut().filter(|_| self.label == label) {
+            stop.pending = stop.pending.saturating_sub(ceiling.held);
+        }
+    }
+
+    fn decide(&mut self, question: &Question, sight: &Sight<'_>) -> Ceiling {
         let certain = question.quantity.saturating_sub(question.others);
-        let free = |net| Ceiling { net, held: 0 };
+        let free = Ceiling::certain;
         if self.stop.is_some() && self.all_have_stopped(question, sight) {
             self.settle(question, sight);
             let Some(stop) = &mut self.stop else { return free(certain) };
@@ -262,7 +326,7 @@ impl Forecast {
     }
 
     /// Takes what became of a request in `label` that was given a `ceiling`: whether it `passes` by this
-    /// limit, and the net use of the own session since.
+    /// limit, and the net use of the own session since, and of the own region if its store said so.
     pub(crate) fn handle_answer(
         &mut self,
         now: Mono,
@@ -270,15 +334,15 @@ impl Forecast {
         ceiling: Ceiling,
         passes: bool,
         own_session: u64,
+        region: Option<u64>,
     ) -> Urgency {
         if self.label != label {
             return Urgency::None;
         }
-        match &mut self.stop {
-            Some(stop) => {
-                stop.pending = stop.pending.saturating_sub(ceiling.held);
-                Urgency::None
-            }
+        self.region = self.region.max(region.unwrap_or(0));
+        self.give_back(label, ceiling);
+        match &self.stop {
+            Some(_) => Urgency::None,
             None if passes => Urgency::None,
             None => {
                 let stop = Stop { at: now, cap: own_session, settled: None, pending: 0 };
@@ -293,6 +357,7 @@ impl Forecast {
         if label > self.label {
             self.label = label;
             self.stop = None;
+            self.region = 0;
         }
     }
 
@@ -303,11 +368,11 @@ impl Forecast {
         let all_slow: f64 =
             self.told.iter().map(|told| told.demand.slow()).sum::<f64>() + self.own.slow();
         others.fold((0.0, 0.0), |(growth, variance), participant| {
-            let Some(told) = self.told.iter().find(|t| t.session == participant.session) else {
+            let Some(told) = self.told_by(participant) else {
                 return (growth, variance);
             };
             let over = told.label > question.label;
-            if over || (told.label == question.label && told.stopped) {
+            if over || (told.label == question.label && told.stopped && self.stop.is_none()) {
                 return (growth, variance);
             }
             let age = sight.now.since(participant.as_of);
@@ -315,8 +380,8 @@ impl Forecast {
                 return (growth, variance);
             }
             let counted = if told.label < question.label { age.min(question.elapsed) } else { age };
-            let mut units = told.demand.usual() * seconds(counted);
-            let mut squares = told.demand.squares() * seconds(counted);
+            let (units, squares) = told.demand.fading(participant.as_of, self.memory);
+            let (mut units, mut squares) = (units * seconds(counted), squares * seconds(counted));
             if !sight.is_heard(participant) && all_slow > 0.0 {
                 // Perhaps it is cut off: it will not take more than its share.
                 let most = told.demand.slow() / all_slow * question.quantity as f64;
@@ -334,11 +399,11 @@ impl Forecast {
     fn all_have_stopped(&self, question: &Question, sight: &Sight<'_>) -> bool {
         let Some(stop) = &self.stop else { return false };
         sight.participants.iter().filter(|p| sight.is_heard(p)).all(|participant| {
-            let Some(told) = self.told.iter().find(|t| t.session == participant.session) else {
+            let Some(told) = self.told_by(participant) else {
                 return true;
             };
             let age = seconds(sight.now.since(participant.as_of));
-            let quiet = told.demand.usual() * age < QUIET;
+            let quiet = told.demand.fading(participant.as_of, self.memory).0 * age < QUIET;
             let stopped = told.label == question.label && told.stopped;
             told.label > question.label || ((stopped || quiet) && participant.as_of > stop.at)
         })
@@ -352,16 +417,44 @@ impl Forecast {
         }
         let used = question.others.saturating_add(question.own_region);
         let left = question.quantity.saturating_sub(used) as f64;
-        let heard = sight.participants.iter().filter(|p| sight.is_heard(p));
-        let of = |p: &Participant| self.told.iter().find(|t| t.session == p.session);
-        let others: f64 = heard.filter_map(of).map(|told| told.demand.usual()).sum();
-        let all = others + self.own.usual();
-        let part = if all > 0.0 { left * self.own.usual() / all } else { 0.0 };
+        let own = self.own.fading(sight.now, self.memory).0;
+        let all = own + self.demand_of_others(sight);
+        let part = if all > 0.0 { left * own / all } else { 0.0 };
         let rest = part - libm::floor(part);
         let lucky = (question.chance >> 11) as f64 / (1_u64 << 53) as f64;
         stop.cap = question.own_session + libm::floor(part) as u64 + u64::from(lucky < rest);
         stop.settled = Some(sight.now);
         self.stop = Some(stop);
+    }
+
+    /// Units per second that nodes that can be heard are asked for, the own one left out.
+    fn demand_of_others(&self, sight: &Sight<'_>) -> f64 {
+        let heard = sight.participants.iter().filter(|p| sight.is_heard(p));
+        heard.map(|p| self.told_by(p).map_or(0.0, |t| t.demand.fading(p.as_of, self.memory).0)).sum()
+    }
+
+    fn told_by(&self, participant: &Participant) -> Option<&Told> {
+        self.told.iter().find(|told| told.session == participant.session)
+    }
+
+    /// By when the limit is likely to be used up. After that it is told of as usual: what is asked for
+    /// then is what the next label is forecast by.
+    fn urgency(&self, question: &Question, sight: &Sight<'_>) -> Urgency {
+        if self.stop.is_some() {
+            return Urgency::None;
+        }
+        let used = question.others.saturating_add(question.own_region);
+        let left = question.quantity.saturating_sub(used);
+        let own = self.own.fading(sight.now, self.memory).0;
+        let demand = own + self.demand_of_others(sight);
+        let lasts = left as f64 / demand.max(1e-9);
+        if lasts < seconds(sight.gossip.times(3) + Span::millis(150)) {
+            Urgency::Soon
+        } else if left * 2 > question.quantity && lasts > 0.6 {
+            Urgency::Later
+        } else {
+            Urgency::None
+        }
     }
 
     /// Whether the own demand has just surged, beyond the own share, and not everybody has told since that

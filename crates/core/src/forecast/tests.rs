@@ -40,7 +40,7 @@ fn question(elapsed: u64, others: u64, own: u64) -> Question {
 
 fn news(units: u64, label: Label, stopped: bool, since: u64, told: u64) -> News {
     let (since, told) = (ms(since), ms(told));
-    News { session: PEER, label, units, squares: units, stopped, since, told }
+    News { session: PEER, label, units, note: Note { weight: 1, stopped }, since, told }
 }
 
 #[test]
@@ -49,10 +49,10 @@ fn what_is_not_known_yet_is_forecast_and_kept_free() {
     forecast.handle_news(&news(200, LABEL, false, 0, 200));
     let participants = [peer(ms(200))];
     // 1,000 a second for 90 ms, and three standard deviations of that.
-    let ceiling = forecast.ceiling(&question(290, 200, 0), &sight(ms(290), &participants)).net;
+    let ceiling = forecast.ceiling(&question(290, 200, 0), &sight(ms(290), &participants)).0.net;
     assert_eq!(ceiling, 1_000 - 200 - 119);
     // Near the end there is no time to give a margin back: it shrinks.
-    let ceiling = forecast.ceiling(&question(990, 200, 0), &sight(ms(290), &participants)).net;
+    let ceiling = forecast.ceiling(&question(990, 200, 0), &sight(ms(290), &participants)).0.net;
     assert_eq!(ceiling, 1_000 - 200 - 93);
 }
 
@@ -62,7 +62,7 @@ fn nothing_is_kept_for_who_has_stopped_or_is_a_label_ahead() {
     let ceiling = |label, stopped| {
         let mut forecast = forecast();
         forecast.handle_news(&news(200, label, stopped, 0, 200));
-        forecast.ceiling(&question(290, 200, 0), &sight(ms(290), &participants)).net
+        forecast.ceiling(&question(290, 200, 0), &sight(ms(290), &participants)).0.net
     };
     assert_eq!(ceiling(LABEL, true), 800);
     assert_eq!(ceiling(LABEL.next(), false), 800);
@@ -74,7 +74,7 @@ fn nothing_is_kept_for_who_has_stopped_or_is_a_label_ahead() {
 fn less_than_one_request_under_way_is_plain() {
     let mut forecast = forecast();
     forecast.handle_news(&news(2, LABEL, false, 0, 200));
-    let ceiling = forecast.ceiling(&question(290, 2, 0), &sight(ms(290), &[peer(ms(200))])).net;
+    let ceiling = forecast.ceiling(&question(290, 2, 0), &sight(ms(290), &[peer(ms(200))])).0.net;
     assert_eq!(ceiling, 998);
 }
 
@@ -85,7 +85,7 @@ fn who_cannot_be_heard_is_given_its_share_and_after_a_while_nothing() {
     forecast.handle_asked(ms(200), LABEL, 200);
     let participants = [peer(ms(200))];
     let mut ceiling =
-        |now| forecast.ceiling(&question(900, 200, 200), &sight(ms(now), &participants)).net;
+        |now| forecast.ceiling(&question(900, 200, 200), &sight(ms(now), &participants)).0.net;
     assert!(ceiling(1_200) >= 800 - 500 - 3 * 23, "half of the demand: half of the quantity");
     assert!(ceiling(1_200) < 310);
     assert_eq!(ceiling(2_300), 800, "two seconds on it is taken for dead");
@@ -96,20 +96,22 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
     let mut forecast = forecast();
     forecast.handle_asked(ms(200), LABEL, 200);
     forecast.handle_news(&news(200, LABEL, false, 0, 200));
-    let refused = Ceiling { net: 0, held: 0 };
-    assert_eq!(forecast.handle_answer(ms(300), LABEL, refused, false, 400), Urgency::Now);
+    let refused = Ceiling::certain(0);
+    assert_eq!(forecast.handle_answer(ms(300), LABEL, refused, false, 400, None), Urgency::Now);
     assert!(forecast.has_stopped(LABEL));
-    assert_eq!(forecast.handle_answer(ms(301), LABEL, refused, false, 400), Urgency::None, "once");
+    assert_eq!(forecast.handle_answer(ms(301), LABEL, refused, false, 400, None), Urgency::None, "once");
     // The other one has stopped too, and says so after it has heard of this stop.
-    forecast.handle_news(&news(200, LABEL, true, 200, 400));
-    let participants = [peer(ms(400))];
+    forecast.handle_asked(ms(450), LABEL, 250);
+    forecast.handle_news(&news(250, LABEL, true, 200, 450));
+    let participants = [peer(ms(450))];
     let ask = |own| question(450, 520, own);
     let mut admitted = 0;
     for _ in 0..100 {
-        let ceiling = forecast.ceiling(&ask(400 + admitted), &sight(ms(450), &participants));
+        let (ceiling, _) =
+            forecast.ceiling(&ask(400 + admitted), &sight(ms(450), &participants));
         let passes = ceiling.net > 400 + admitted;
         admitted += u64::from(passes);
-        forecast.handle_answer(ms(450), LABEL, ceiling, passes, 400 + admitted);
+        forecast.handle_answer(ms(450), LABEL, ceiling, passes, 400 + admitted, None);
     }
     assert_eq!(admitted, 40, "half of what is left");
 }
@@ -118,14 +120,14 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
 fn what_is_under_way_counts_against_the_part() {
     let mut forecast = forecast();
     forecast.handle_asked(ms(200), LABEL, 200);
-    forecast.handle_answer(ms(300), LABEL, Ceiling { net: 0, held: 0 }, false, 400);
+    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), false, 400, None);
     let ceilings: Vec<_> =
-        (0..700).map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[]))).collect();
+        (0..700).map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[])).0).collect();
     assert_eq!(ceilings.iter().filter(|ceiling| ceiling.net > 0).count(), 600);
     for ceiling in ceilings {
-        forecast.handle_answer(ms(460), LABEL, ceiling, false, 400);
+        forecast.handle_answer(ms(460), LABEL, ceiling, false, 400, None);
     }
-    assert!(forecast.ceiling(&question(460, 0, 400), &sight(ms(460), &[])).net > 0);
+    assert!(forecast.ceiling(&question(460, 0, 400), &sight(ms(460), &[])).0.net > 0);
 }
 
 #[test]
@@ -136,7 +138,7 @@ fn a_surge_is_told_at_once_and_takes_more_than_its_share_on_evidence_only() {
         (0..100).map(|n| forecast.handle_asked(ms(200 + n), LABEL, 10)).collect();
     assert_eq!(urgencies.iter().filter(|u| **u == Urgency::Now).count(), 1);
     let at = |now, as_of, forecast: &mut Forecast| {
-        forecast.ceiling(&question(300, 20, 700), &sight(ms(now), &[peer(ms(as_of))])).net
+        forecast.ceiling(&question(300, 20, 700), &sight(ms(now), &[peer(ms(as_of))])).0.net
     };
     assert_eq!(at(310, 150, &mut forecast), 500);
     assert!(at(310, 300, &mut forecast) > 900, "the other has told since");
@@ -146,7 +148,7 @@ fn a_surge_is_told_at_once_and_takes_more_than_its_share_on_evidence_only() {
 #[test]
 fn a_new_label_begins_without_stop() {
     let mut forecast = forecast();
-    forecast.handle_answer(ms(300), LABEL, Ceiling { net: 0, held: 0 }, false, 400);
+    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), false, 400, None);
     forecast.handle_asked(ms(1_000), LABEL.next(), 1);
     assert!(!forecast.has_stopped(LABEL.next()));
 }

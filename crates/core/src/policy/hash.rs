@@ -37,6 +37,7 @@ fn limit(hash: CallerHasher, limit: &Limit) -> CallerHasher {
         .part(algorithm.as_str())
         .part(scope.as_str())
         .part(consistency.as_str())
+        .number(u64::from(consistency.overdraft()))
 }
 
 /// Numbers as parts.

@@ -267,20 +267,18 @@ fn window(field: &Field<'_>) -> Option<Window> {
     )
 }
 
-/// What a global limit promises. Its default is to be `eventual`: as long as that is missing, a file
-/// says `plain`, lest it means something else when the default is there.
+/// What a global limit promises: `eventual` if it does not say.
 fn consistency(fields: &Fields<'_>, scope: Option<Scope>) -> Option<Consistency> {
-    let plain = (Consistency::Plain.as_str(), Consistency::Plain);
     match (scope?, fields.get("consistency")) {
         (Scope::Region, None) => Some(Consistency::Plain),
         (Scope::Region, Some(field)) => field.refuse_key(
             "is for global limits: leave it out of a regional one, which is exact, or write scope = \"global\"",
         ),
-        (Scope::Global, Some(field)) => field.choice(&[plain], &["eventual", "bounded", "strict"]),
-        (Scope::Global, None) => fields.missing(
-            "consistency",
-            "the default, \"eventual\", is not built yet: write consistency = \"plain\"",
-        ),
+        (Scope::Global, Some(field)) => {
+            let known = [Consistency::Plain, Consistency::Eventual];
+            field.choice(&known.map(|known| (known.as_str(), known)), &["bounded", "strict"])
+        }
+        (Scope::Global, None) => Some(Consistency::Eventual),
     }
 }
 

@@ -68,6 +68,15 @@ impl Scope {
 pub enum Consistency {
     /// Admit while what is known leaves room.
     Plain,
+    /// Admit while what is known, and what others are expected to have admitted meanwhile, leaves room.
+    Eventual,
+    /// Admit what the own region has a right to, and beyond that at most a part of it.
+    Bounded {
+        /// The part, in millionths of the quantity: 1 to 1,000,000.
+        overdraft_per_million: u32,
+    },
+    /// Admit what the own region has a right to, and nothing else.
+    Strict,
 }
 
 impl Consistency {
@@ -75,6 +84,22 @@ impl Consistency {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Plain => "plain",
+            Self::Eventual => "eventual",
+            Self::Bounded { .. } => "bounded",
+            Self::Strict => "strict",
+        }
+    }
+
+    /// Whether regions spend of it by rights, so that all together never exceed it by more than is stated.
+    pub const fn has_rights(self) -> bool {
+        matches!(self, Self::Bounded { .. } | Self::Strict)
+    }
+
+    /// What a region may spend beyond its rights, in millionths of its part of the quantity.
+    pub const fn overdraft(self) -> u32 {
+        match self {
+            Self::Bounded { overdraft_per_million } => overdraft_per_million,
+            _ => 0,
         }
     }
 }

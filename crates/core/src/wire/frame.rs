@@ -8,7 +8,7 @@ use super::codec::{self, FRAME_BYTES_MAX, Malformed};
 use crate::time::{Mono, Span};
 
 /// The version of this format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Sections per frame, so that a frame of empty sections is refused.
 const SECTIONS_MAX: usize = 4_096;
@@ -100,6 +100,9 @@ pub(crate) struct SlotEntry {
     pub(crate) refunded: u64,
     /// Offered beyond used, which is less often a large number.
     pub(crate) refused: u64,
+    /// Of the session's demand: twice the mean cost of a request, weighed by cost, and 1 more if it has
+    /// refused something in the label; 0 if it does not watch the key.
+    pub(crate) note: u64,
 }
 
 /// Slots of one session under one limit and label.

@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use tidegate_core::{
     check::{Decision, LimitVerdict, Reason},
-    policy::{Algorithm, Consistency, Limit, Scope},
+    policy::{Algorithm, Limit, Scope},
     time::Span,
 };
 
@@ -152,10 +152,7 @@ pub(crate) fn scope(limit: &Limit) -> &'static str {
 
 /// The contract's word for a consistency; a regional limit has none.
 pub(crate) fn consistency(limit: &Limit) -> Option<&'static str> {
-    match (limit.scope, limit.consistency) {
-        (Scope::Region, _) => None,
-        (Scope::Global, Consistency::Plain) => Some("plain"),
-    }
+    (limit.scope == Scope::Global).then(|| limit.consistency.as_str())
 }
 
 fn reason(reason: Reason) -> &'static str {

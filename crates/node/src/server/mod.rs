@@ -215,7 +215,7 @@ impl Server {
             )?;
             cluster = Some((transport, events, membership));
         }
-        let peers = Peers::new(Arc::clone(&engine), clock, &config, cluster);
+        let peers = Peers::new(Arc::clone(&engine), clock, &config, limiter.clone(), cluster);
         let view = Arc::new(View {
             version: env!("CARGO_PKG_VERSION"),
             engine,

@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     config::Config,
     guard::Mutexes,
+    limiter::Limiter,
     membership::{Member, Membership},
     transport::{ConnectionInfo, Event, Transport, TransportStats},
 };
@@ -31,6 +32,8 @@ pub(super) struct Peers {
     engine: Arc<Engine<Mutexes>>,
     clock: Clock,
     gossip: Span,
+    /// Whose checks may bring what cannot wait.
+    limiter: Limiter,
     network: Arc<Network>,
     events: Option<mpsc::Receiver<Event>>,
 }
@@ -107,6 +110,7 @@ impl Peers {
         engine: Arc<Engine<Mutexes>>,
         clock: Clock,
         config: &Config,
+        limiter: Limiter,
         cluster: Option<(Transport, mpsc::Receiver<Event>, Membership)>,
     ) -> Self {
         let gossip =
@@ -115,7 +119,7 @@ impl Peers {
             Some((transport, events, membership)) => (Some((transport, membership)), Some(events)),
             None => (None, None),
         };
-        Self { engine, clock, gossip, network: Arc::new(Network(network)), events }
+        Self { engine, clock, gossip, limiter, network: Arc::new(Network(network)), events }
     }
 
     pub(super) fn network(&self) -> Arc<Network> {
@@ -138,6 +142,7 @@ impl Peers {
                     0 => return Err(Deaf("its events ended".into())),
                     _ => self.handle(&mut batch),
                 },
+                () = self.limiter.urgent() => {}
                 () = time::sleep_until(self.clock.timer_at(deadline)) => {}
             }
         }

@@ -195,6 +195,7 @@ impl View {
             clock_error: clock.error.map(|us| us as f64 / 1e6),
             clock_alarm: clock.alarm,
             relabelled: stats.relabelled,
+            unwatched: stats.unwatched,
             frames_dropped,
             peers_refused: transport.refused,
             quarantined: self

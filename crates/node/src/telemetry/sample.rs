@@ -23,6 +23,8 @@ pub struct NodeSample {
     pub clock_alarm: bool,
     /// Checks whose labels did not fit, and which the store was asked again.
     pub relabelled: u64,
+    /// Times that there was no room to watch a key's demand.
+    pub unwatched: u64,
     /// Frames that were not used, by reason.
     pub frames_dropped: Vec<(&'static str, u64)>,
     /// Connections that were refused, by reason.
@@ -241,6 +243,11 @@ impl Collector for NodeSample {
             "tidegate_checks_relabelled",
             "Checks whose labels did not fit the store's clock, and which it was asked again",
             self.relabelled,
+        )?;
+        out.counter(
+            "tidegate_forecasts_refused",
+            "Times that there was no room to watch a key's demand: its limit was decided as a plain one",
+            self.unwatched,
         )?;
         out.counters(
             "tidegate_broken_invariants",

@@ -409,6 +409,7 @@ fn lied_to(window_of: impl Fn(&PolicySet) -> Window) -> World {
             used: 90,
             refunded: 0,
             refused: 0,
+            note: 0,
         }],
     };
     let sections = (0..2).map(|boot| Section::Slots(slots(boot))).collect();

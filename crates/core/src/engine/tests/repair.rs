@@ -80,7 +80,7 @@ fn comparing_equal_counts_costs_next_to_nothing() {
 }
 
 fn frame_of_us(number: u64, label: u64, used: u64) -> Vec<u8> {
-    let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused: 0 };
+    let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused: 0, note: 0 };
     let window = 3_600_000_000;
     let slots = Slots { of: None, limit: 9, window, global: true, label, entries: vec![entry] };
     let header = Header { number, open: 1, acknowledged: 0, unmerged: 0, sent: 0, echo: None };
@@ -137,7 +137,7 @@ fn hearsay_does_not_speak_for_who_is_connected() {
     let us = session("us", "us-0", 1);
     let label = START.0 / 3_600_000_000;
     let hearsay = |node: &str, used| {
-        let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused: 0 };
+        let entry = SlotEntry { caller: [1; 16], used, refunded: 0, refused: 0, note: 0 };
         let of = Some(Speaker { region: "ap".into(), node: node.into(), boot: 1 });
         let window = 3_600_000_000;
         let slots = Slots { of, limit: 9, window, global: true, label, entries: vec![entry] };

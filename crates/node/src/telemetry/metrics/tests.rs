@@ -162,6 +162,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         clock_error: Some(0.75),
         clock_alarm: true,
         relabelled: 11,
+        unwatched: 12,
         frames_dropped: vec![("malformed", 7)],
         peers_refused: vec![("certificate", 8)],
         broken_invariants: vec![("INV-7", 3)],
@@ -206,6 +207,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_clock_error_seconds 0.75");
     assert_has(&lines, "tidegate_clock_alarm 1");
     assert_has(&lines, "tidegate_checks_relabelled_total 11");
+    assert_has(&lines, "tidegate_forecasts_refused_total 12");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
     let hourly = r#"policy="api",limit="hourly""#;
     assert_has(&lines, &format!("tidegate_over_admitted_total{{{hourly}}} 11"));

@@ -1,0 +1,150 @@
+//! The keys whose demand is watched: a bounded table of forecasts.
+//!
+//! A forecast costs several times what a count does, and is worth it only for a key of which more than a
+//! request may be under way. Where there is no room for one, its limit is decided as a `plain` one.
+
+use hashbrown::HashTable;
+
+use super::Forecast;
+use crate::{
+    ids::Key,
+    slab::Slab,
+    store::table::hash_of,
+    time::{Label, Mono, Span, Window},
+};
+
+/// Places that a full table looks at for keys nobody asks for any more.
+const ROOM_SWEEP_PLACES: u32 = 64;
+/// The shortest time after which nobody asks for a key any more.
+const IDLE_MIN: Span = Span::secs(10);
+
+#[derive(Debug)]
+struct Watch {
+    key: Key,
+    forecast: Forecast,
+    /// When it was asked for or heard of last.
+    touched: Mono,
+    /// It is forgotten so long after that.
+    idle_after: Span,
+}
+
+impl Watch {
+    fn is_idle(&self, now: Mono) -> bool {
+        now.since(self.touched) > self.idle_after
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    slab: Slab<Watch>,
+    index: HashTable<u32>,
+    keys_max: usize,
+    /// Where the next sweep begins.
+    hand: u32,
+    /// How often there was no room.
+    refused: u64,
+}
+
+impl Watched {
+    /// An empty table for `keys_max` keys.
+    pub(crate) const fn new(keys_max: usize) -> Self {
+        Self { slab: Slab::new(), index: HashTable::new(), keys_max, hand: 0, refused: 0 }
+    }
+
+    /// How often a key found no room.
+    pub(crate) const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Bytes held, without what single forecasts hold of other nodes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.slab.memory_bytes() + self.index.allocation_size()
+    }
+
+    fn find(&self, key: &Key) -> Option<u32> {
+        if self.slab.len() == 0 {
+            return None;
+        }
+        let same = |at: &u32| self.slab.get(*at).is_some_and(|watch| watch.key == *key);
+        self.index.find(hash_of(key), same).copied()
+    }
+
+    /// The forecast of a key, if there is one.
+    pub(crate) fn get(&self, key: &Key) -> Option<&Forecast> {
+        Some(&self.slab.get(self.find(key)?)?.forecast)
+    }
+
+    /// The forecast of a key, if there is one, which is asked for or heard of now.
+    pub(crate) fn touch(&mut self, key: &Key, now: Mono) -> Option<&mut Forecast> {
+        let watch = self.slab.get_mut(self.find(key)?)?;
+        watch.touched = watch.touched.max(now);
+        Some(&mut watch.forecast)
+    }
+
+    /// Begins to watch a key, if there is room.
+    pub(crate) fn watch(
+        &mut self,
+        key: &Key,
+        window: Window,
+        label: Label,
+        now: Mono,
+    ) -> Option<&mut Forecast> {
+        if self.slab.len() >= self.keys_max {
+            self.sweep(now, ROOM_SWEEP_PLACES);
+        }
+        if self.slab.len() >= self.keys_max {
+            self.refused += 1;
+            return None;
+        }
+        let idle_after = window.length().times(2).max(IDLE_MIN).min(Span::secs(3_600));
+        let forecast = Forecast::new(window, label, now);
+        let at = self.slab.insert(Watch { key: *key, forecast, touched: now, idle_after });
+        let slab = &self.slab;
+        let rehash = |at: &u32| slab.get(*at).map_or(0, |watch| hash_of(&watch.key));
+        self.index.insert_unique(hash_of(key), at, rehash);
+        Some(&mut self.slab.get_mut(at)?.forecast)
+    }
+
+    /// Forgets keys that nobody asks for any more, looking at `budget` places.
+    pub(crate) fn sweep(&mut self, now: Mono, budget: u32) {
+        let places = self.slab.places();
+        for _ in 0..budget.min(places) {
+            let at = self.hand % places;
+            self.hand = (at + 1) % places;
+            let idle = self.slab.get(at).filter(|watch| watch.is_idle(now)).map(|w| w.key);
+            if let Some(key) = idle {
+                self.slab.remove(at);
+                if let Ok(entry) = self.index.find_entry(hash_of(&key), |place| *place == at) {
+                    entry.remove();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Caller, LimitId};
+
+    fn key(n: u64) -> Key {
+        Key { caller: Caller([n, 0]), limit: LimitId(1) }
+    }
+
+    #[test]
+    fn it_is_bounded_and_forgets_who_is_idle_only() {
+        let window = Window::new(Span::secs(1)).expect("a second");
+        let mut watched = Watched::new(2);
+        for n in 0..2 {
+            assert!(watched.watch(&key(n), window, Label(1), Mono(0)).is_some());
+        }
+        assert!(watched.watch(&key(2), window, Label(1), Mono(1)).is_none());
+        assert_eq!(watched.refused(), 1);
+        let later = Mono(IDLE_MIN.0 + 2);
+        assert!(watched.touch(&key(1), later).is_some());
+        assert!(watched.watch(&key(2), window, Label(12), later).is_some());
+        assert!(watched.get(&key(0)).is_none(), "nobody asked for it");
+        assert!(watched.get(&key(1)).is_some() && watched.get(&key(2)).is_some());
+    }
+}
