@@ -275,7 +275,7 @@ impl<G: Guarding> Engine<G> {
                 }
                 let passes = operations.iter().map(|op| (op.passes, Some(op.counts.net())));
                 self.count(now, &ticket, admitted, passes);
-                self.note_holdings(now, &ticket, epoch, &operations);
+                self.note_holdings(&ticket, epoch, &operations);
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -377,19 +377,15 @@ impl<G: Guarding> Engine<G> {
     /// Takes the store's word of what the own region has granted: whoever granted it may be gone.
     fn note_holdings(
         &self,
-        now: Mono,
         ticket: &Ticket,
         epoch: StoreEpoch,
         replies: &[OperationReply],
     ) {
         for (plan, reply) in ticket.planned.iter().zip(replies) {
             let Some(holding) = &reply.holding else { continue };
-            let news = self.with_shard(plan.key, |shard| {
+            self.with_shard(plan.key, |shard| {
                 self.note_holding(shard, plan.key, plan.label, epoch, holding)
             });
-            if news {
-                self.pace.note(now, self.settings.gossip, Urgency::Now);
-            }
         }
     }
 

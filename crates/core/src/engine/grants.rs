@@ -12,7 +12,7 @@ use super::{Engine, Outcome, Sighted};
 use crate::{
     check::plan::LabelBounds,
     counts::{Asked, Shape, Shard, Tally, Tick},
-    forecast::{Forecast, Participant, Sight, Urgency},
+    forecast::{Forecast, Participant, Sight},
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, RegionNumber, StoreEpoch},
     policy::{Limit, PolicySet, Scope},
@@ -32,8 +32,32 @@ const EVERY: Span = Span::millis(5);
 #[derive(Debug)]
 #[must_use = "a granting command's ticket must be given back, or nothing is granted any more"]
 pub struct GrantTicket {
-    asked: Vec<(Key, Shape, Label, u64)>,
+    asked_at: Mono,
+    asked: Vec<Asking>,
 }
+
+/// One key of a granting command.
+#[derive(Debug)]
+struct Asking {
+    key: Key,
+    shape: Shape,
+    label: Label,
+    quantity: u64,
+    /// Who waits for what it is granted.
+    waiting: Vec<RegionNumber>,
+}
+
+/// What is to be granted of a key.
+struct Granting<'a> {
+    key: Key,
+    limit: &'a Limit,
+    label: Label,
+    claim: Claim,
+    waiting: Vec<RegionNumber>,
+}
+
+/// A grant of less than this part of the own base waits until it is more, unless somebody waits for it.
+const WORTH_TELLING: u64 = 100;
 
 /// Where the granting stands.
 #[derive(Debug, Default)]
@@ -63,7 +87,11 @@ impl<G: Guarding> Engine<G> {
             grants.at
         })?;
         let sighted = self.sighted(now);
-        let (clock, settled) = self.clock.with(|c| (c.relation(now), c.reading(now).settled));
+        // A region that nobody asks has a clock that is right as soon as its store's was read.
+        let (clock, right) = self.clock.with(|c| {
+            let reading = c.reading(now);
+            (c.relation(now), reading.settled || reading.store.is_some())
+        });
         let mut asked = Vec::new();
         let mut operations = Vec::new();
         let (mut at, mut places) = (from, PLACES_MAX);
@@ -71,12 +99,14 @@ impl<G: Guarding> Engine<G> {
             let end = self.shards[at.0].with(|shard| {
                 let end = shard.watched.places();
                 while at.1 < end && places > 0 && operations.len() < OPERATIONS_MAX {
-                    let granted = settled.then(|| self.grants_at(shard, at.1, policies, &sighted));
-                    if let Some((key, limit, label, claim)) = granted.flatten() {
+                    let granting = right.then(|| self.grants_at(shard, at.1, policies, &sighted));
+                    if let Some(granting) = granting.flatten() {
+                        let Granting { key, limit, label, claim, waiting } = granting;
                         let shape =
                             Shape { limit: limit.id, window: limit.window, scope: limit.scope };
                         let bounds = LabelBounds::of(limit.window, label, clock);
-                        asked.push((key, shape, label, limit.quantity));
+                        let quantity = limit.quantity;
+                        asked.push(Asking { key, shape, label, quantity, waiting });
                         operations.push(Operation {
                             key,
                             action: Action::Grant,
@@ -104,7 +134,7 @@ impl<G: Guarding> Engine<G> {
             grants.under_way = !operations.is_empty();
         });
         let opening = self.opening(now);
-        (!operations.is_empty()).then(|| (StoreCommand { operations, opening }, GrantTicket { asked }))
+        (!operations.is_empty()).then(|| (StoreCommand { operations, opening }, GrantTicket { asked_at: now, asked }))
     }
 
     /// Takes what became of a granting command. What was granted is told at once; a command that failed is
@@ -114,11 +144,17 @@ impl<G: Guarding> Engine<G> {
         self.grants.with(|grants| grants.under_way = false);
         let Outcome::Reply(reply) = outcome else { return };
         self.handle_epoch(now, reply.epoch());
-        let StoreReply::Done { operations, epoch, .. } = reply else { return };
-        let mut granted = false;
-        for ((key, shape, label, quantity), reply) in ticket.asked.iter().zip(operations) {
+        let StoreReply::Done { operations, epoch, now: reading, .. } = reply else { return };
+        // Its labels fitted the store's clock: they are in use.
+        self.clock.with(|clock| {
+            clock.handle_store(ticket.asked_at, now, *reading);
+            clock.settle();
+        });
+        let mut waiting = Vec::new();
+        for (asking, reply) in ticket.asked.iter().zip(operations) {
+            let Asking { key, shape, label, quantity, .. } = asking;
             let Some(holding) = &reply.holding else { continue };
-            granted |= self.with_shard(*key, |shard| {
+            let news = self.with_shard(*key, |shard| {
                 let news = self.note_holding(shard, *key, *label, *epoch, holding);
                 if news {
                     // Beside the own slot it is told, and there may be none yet.
@@ -136,9 +172,12 @@ impl<G: Guarding> Engine<G> {
                 }
                 news
             });
+            if news {
+                waiting.extend_from_slice(&asking.waiting);
+            }
         }
-        if granted {
-            self.pace.note(now, self.settings.gossip, Urgency::Now);
+        if !waiting.is_empty() {
+            self.exchange.with(|exchange| exchange.hurry_to(now, &waiting));
         }
     }
 
@@ -178,7 +217,7 @@ impl<G: Guarding> Engine<G> {
         place: u32,
         policies: &'a PolicySet,
         sighted: &Sighted,
-    ) -> Option<(Key, &'a Limit, Label, Claim)> {
+    ) -> Option<Granting<'a>> {
         let (key, forecast) = shard.watched.at(place).filter(|(_, f)| f.has_rights())?;
         let (_, limit) = policies.limit(key.limit)?;
         if limit.scope != Scope::Global || !limit.consistency.has_rights() {
@@ -190,10 +229,17 @@ impl<G: Guarding> Engine<G> {
         }
         let time_left = limit.window.end(label).since(sighted.cluster);
         let shares = self.shares(shard, key, limit, label, forecast, sighted);
-        let grants =
+        let mut grants =
             rights::grants(self.own_region, &shares, time_left, limit.window.length());
         let claim = self.claim(shard, *key, limit, label);
-        (!grants.is_empty()).then(|| (*key, limit, label, Claim { grants, ..claim }))
+        let waits = |to: RegionNumber| {
+            let share = shares.iter().find(|share| share.region == to);
+            share.is_some_and(|share| share.is_hungry(self.settings.gossip))
+        };
+        grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.base || waits(*to));
+        let waiting = grants.iter().map(|(to, _)| *to).filter(|to| waits(*to)).collect();
+        let claim = Claim { grants, ..claim };
+        (!claim.grants.is_empty()).then(|| Granting { key: *key, limit, label, claim, waiting })
     }
 
     /// Whether this node is the one of its region that grants of a key: of those that know of it, the first

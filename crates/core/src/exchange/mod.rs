@@ -583,7 +583,18 @@ impl Exchange {
 
     /// All peers hear at once what there is to tell, but not sooner than a while after the last time.
     pub(crate) fn hurry(&mut self, now: Mono) {
-        for peer in self.peers.values_mut().filter(|peer| peer.connected) {
+        self.hurry_whom(now, |_| true);
+    }
+
+    /// The peers in some regions do.
+    pub(crate) fn hurry_to(&mut self, now: Mono, regions: &[RegionNumber]) {
+        self.hurry_whom(now, |peer| {
+            regions.contains(&RegionNumber::of(&peer.session.id.region))
+        });
+    }
+
+    fn hurry_whom(&mut self, now: Mono, whom: impl Fn(&Peer) -> bool) {
+        for peer in self.peers.values_mut().filter(|peer| peer.connected && whom(peer)) {
             let soonest = peer.last_sent.map_or(now, |at| now.max(at + HURRIES_APART));
             peer.next_at = peer.next_at.min(soonest);
         }
