@@ -105,7 +105,7 @@ impl Subject {
     }
 
     async fn ask(&self, operations: Vec<Operation>) -> StoreReply {
-        self.store.apply(&StoreCommand { operations }).await.expect("answered")
+        self.store.apply(&StoreCommand::new(operations)).await.expect("answered")
     }
 
     /// As [`ask`](Self::ask), without the times.
@@ -258,7 +258,7 @@ async fn contract(s: &Subject) {
     let calls = (0..64).map(|_| {
         let (store, operation) = (Arc::clone(&s.store), s.charge(9, 5, 1, 40));
         tokio::spawn(
-            async move { store.apply(&StoreCommand { operations: vec![operation] }).await },
+            async move { store.apply(&StoreCommand::new(vec![operation])).await },
         )
     });
     let mut passed = 0;
@@ -331,13 +331,13 @@ async fn a_restarted_redis_is_found_again_and_is_empty() {
     let mut redis = s.redis.take().expect("a server");
     redis.kill().expect("killed");
     let charge = vec![s.charge(1, 5, 1, 10)];
-    let down = s.store.apply(&StoreCommand { operations: charge }).await;
+    let down = s.store.apply(&StoreCommand::new(charge)).await;
     assert!(down.is_err(), "{down:?}");
     redis.restart().await.expect("restarted");
     s.redis = Some(redis);
     for _ in 0..2_000 {
         let peek = vec![Operation { action: Action::Peek, ..s.charge(1, 5, 1, 0) }];
-        if let Ok(reply) = s.store.apply(&StoreCommand { operations: peek }).await {
+        if let Ok(reply) = s.store.apply(&StoreCommand::new(peek)).await {
             let StoreReply::Done { operations, .. } = reply else { panic!("relabel") };
             assert_eq!(operations[0].counts.used, 0);
             return;
@@ -415,7 +415,7 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
     let push = redis::cmd("LPUSH").arg(&keys[0]).arg("x").query_async::<()>(&mut connection).await;
     push.expect("pushed");
     let both = vec![s.charge(2, 5, 1, 10), s.charge(1, 5, 1, 10)];
-    let error = s.store.apply(&StoreCommand { operations: both }).await.expect_err("wrong type");
+    let error = s.store.apply(&StoreCommand::new(both)).await.expect_err("wrong type");
     assert!(matches!(&error, StoreError::Record(why) if why.contains("WRONGTYPE")), "{error}");
     assert!(error.nothing_done());
     assert_eq!(s.used(2, 5).await, 0);
@@ -433,7 +433,7 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
         for wrong in [s.charge(1, 5, 1, 10), s.heal(1, 5, 3), late] {
             let both = vec![s.charge(2, 5, 1, 10), wrong];
             let error =
-                s.store.apply(&StoreCommand { operations: both }).await.expect_err("not ours");
+                s.store.apply(&StoreCommand::new(both)).await.expect_err("not ours");
             assert!(matches!(&error, StoreError::Record(why) if why.contains(&keys[0])), "{error}");
         }
     }
@@ -469,7 +469,7 @@ async fn a_full_memory_store_takes_no_new_key() {
     for caller in 0..1_000 {
         let charge = vec![s.charge(caller, 5, 1, 10)];
         full += usize::from(
-            s.store.apply(&StoreCommand { operations: charge }).await == Err(StoreError::Full),
+            s.store.apply(&StoreCommand::new(charge)).await == Err(StoreError::Full),
         );
     }
     assert_eq!(full, 1_000 - 64);

@@ -91,6 +91,9 @@ impl Node {
             call_max: Some(store.timeout),
             relays: topology.relays,
             shards: 1,
+            split: topology.split(),
+            founded: Some(scenario.schedule.epoch),
+            fence: store.fence,
             ..Settings::new(session.clone())
         };
         let random = Box::new(Stream::new(seed, "engine", number as u64).into_rng());
@@ -131,8 +134,9 @@ impl Life {
         let mono = self.mono(now);
         let deadline = self.engine.next_deadline(mono);
         let look = if reachable { mono } else { mono + LOOK_EVERY };
-        let heal = self.engine.next_heal(mono).map(|heal| heal.max(look));
-        let deadline = heal.map_or(deadline, |heal| heal.min(deadline));
+        let upkeep = [self.engine.next_heal(mono), self.engine.next_grants(mono)];
+        let upkeep = upkeep.into_iter().flatten().map(|at| at.max(look)).min();
+        let deadline = upkeep.map_or(deadline, |upkeep| upkeep.min(deadline));
         let age = deadline.since(mono_at(self.number, Span::ZERO));
         // A clock that drifts shows this age earlier or later. Early by a little is harmless.
         let true_age = age.0.saturating_add_signed(-drifted(age, self.drift_ppm));

@@ -40,8 +40,15 @@ pub struct RegionStore {
 
 impl RegionStore {
     /// An empty store with the faults of its region.
-    pub fn new(settings: StoreSettings, faults: Vec<StoreFault>, random: Stream) -> Self {
-        let table = Table::new(settings.records, StoreEpoch(1));
+    ///
+    /// Its epoch is numbered by the time of its making, `now`.
+    pub fn new(
+        settings: StoreSettings,
+        faults: Vec<StoreFault>,
+        now: StoreTime,
+        random: Stream,
+    ) -> Self {
+        let table = Table::new(settings.records, StoreEpoch(now.0));
         let (saved, busy_until) = (BTreeMap::new(), Instant(0));
         Self { table, settings, faults, saved, busy_until, random }
     }
@@ -119,8 +126,8 @@ impl RegionStore {
     }
 
     /// Becomes what was saved for this loss, or forgets everything; and begins a new epoch.
-    pub fn lose_memory(&mut self, loss: Option<usize>) {
-        let next = StoreEpoch(self.table.epoch().0 + 1);
+    pub fn lose_memory(&mut self, loss: Option<usize>, now: StoreTime) {
+        let next = StoreEpoch(now.0.max(self.table.epoch().0 + 1));
         let saved = loss.and_then(|loss| self.saved.remove(&loss));
         let mut table = saved.unwrap_or_else(|| Table::new(self.settings.records, next));
         table.begin_epoch(next);
@@ -149,7 +156,7 @@ mod tests {
     fn store(fault: StoreFault) -> RegionStore {
         let delay = Span::millis(2);
         let settings = StoreSettings { delay, records: 10, ..StoreSettings::default() };
-        RegionStore::new(settings, vec![fault], Stream::new(7, "store", 0))
+        RegionStore::new(settings, vec![fault], StoreTime(1), Stream::new(7, "store", 0))
     }
 
     const GOOD: Fate =

@@ -1,7 +1,8 @@
 //! Where the regions are: names, nodes, and how far apart.
 
 use tidegate_core::{
-    ids::{NodeId, RegionName},
+    ids::{NodeId, RegionName, RegionNumber},
+    rights::Split,
     time::Span,
     wan::typical_round_trip,
 };
@@ -26,6 +27,8 @@ pub struct Region {
     pub name: RegionName,
     /// How many nodes share its store, 1 or more.
     pub nodes: usize,
+    /// Its part of limits under rights, against those of the others.
+    pub weight: u32,
 }
 
 /// What a link does to frames, besides its distance.
@@ -133,6 +136,16 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// How limits under rights are split among the regions.
+    ///
+    /// # Panics
+    ///
+    /// If the weights are not those of a scenario, which was checked.
+    pub fn split(&self) -> Split {
+        let weights = self.regions.iter().map(|r| (RegionNumber::of(&r.name), r.weight));
+        Split::new(&weights.collect::<Vec<_>>()).expect("a scenario's weights were checked")
+    }
+
     /// Regions at their usual distances.
     pub fn usual(regions: Vec<Region>, weather: Weather) -> Self {
         let row = |a: &Region| {
@@ -186,7 +199,7 @@ mod tests {
     use super::*;
 
     fn three() -> Topology {
-        let region = |name: &str| Region { name: RegionName::new(name).expect("a name"), nodes: 2 };
+        let region = |name: &str| Region { name: RegionName::new(name).expect("a name"), nodes: 2, weight: 1 };
         let weather =
             Weather { jitter: 0.2, jitter_tail: Span::millis(3), loss: 0.0, duplication: 0.0 };
         Topology::usual(vec![region("us-east"), region("us-west"), region("eu-west")], weather)

@@ -149,7 +149,7 @@ async fn a_marker_that_is_not_one_is_refused_by_its_name_and_nothing_is_done() {
         run::<()>(&s, foreign).await;
         // Before a probe has seen it and after.
         eventually(SEEN, "it is found by a probe", async || {
-            let charge = StoreCommand { operations: vec![s.charge(1, 5, 1, 10)] };
+            let charge = StoreCommand::new(vec![s.charge(1, 5, 1, 10)]);
             let error = s.store.apply(&charge).await.expect_err("the marker is not one");
             assert_eq!(error.kind(), "refused", "{error}");
             assert!(
@@ -185,7 +185,7 @@ impl Subject {
     async fn epoch_of_a_look(&self) -> StoreEpoch {
         let peek = Operation { action: Action::Peek, ..self.charge(1, 5, 1, 0) };
         eventually(SEEN, "the store answers a look", async || {
-            let answer = self.store.apply(&StoreCommand { operations: vec![peek.clone()] }).await;
+            let answer = self.store.apply(&StoreCommand::new(vec![peek.clone()])).await;
             answer.map(|reply| reply.epoch()).map_err(|error| error.to_string())
         })
         .await

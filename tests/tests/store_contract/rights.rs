@@ -30,7 +30,7 @@ async fn set_user(connection: &mut redis::aio::MultiplexedConnection, rules: &st
 async fn refusal(s: &Subject) -> String {
     eventually(SEEN, "the store refuses", async || {
         let charge = s.charge(1, 5, 1, 10);
-        match s.store.apply(&StoreCommand { operations: vec![charge] }).await {
+        match s.store.apply(&StoreCommand::new(vec![charge])).await {
             Err(error @ StoreError::Refused(_)) => Ok(error.to_string()),
             other => Err(format!("{other:?}")),
         }

@@ -3,7 +3,7 @@
 //! Everything here is a function of its arguments: what is known comes in as [`Known`], and what is to be
 //! counted goes out as [`Planned`] operations with their outcome.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use super::decision::{Decision, LimitVerdict, Reason};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     forecast::Ceiling,
     ids::Key,
     policy::{Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope},
-    store::{Action, Counts, Operation},
+    store::{Action, Claim, Counts, Operation},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -92,6 +92,8 @@ pub(crate) struct Planned {
     pub(crate) floor: Counts,
     /// What this region may have used in the label at most, as far as is known and expected.
     pub(crate) ceiling: Ceiling,
+    /// What its store is told of it, if it is spent by rights.
+    pub(crate) claim: Option<Box<Claim>>,
     /// Whether there was room to count it when it was planned.
     pub(crate) countable: bool,
 }
@@ -117,9 +119,14 @@ impl Planned {
         self.ceiling = Ceiling::certain(self.limit().quantity.saturating_sub(self.others));
     }
 
-    /// Whether what others are asked for is forecast, if there is enough of it.
+    /// Whether demand for it is watched, if there is enough of it.
     pub(crate) fn has_forecast(&self) -> bool {
-        self.limit().scope == Scope::Global && self.limit().consistency == Consistency::Eventual
+        self.limit().scope == Scope::Global && self.limit().consistency != Consistency::Plain
+    }
+
+    /// Whether it is spent by rights.
+    pub(crate) fn has_rights(&self) -> bool {
+        self.limit().scope == Scope::Global && self.limit().consistency.has_rights()
     }
 
     /// The operation, which the store carries out before `until` or not at all.
@@ -143,6 +150,7 @@ impl Planned {
             floor: self.floor,
             enforce: !self.policy.shadow,
             expires: bounds.expires,
+            claim: self.claim.clone(),
         }
     }
 
@@ -196,7 +204,9 @@ pub(crate) fn decide_without_store(
 ) -> (bool, Vec<bool>) {
     let mut passes: Vec<bool> = Vec::with_capacity(planned.len());
     for (i, plan) in planned.iter().enumerate() {
+        // What is spent by rights only the store can spend.
         passes.push(match plan.policy.on_store_failure {
+            _ if plan.has_rights() => false,
             OnStoreFailure::Open => true,
             OnStoreFailure::Closed => false,
             OnStoreFailure::Degrade => {

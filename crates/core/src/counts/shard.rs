@@ -342,8 +342,23 @@ impl Shard {
     }
 
     /// Hears what a session tells of its demand, if the key is watched: `units` more were offered to it
-    /// between `since` and `told`.
-    pub(crate) fn hear(&mut self, entry: &Entry, units: u64, (since, told): (Mono, Mono)) {
+    /// between `since` and `told`. A limit that is spent by rights is watched from then on, also where nobody
+    /// asks for it; its label began `elapsed` ago.
+    pub(crate) fn hear(
+        &mut self,
+        entry: &Entry,
+        units: u64,
+        (since, told): (Mono, Mono),
+        elapsed: Span,
+    ) {
+        if entry.note.rights && self.watched.get(&entry.key()).is_none() {
+            let (window, label) = (entry.shape.window, entry.label);
+            self.watch(&entry.key(), window, label, told, elapsed);
+            if let Some(forecast) = self.watched.touch(&entry.key(), told) {
+                forecast.note_rights();
+            }
+            return;
+        }
         if let Some(forecast) = self.watched.touch(&entry.key(), told) {
             let Entry { session, label, note, .. } = *entry;
             forecast.handle_news(&News { session, label, units, note, since, told });
@@ -366,7 +381,7 @@ impl Shard {
         for (label, slots, since, told) in told {
             for slot in slots {
                 let (session, units) = (slot.session, slot.tally.offered);
-                let note = Note { weight: 1, stopped: false };
+                let note = Note { weight: 1, rights: false, stopped: false };
                 forecast.handle_news(&News { session, label, units, note, since, told });
             }
         }

@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{Completion, Engine, Outcome, Plan, Views};
+use super::{Completion, Engine, Outcome, Plan, Sighted, Views};
 use crate::{
     check::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
@@ -11,12 +11,12 @@ use crate::{
     },
     counts::{Asked, Known, Shard, Tally, Tick},
     exchange::RegionView,
-    forecast::{Ceiling, Participant, Question, Sight, Urgency},
+    forecast::{Ceiling, Question, Urgency},
     guard::{Guard, Guarding},
-    ids::{Key, RegionIndex, Secret},
+    ids::{Key, RegionIndex, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Limit, OnStoreFailure, PolicySet, Scope},
-    store::{Counts, OperationReply, StoreCommand, StoreReply},
+    store::{Counts, Opening, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -27,14 +27,8 @@ const STALENESS_MAX: Span = Span::millis(500);
 /// Among more regions nobody waits for evidence that others have not surged as well: it comes too late.
 const EVIDENCE_REGIONS_MAX: usize = 5;
 
-/// What forecasts need to know of the others.
-struct Watch {
-    now: Mono,
-    cluster: ClusterTime,
-    participants: Arc<[Participant]>,
-    /// How many there are, the own one included.
-    regions: usize,
-}
+/// A store that began so soon after its cluster was founded has forgotten nothing.
+const FOUNDING: Span = Span::secs(3);
 
 /// Whether more than one unit of a limit may be on its way at a time, if it is asked for as much as it
 /// allows: else `eventual` is `plain`.
@@ -65,6 +59,7 @@ impl<G: Guarding> Engine<G> {
                     others: 0,
                     floor: Counts::default(),
                     ceiling: Ceiling::default(),
+                    claim: None,
                     countable: true,
                 }));
             }
@@ -99,7 +94,7 @@ impl<G: Guarding> Engine<G> {
         let (cluster, clock, shows) =
             self.clock.with(|c| (c.cluster_time(now), c.relation(now), c.store_time(now)));
         ticket.asked_at = now;
-        let watch = self.watch(ticket, now, cluster);
+        let sighted = self.sighted_for(ticket, now);
         let again = ticket.relabelled;
         for plan in &mut ticket.planned {
             self.with_shard(plan.key, |shard| {
@@ -109,25 +104,64 @@ impl<G: Guarding> Engine<G> {
                 plan.label = plan.limit().window.label_at(cluster);
                 let known = shard.known(plan.key, plan.label);
                 plan.know(&known);
-                if let Some(watch) = watch.as_ref().filter(|_| plan.has_forecast()) {
-                    self.forecast(shard, plan, &known, watch, again);
+                if let Some(sighted) = sighted.as_ref().filter(|_| plan.has_forecast()) {
+                    self.forecast(shard, plan, &known, sighted, again);
+                }
+                if plan.has_rights() {
+                    plan.claim =
+                        Some(self.claim(shard, plan.key, plan.limit(), plan.label).into());
                 }
             });
         }
         let until = shows.max(reading).zip(self.settings.call_max).map(|(shows, max)| shows + max);
         let until = until.unwrap_or(StoreTime(u64::MAX));
         let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
-        StoreCommand { operations: operations.collect() }
+        let operations: Vec<_> = operations.collect();
+        let claims = operations.iter().any(|operation| operation.claim.is_some());
+        StoreCommand { operations, opening: claims.then(|| self.opening(now)).flatten() }
     }
 
-    /// What forecasts need to know of the others; nothing if there is nothing to forecast.
-    fn watch(&self, ticket: &Ticket, now: Mono, cluster: ClusterTime) -> Option<Watch> {
-        let charges = ticket.purpose == Purpose::Charge;
-        (charges && ticket.planned.iter().any(Planned::has_forecast)).then(|| {
-            let (participants, regions) =
-                self.views.with(|views| (Arc::clone(&views.participants), 1 + views.regions.len()));
-            Watch { now, cluster, participants, regions }
+    /// What is known of the others now.
+    pub(super) fn sighted(&self, now: Mono) -> Sighted {
+        let cluster = self.cluster_time(now);
+        self.views.with(|views| Sighted {
+            now,
+            cluster,
+            participants: Arc::clone(&views.participants),
+            regions: Arc::clone(&views.numbers),
+            fingerprint: views.fingerprint,
         })
+    }
+
+    /// The same, if a ticket needs it.
+    fn sighted_for(&self, ticket: &Ticket, now: Mono) -> Option<Sighted> {
+        let charges = ticket.purpose == Purpose::Charge;
+        (charges && ticket.planned.iter().any(Planned::has_forecast)).then(|| self.sighted(now))
+    }
+
+    /// What the store is told of when its labels are whole: from now on, and a fence. Nothing before it was
+    /// first heard of, or while the own clock may still be set back.
+    pub(super) fn opening(&self, now: Mono) -> Option<Opening> {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        let epoch = (epoch > 0).then_some(StoreEpoch(epoch))?;
+        if self.is_founding(epoch) {
+            return Some(Opening { epoch, opens: ClusterTime(0) });
+        }
+        let reading = self.clock.with(|clock| clock.reading(now));
+        let opens = reading.cluster + self.settings.fence;
+        reading.settled.then_some(Opening { epoch, opens })
+    }
+
+    /// Whether a store's epoch is its first: nothing can have been forgotten. It is if it began when the
+    /// cluster was founded, and no region knows better; and where nobody else counts, since then a store that
+    /// loses its memory loses the names of callers with it.
+    fn is_founding(&self, epoch: StoreEpoch) -> bool {
+        if self.split.regions().len() == 1 {
+            return true;
+        }
+        let founded = self.settings.founded;
+        founded.is_some_and(|founded| epoch.0 <= (founded + FOUNDING).0)
+            && self.views.with(|views| views.all_have_answered)
     }
 
     /// Lowers the ceiling of a planned limit by what the other regions are expected to use meanwhile.
@@ -136,43 +170,55 @@ impl<G: Guarding> Engine<G> {
         shard: &mut Shard,
         plan: &mut Planned,
         known: &Known,
-        watch: &Watch,
+        sighted: &Sighted,
         again: bool,
     ) {
-        let Limit { window, quantity, .. } = *plan.limit();
-        let (label, now) = (plan.label, watch.now);
-        let elapsed = watch.cluster.since(window.start(label));
+        let Limit { window, quantity, consistency, .. } = *plan.limit();
+        let (label, now) = (plan.label, sighted.now);
+        let elapsed = sighted.cluster.since(window.start(label));
         let used = plan.others.saturating_add(known.own_region().net());
-        let worth_it = used >= WATCHED_FROM.min(quantity / 4) && may_be_under_way(quantity, window);
+        let rights = plan.has_rights();
+        let worth_it = used >= WATCHED_FROM.min(quantity / 4)
+            && (rights || may_be_under_way(quantity, window));
         if worth_it && shard.watched.get(&plan.key).is_none() {
             shard.watch(&plan.key, window, label, now, elapsed);
         }
+        self.has_rights.fetch_or(rights, Ordering::Relaxed);
         let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
         if !again {
             let urgency = forecast.handle_asked(now, label, plan.cost);
             self.pace.note(now, self.settings.gossip, urgency);
         }
+        let regions = 1 + sighted.regions.len();
+        let held = if rights { self.held(shard, &plan.key, quantity, label) } else { 0 };
+        let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
         let question = Question {
             label,
             elapsed,
-            left: window.end(label).since(watch.cluster),
+            left: window.end(label).since(sighted.cluster),
             cost: plan.cost,
             quantity,
             others: plan.others,
             own_region: known.own_region().net(),
             own_session: known.own_session.net(),
-            share: 1.0 / watch.regions as f64,
-            evidence: watch.regions <= EVIDENCE_REGIONS_MAX,
+            share: 1.0 / regions as f64,
+            evidence: regions <= EVIDENCE_REGIONS_MAX,
             chance: self.chance(),
         };
-        let sight = Sight {
-            now,
-            gossip: self.settings.gossip,
-            reclaim_after: self.settings.reclaim_after,
-            participants: &watch.participants,
+        let sight = sighted.sight(self);
+        let urgency = if rights {
+            forecast.note_rights();
+            if consistency.overdraft() > 0 {
+                plan.ceiling = Ceiling::certain(forecast.expected(&question, &sight));
+            }
+            let used = question.own_region.max(forecast.region_net(label));
+            let dry = forecast.runs_dry(held.saturating_sub(used), &sight);
+            if dry { Urgency::Now } else { Urgency::None }
+        } else {
+            let (ceiling, urgency) = forecast.ceiling(&question, &sight);
+            plan.ceiling = ceiling;
+            urgency
         };
-        let (ceiling, urgency) = forecast.ceiling(&question, &sight);
-        plan.ceiling = ceiling;
         self.pace.note(now, self.settings.gossip, urgency);
     }
 
@@ -201,7 +247,7 @@ impl<G: Guarding> Engine<G> {
             self.handle_epoch(now, reply.epoch());
         }
         match outcome {
-            Outcome::Reply(StoreReply::Done { admitted, now: reading, operations, .. }) => {
+            Outcome::Reply(StoreReply::Done { admitted, now: reading, epoch, operations }) => {
                 self.clock.with(|clock| {
                     clock.handle_store(ticket.asked_at, now, reading);
                     if ticket.purpose == Purpose::Charge {
@@ -229,6 +275,7 @@ impl<G: Guarding> Engine<G> {
                 }
                 let passes = operations.iter().map(|op| (op.passes, Some(op.counts.net())));
                 self.count(now, &ticket, admitted, passes);
+                self.note_holdings(&ticket, epoch, &operations);
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -324,6 +371,21 @@ impl<G: Guarding> Engine<G> {
                 Some(_) => {}
                 None => self.pace.note_change(now, self.settings.gossip),
             }
+        }
+    }
+
+    /// Takes the store's word of what the own region has granted: whoever granted it may be gone.
+    fn note_holdings(
+        &self,
+        ticket: &Ticket,
+        epoch: StoreEpoch,
+        replies: &[OperationReply],
+    ) {
+        for (plan, reply) in ticket.planned.iter().zip(replies) {
+            let Some(holding) = &reply.holding else { continue };
+            self.with_shard(plan.key, |shard| {
+                self.note_holding(shard, plan.key, plan.label, epoch, holding)
+            });
         }
     }
 

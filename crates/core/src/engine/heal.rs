@@ -150,9 +150,10 @@ impl<G: Guarding> Engine<G> {
                 floor,
                 enforce: false,
                 expires: bounds.expires,
+                claim: None,
             }
         };
-        Some((StoreCommand { operations: live.into_iter().map(operation).collect() }, ticket))
+        Some((StoreCommand::new(live.into_iter().map(operation).collect()), ticket))
     }
 
     /// Takes what became of a healing command. One that failed is tried again, record by record: that may be

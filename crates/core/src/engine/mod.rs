@@ -1,7 +1,10 @@
 //! The engine: everything that decides and replicates, as one state machine without IO.
 
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
-use core::{mem, sync::atomic::AtomicU64};
+use core::{
+    mem,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use rand::Rng;
 
@@ -12,19 +15,22 @@ use crate::{
     exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Sentence, Shards},
     forecast::Participant,
     guard::{Guard, Guarding},
-    ids::{Key, LimitId, NodeId, RegionName, Session},
+    ids::{Key, LimitId, NodeId, RegionIndex, RegionName, RegionNumber, Session},
     invariants::Invariant,
+    rights::Split,
     store::{StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime},
     wire::FrameError,
 };
 
+pub use grants::GrantTicket;
 pub use heal::{HealStatus, HealTicket};
 use pace::Pace;
 
 #[cfg(test)]
 mod clock_tests;
 mod decide;
+mod grants;
 mod heal;
 #[cfg(test)]
 mod hostile_tests;
@@ -63,6 +69,15 @@ pub struct Settings {
     pub call_max: Option<Span>,
     /// Whether there are peers to be met: until the first is, how stale a global count is cannot be said.
     pub expects_peers: bool,
+    /// The regions that share limits under rights, with their weights; only the own one, if there is no
+    /// cluster.
+    pub split: Split,
+    /// When the cluster was founded: labels that began before are known whole by stores that are no older,
+    /// as nothing was spent under rights before. `None`: a store that is new is closed until a label begins
+    /// in its time.
+    pub founded: Option<ClusterTime>,
+    /// How long a store's server can go on without knowing that another has taken its place.
+    pub fence: Span,
     /// After which nothing more is expected of a node that cannot be heard: it is taken for dead, and what
     /// it might use goes to the others.
     pub reclaim_after: Span,
@@ -76,7 +91,11 @@ impl Settings {
     /// The defaults: gossip every 50 ms, 64 shards, 4 M cells, an alarm when the store's clock is off by
     /// half a second, two seconds until a node that cannot be heard is taken for dead, panics in debug builds only.
     pub fn new(session: Session) -> Self {
+        let region = RegionNumber::of(&session.id.region);
         Self {
+            split: Split::even(&[region]).expect("one region is a split"),
+            founded: None,
+            fence: Span::ZERO,
             session,
             gossip: Span::millis(50),
             shards: 64,
@@ -172,7 +191,12 @@ pub struct Engine<G: Guarding> {
     views: G::Of<Views>,
     upkeep: G::Of<Upkeep>,
     heal: G::Of<heal::Heal>,
+    grants: G::Of<grants::Grants>,
     pace: Pace,
+    split: Split,
+    own_region: RegionNumber,
+    /// Whether any limit was asked for that is spent by rights.
+    has_rights: AtomicBool,
     /// What decisions are told apart by that would else be equal.
     chance: AtomicU64,
     /// The newest epoch of the store, 0 before the first: read by every check without a guard.
@@ -188,6 +212,22 @@ struct Views {
     live_nodes: u64,
     /// Whose demand weighs in forecasts.
     participants: Arc<[Participant]>,
+    /// The other regions, by the number that rows of rights name them by.
+    numbers: Arc<[(RegionNumber, RegionIndex)]>,
+    /// A number of this session that is the same on every node.
+    fingerprint: u64,
+    /// Whether every configured region has told what it knew when the two met.
+    all_have_answered: bool,
+}
+
+/// What forecasts and grants need to know of the others.
+struct Sighted {
+    now: Mono,
+    cluster: ClusterTime,
+    participants: Arc<[Participant]>,
+    /// The other regions.
+    regions: Arc<[(RegionNumber, RegionIndex)]>,
+    fingerprint: u64,
 }
 
 impl Views {
@@ -260,6 +300,9 @@ impl<G: Guarding> Engine<G> {
                 live_nodes: 1,
                 complete: !settings.expects_peers,
                 participants: Arc::default(),
+                numbers: Arc::default(),
+                fingerprint: 0,
+                all_have_answered: false,
             }),
             upkeep: Guard::new(Upkeep {
                 next: now,
@@ -269,7 +312,11 @@ impl<G: Guarding> Engine<G> {
                 relabelled: 0,
             }),
             heal: Guard::new(heal::Heal::default()),
+            grants: Guard::new(grants::Grants::default()),
             pace: Pace::default(),
+            split: settings.split.clone(),
+            own_region: RegionNumber::of(&settings.session.id.region),
+            has_rights: AtomicBool::new(false),
             chance: AtomicU64::new(chance),
             epoch: AtomicU64::new(0),
             settings,
@@ -381,6 +428,10 @@ impl<G: Guarding> Engine<G> {
         let clock = self.clock.with(|clock| clock.reading(now));
         self.exchange.with(|exchange| {
             let result = exchange.handle_frame(now, clock, from, bytes, &self.shard_set());
+            if exchange.take_rights_news() {
+                self.has_rights.store(true, Ordering::Relaxed);
+                self.pace.want_grants();
+            }
             self.refresh(now, exchange);
             self.follow_clocks(now, exchange);
             result
@@ -484,6 +535,9 @@ impl<G: Guarding> Engine<G> {
             views.complete |= exchange.has_peers();
             views.live_nodes = exchange.live_nodes() as u64;
             views.participants = exchange.participants(now);
+            views.numbers = exchange.numbers();
+            views.fingerprint = exchange.own_fingerprint();
+            views.all_have_answered = exchange.have_answered(&self.split);
         });
     }
 

@@ -19,6 +19,7 @@ pub(super) struct Pace {
     lively_until: AtomicU64,
     quick_until: AtomicU64,
     usual_until: AtomicU64,
+    grants_wanted: AtomicBool,
 }
 
 impl Pace {
@@ -41,6 +42,21 @@ impl Pace {
     /// Whether peers are to hear at once; asked once for each time.
     pub(super) fn take_urgent(&self) -> bool {
         self.urgent.load(Ordering::Relaxed) && self.urgent.swap(false, Ordering::Relaxed)
+    }
+
+    /// Peers have told something of limits that are spent by rights.
+    pub(super) fn want_grants(&self) {
+        self.grants_wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they have since this was last asked.
+    pub(super) fn take_grants_wanted(&self) -> bool {
+        self.are_grants_wanted() && self.grants_wanted.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether they have.
+    pub(super) fn are_grants_wanted(&self) -> bool {
+        self.grants_wanted.load(Ordering::Relaxed)
     }
 
     /// Whether somebody should see to it that peers hear at once.

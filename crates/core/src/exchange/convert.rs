@@ -27,22 +27,15 @@ impl Speaker {
 impl SlotEntry {
     pub(super) fn of(entry: &Entry) -> Self {
         let Tally { counts: Counts { used, refunded }, offered } = entry.tally;
-        let Note { weight, stopped } = entry.note;
         Self {
             caller: entry.caller.to_bytes(),
             used,
             refunded,
             refused: offered.saturating_sub(used),
-            note: u64::from(weight) << 1 | u64::from(stopped),
+            note: entry.note.to_bits(),
         }
     }
 
-    fn note(&self) -> Note {
-        Note {
-            weight: u32::try_from(self.note >> 1).unwrap_or(u32::MAX),
-            stopped: self.note & 1 == 1,
-        }
-    }
 
     pub(super) fn tally(&self) -> Tally {
         let counts = Counts { used: self.used, refunded: self.refunded };
@@ -51,6 +44,6 @@ impl SlotEntry {
 
     pub(super) fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
         let caller = Caller::from_bytes(self.caller);
-        Entry { caller, shape, label, session, tally: self.tally(), note: self.note() }
+        Entry { caller, shape, label, session, tally: self.tally(), note: Note::from_bits(self.note) }
     }
 }

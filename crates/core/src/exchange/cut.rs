@@ -6,6 +6,7 @@ use super::{
     IDLE, Shards, clocks,
     peer::Peer,
     relay::{Relays, Role},
+    rights,
     sessions::Sessions,
 };
 use crate::{
@@ -54,7 +55,9 @@ impl<S: Shards> Cutter<'_, S> {
         position.walk_ended |= ends_walk;
         peer.sent.changes += entries.len() as u64;
 
-        let mut batches = pack(self.sessions, entries, Some(peer.region));
+        let mut packer = pack(self.sessions, &mut entries, Some(peer.region));
+        rights::pack(self.sessions.own_region(), &entries, self.shards, &mut packer);
+        let mut batches = packer.into_frames();
         if ends_walk {
             let end = Section::WalkEnd(WalkEnd { retold: peer.outgoing.retold() });
             match batches.back_mut() {
@@ -141,35 +144,51 @@ impl<S: Shards> Cutter<'_, S> {
     }
 }
 
-/// Groups entries into sections, and sections into frames that stay below the limit. What is told of
-/// sessions of other regions than the sender's and the listener's is hearsay; all of it is if the listener's
-/// region is not named.
+/// Puts sections into frames that stay below the limit.
+#[derive(Default)]
+pub(super) struct Packer {
+    frames: VecDeque<Vec<Section>>,
+    room: usize,
+}
+
+impl Packer {
+    /// Adds a section that has `needs` bytes at most.
+    pub(super) fn push(&mut self, section: Section, needs: usize) {
+        if self.frames.is_empty() || needs > self.room {
+            self.frames.push_back(Vec::new());
+            self.room = FRAME_BYTES_MAX - HEAD_BYTES_MAX;
+        }
+        self.room = self.room.saturating_sub(needs);
+        if let Some(sections) = self.frames.back_mut() {
+            sections.push(section);
+        }
+    }
+
+    /// The frames.
+    pub(super) fn into_frames(self) -> VecDeque<Vec<Section>> {
+        self.frames
+    }
+}
+
+/// Groups entries into sections, after sorting them. What is told of sessions of other regions than the
+/// sender's and the listener's is hearsay; all of it is if the listener's region is not named.
 pub(super) fn pack(
     sessions: &Sessions,
-    mut entries: Vec<Entry>,
+    entries: &mut [Entry],
     listener: Option<RegionIndex>,
-) -> VecDeque<Vec<Section>> {
+) -> Packer {
     entries.sort_unstable_by_key(|e| (e.session, e.shape.limit, e.label, e.caller));
-    let mut frames: VecDeque<Vec<Section>> = VecDeque::new();
-    let mut room = 0;
+    let mut packer = Packer::default();
     for group in entries
         .chunk_by(|a, b| (a.session, a.shape.limit, a.label) == (b.session, b.shape.limit, b.label))
     {
-        let needs = SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX;
-        if frames.is_empty() || needs > room {
-            frames.push_back(Vec::new());
-            room = FRAME_BYTES_MAX - HEAD_BYTES_MAX;
-        }
-        room = room.saturating_sub(needs);
-        if let Some(sections) = frames.back_mut() {
-            let slots = section(sessions, group);
-            let of = sessions.region_of(group[0].session);
-            let ordinary =
-                listener.is_some_and(|listener| of == RegionIndex::OWN || of == listener);
-            sections.push(if ordinary { Section::Slots(slots) } else { Section::Hearsay(slots) });
-        }
+        let slots = section(sessions, group);
+        let of = sessions.region_of(group[0].session);
+        let ordinary = listener.is_some_and(|listener| of == RegionIndex::OWN || of == listener);
+        let section = if ordinary { Section::Slots(slots) } else { Section::Hearsay(slots) };
+        packer.push(section, SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX);
     }
-    frames
+    packer
 }
 
 fn section(sessions: &Sessions, group: &[Entry]) -> Slots {

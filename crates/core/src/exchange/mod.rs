@@ -6,13 +6,16 @@
 
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 
+use core::mem;
+
 use rand::Rng;
 
 use crate::{
     clock::{Reading, UNSETTLED_MAX},
     counts::{Cursor, Shard, place_of},
     forecast::Participant,
-    ids::{Caller, NodeId, RegionIndex, RegionName, Session, SessionIndex},
+    ids::{Caller, NodeId, RegionIndex, RegionName, RegionNumber, Session, SessionIndex},
+    rights::Split,
     time::{Mono, Span},
     wire::{Frame, FrameError},
 };
@@ -41,6 +44,7 @@ mod peer;
 mod quarantine;
 mod relay;
 mod repair;
+mod rights;
 mod sessions;
 mod take;
 
@@ -182,6 +186,8 @@ pub(crate) struct Exchange {
     relays: Relays,
     clocks: Clocks,
     quarantine: Quarantine,
+    /// Whether anything was heard lately of limits that are spent by rights.
+    rights_news: bool,
     /// Sentences that the driver has not been told of; one at most for each peer that was connected.
     sentenced: Vec<Sentence>,
 }
@@ -206,6 +212,7 @@ impl Exchange {
             relays: Relays::new(relays),
             clocks: Clocks::default(),
             quarantine: Quarantine::default(),
+            rights_news: false,
             sentenced: Vec::new(),
         }
     }
@@ -277,9 +284,38 @@ impl Exchange {
         };
         let participant = |peer: &Peer| {
             let (session, region, delay) = (peer.index, peer.region, peer.distance.delay());
-            Some(Participant { session, region, as_of: peer.as_of()?, delay })
+            let fingerprint = self.sessions.fingerprints()[usize::from(session.0)];
+            let (as_of, echoed) = (peer.as_of()?, peer.echoed);
+            Some(Participant { session, region, as_of, delay, echoed, fingerprint })
         };
         self.peers.values().filter(recent).filter_map(participant).collect()
+    }
+
+    /// The other regions that a peer was ever connected from, by number.
+    pub(crate) fn numbers(&self) -> Arc<[(RegionNumber, RegionIndex)]> {
+        let regions = self.peers.values().map(|peer| peer.region);
+        let mut regions: Vec<_> = regions.filter(|region| *region != RegionIndex::OWN).collect();
+        regions.sort_unstable();
+        regions.dedup();
+        let number = |index: RegionIndex| RegionNumber::of(self.sessions.region(index));
+        regions.into_iter().map(|index| (number(index), index)).collect()
+    }
+
+    /// The number of the own session that is the same on every node.
+    pub(crate) fn own_fingerprint(&self) -> u64 {
+        self.sessions.fingerprints()[0]
+    }
+
+    /// Whether a node of every other configured region has told all that it knew when the two met.
+    pub(crate) fn have_answered(&self, split: &Split) -> bool {
+        let answered = |region: RegionNumber| {
+            self.peers.values().any(|peer| {
+                peer.connected
+                    && peer.incoming.walk_is_complete()
+                    && RegionNumber::of(&peer.session.id.region) == region
+            })
+        };
+        split.regions().filter(|region| *region != self.sessions.own_region()).all(answered)
     }
 
     /// Nodes of this region that are connected, this one included.
@@ -432,6 +468,9 @@ impl Exchange {
         let known = self.peers.get(&from.id);
         let settled = clock.settled || known.is_none_or(|p| now.since(p.met_at) > UNSETTLED_MAX);
         let merged = self.merge(now, Reading { settled, ..clock }, from, told, shards);
+        let heard = Self::hear_rights(now, clock, remarks.stated, shards);
+        self.rights_news |= heard.news > 0 || merged.rights;
+        let ahead = merged.ahead || heard.ahead;
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };
@@ -450,14 +489,16 @@ impl Exchange {
         let trip = header.echo.and_then(|echo| echo.round_trip(now));
         if let Some((echo, trip)) = header.echo.zip(trip) {
             peer.distance.handle_echo(trip);
-            peer.outgoing.handle_echo(now - (trip + echo.held()));
+            let sent = now - (trip + echo.held());
+            peer.outgoing.handle_echo(sent);
+            peer.echoed = peer.echoed.max(Some(sent));
         }
         if let Some(reading) = remarks.readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
             self.clocks.handle_reading(now, peer.region, reading, trip);
         }
         if header.number > 0 {
-            if merged.ahead {
+            if ahead {
                 peer.incoming.handle_unmerged(header.number, header.open);
             } else {
                 let end = remarks.walk_end.map(|end| end.retold);
@@ -530,6 +571,11 @@ impl Exchange {
         self.clocks.poll(now)
     }
 
+    /// Whether anything was heard of limits that are spent by rights since this was last asked.
+    pub(crate) const fn take_rights_news(&mut self) -> bool {
+        mem::replace(&mut self.rights_news, false)
+    }
+
     /// The next peer whose connection is to be closed. Call until `None`.
     pub(crate) fn poll_sentence(&mut self) -> Option<Sentence> {
         self.sentenced.pop()
@@ -537,7 +583,18 @@ impl Exchange {
 
     /// All peers hear at once what there is to tell, but not sooner than a while after the last time.
     pub(crate) fn hurry(&mut self, now: Mono) {
-        for peer in self.peers.values_mut().filter(|peer| peer.connected) {
+        self.hurry_whom(now, |_| true);
+    }
+
+    /// The peers in some regions do.
+    pub(crate) fn hurry_to(&mut self, now: Mono, regions: &[RegionNumber]) {
+        self.hurry_whom(now, |peer| {
+            regions.contains(&RegionNumber::of(&peer.session.id.region))
+        });
+    }
+
+    fn hurry_whom(&mut self, now: Mono, whom: impl Fn(&Peer) -> bool) {
+        for peer in self.peers.values_mut().filter(|peer| peer.connected && whom(peer)) {
             let soonest = peer.last_sent.map_or(now, |at| now.max(at + HURRIES_APART));
             peer.next_at = peer.next_at.min(soonest);
         }

@@ -215,6 +215,8 @@ pub(super) struct Peer {
     pub(super) relayed: bool,
     /// As of when its changes are known by way of a sibling.
     pub(super) passed_on: Option<Mono>,
+    /// When the newest frame was sent that it is known to have heard.
+    pub(super) echoed: Option<Mono>,
     /// When there was no room for something that it told.
     pub(super) refused_at: Option<Mono>,
     /// When the connection came to stand.
@@ -250,6 +252,7 @@ impl Peer {
             comparison: Comparison::default(),
             relayed: false,
             passed_on: None,
+            echoed: None,
             refused_at: None,
             met_at: Mono::default(),
             next_at: Mono::default(),

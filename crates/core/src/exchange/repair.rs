@@ -301,7 +301,7 @@ impl Exchange {
                 }
             }
         }
-        for frame in cut::pack(&self.sessions, entries, None) {
+        for frame in cut::pack(&self.sessions, &mut entries, None).into_frames() {
             self.post(to, frame);
         }
     }

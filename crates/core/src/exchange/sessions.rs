@@ -7,7 +7,7 @@ use core::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 use super::Shards;
-use crate::ids::{RegionIndex, RegionName, Session, SessionIndex};
+use crate::ids::{RegionIndex, RegionName, RegionNumber, Session, SessionIndex};
 
 /// Sessions that one node can know at a time: every restart of every node is one, for as long as its counts
 /// live.
@@ -44,6 +44,7 @@ pub(super) struct Sessions {
     round: Option<Round>,
     /// By index: a number that is the same for the session on every node.
     fingerprints: Vec<u64>,
+    own_region: RegionNumber,
     indices: BTreeMap<Session, SessionIndex>,
     /// Each region, and how many sessions of it are known.
     regions: Vec<(RegionName, usize)>,
@@ -54,12 +55,18 @@ impl Sessions {
         let regions = vec![(own.id.region.clone(), 1)];
         let indices = BTreeMap::from([(own.clone(), SessionIndex::OWN)]);
         let fingerprints = vec![fingerprint(&own)];
+        let own_region = RegionNumber::of(&own.id.region);
         let (by_index, free) = (vec![(own, RegionIndex::OWN)], Vec::new());
-        Self { by_index, free, round: None, fingerprints, indices, regions }
+        Self { by_index, free, round: None, fingerprints, own_region, indices, regions }
     }
 
     pub(super) fn len(&self) -> usize {
         self.indices.len()
+    }
+
+    /// The number that the own region is named by in rows of rights.
+    pub(super) const fn own_region(&self) -> RegionNumber {
+        self.own_region
     }
 
     pub(super) fn own(&self) -> &Session {

@@ -2,7 +2,13 @@
 
 use alloc::vec::Vec;
 
-use super::{Exchange, Shards, peer::Peer, relay::Role, shard_of};
+use super::{
+    Exchange, Shards,
+    peer::Peer,
+    relay::Role,
+    rights::{self, Stated},
+    shard_of,
+};
 use crate::{
     clock::Reading,
     counts::{Shape, Tick},
@@ -34,6 +40,8 @@ pub(super) struct Merged {
     pub(super) closed: u64,
     /// Slots that did not fit.
     pub(super) refused: u64,
+    /// Whether any of it is of a limit that is spent by rights.
+    pub(super) rights: bool,
     /// Whether a label was too far ahead, or too old for a clock that may still be set back.
     pub(super) ahead: bool,
 }
@@ -58,6 +66,7 @@ pub(super) struct Remarks {
     pub(super) asks: Vec<Ask>,
     pub(super) heard: Vec<Heard>,
     pub(super) role: Option<Role>,
+    pub(super) stated: Vec<Stated>,
 }
 
 impl Exchange {
@@ -81,6 +90,7 @@ impl Exchange {
                 Section::Relay => remarks.role = Some(Role::Relay),
                 Section::Relayed => remarks.role = Some(Role::Relayed),
                 Section::Heard(heard) => remarks.heard.push(heard),
+                Section::Rights(rights) => remarks.stated.push(rights::checked(from, rights)?),
             }
         }
         // What a relay is told of the sender's region is for its siblings too.
@@ -176,14 +186,16 @@ impl Exchange {
             merged.closed += if closed { slots.entries.len() as u64 } else { 0 };
             let scope = if slots.global { Scope::Global } else { Scope::Region };
             let shape = Shape { limit: LimitId(slots.limit), window, scope };
+            let elapsed = cluster.since(window.start(label));
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
+                merged.rights |= entry.note.rights;
                 let shard = shard_of(entry.caller, shards.count());
                 let grew = shards.with(shard, |shard| {
                     if !closed {
                         let grown = shard.merge(&entry, region, pass_on, tick)?;
                         if let Some(between) = news {
-                            shard.hear(&entry, grown.offered, between);
+                            shard.hear(&entry, grown.offered, between, elapsed);
                         }
                         return Ok(grown.at_all);
                     }

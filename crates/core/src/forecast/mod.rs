@@ -53,6 +53,10 @@ pub(crate) struct Participant {
     pub(crate) as_of: Mono,
     /// How long its frames take.
     pub(crate) delay: Span,
+    /// When the newest frame was sent that it is known to have heard; `None` before the first.
+    pub(crate) echoed: Option<Mono>,
+    /// A number of the session that is the same on every node.
+    pub(crate) fingerprint: u64,
 }
 
 /// What is known of the others when a decision is made.
@@ -67,13 +71,22 @@ pub(crate) struct Sight<'a> {
 }
 
 impl Sight<'_> {
+    /// Whether a node both was heard lately and has heard what it was told lately: what it is granted
+    /// reaches it.
+    pub(crate) fn is_in_touch(&self, participant: &Participant) -> bool {
+        let Some(echoed) = participant.echoed else { return false };
+        let way = participant.delay.0 * 26 / 10;
+        let patience = self.gossip.times(4) + Span(way) + Span::millis(60);
+        self.is_heard(participant) && self.now.since(echoed) <= patience
+    }
+
     /// How long it takes until everybody has heard of a change, and has been heard.
     fn round(&self) -> Span {
         let furthest = self.participants.iter().map(|p| p.delay).max().unwrap_or_default();
         self.gossip + furthest.times(2)
     }
 
-    fn is_heard(&self, participant: &Participant) -> bool {
+    pub(crate) fn is_heard(&self, participant: &Participant) -> bool {
         let age = self.now.since(participant.as_of);
         age <= self.gossip.times(3) + participant.delay + Span::millis(50)
     }
@@ -125,8 +138,23 @@ pub(crate) struct Note {
     /// The mean cost of what was asked for, weighed by cost: what tells heavy requests from many. 0: the
     /// sender does not watch the key.
     pub(crate) weight: u32,
+    /// Whether the limit is spent by rights: then regions that nobody asks grant theirs to those that are.
+    pub(crate) rights: bool,
     /// Whether it has refused in the label.
     pub(crate) stopped: bool,
+}
+
+impl Note {
+    /// As a number that travels.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.weight) << 2 | u64::from(self.rights) << 1 | u64::from(self.stopped)
+    }
+
+    /// What a number stands for.
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        let weight = u32::try_from(bits >> 2).unwrap_or(u32::MAX);
+        Self { weight, rights: bits & 2 != 0, stopped: bits & 1 != 0 }
+    }
 }
 
 /// A node has refused in the label.
@@ -192,6 +220,8 @@ pub(crate) struct Forecast {
     told: Vec<Told>,
     /// Net use of the own region in the label, as its store said.
     region: u64,
+    /// Whether the limit is spent by rights.
+    rights: bool,
 }
 
 impl Forecast {
@@ -207,7 +237,18 @@ impl Forecast {
             stop: None,
             told: Vec::new(),
             region: 0,
+            rights: false,
         }
+    }
+
+    /// The limit is spent by rights.
+    pub(crate) const fn note_rights(&mut self) {
+        self.rights = true;
+    }
+
+    /// Whether the limit is spent by rights.
+    pub(crate) const fn has_rights(&self) -> bool {
+        self.rights
     }
 
     /// What is told of a session's demand in a label: the own one's, or what it has told.
@@ -215,11 +256,12 @@ impl Forecast {
         if session == SessionIndex::OWN {
             let (units, squares) = (self.own.usual(), self.own.squares());
             let weight = if units > 0.0 { libm::round(squares / units).max(1.0) as u32 } else { 1 };
-            return Note { weight, stopped: self.has_stopped(label) };
+            return Note { weight, rights: self.rights, stopped: self.has_stopped(label) };
         }
         let told = self.told.iter().find(|told| told.session == session);
         told.map_or(Note::default(), |told| Note {
             weight: told.weight,
+            rights: self.rights,
             stopped: told.stopped && told.label == label,
         })
     }
@@ -247,6 +289,7 @@ impl Forecast {
         };
         let told = &mut self.told[at];
         told.weight = news.note.weight.max(1);
+        self.rights |= news.note.rights;
         let units = news.units as f64;
         let squares = units * f64::from(told.weight);
         told.demand.observe(units, squares, news.since, news.told, self.memory);
@@ -297,6 +340,66 @@ impl Forecast {
         }
     }
 
+    /// What the own region may have used in the label as far as is known and expected of the others: up to
+    /// there a `bounded` limit is overdrawn.
+    pub(crate) fn expected(&mut self, question: &Question, sight: &Sight<'_>) -> u64 {
+        self.turn(question.label);
+        let certain = question.quantity.saturating_sub(question.others);
+        let (growth, variance) = self.growth(question, sight);
+        certain.saturating_sub(self.kept_free(growth, variance, question, sight))
+    }
+
+    /// What is to be kept free for growth of which that is the mean and the variance.
+    fn kept_free(
+        &self,
+        growth: f64,
+        variance: f64,
+        question: &Question,
+        sight: &Sight<'_>,
+    ) -> u64 {
+        if variance < 1.0 {
+            // Less than one request is under way: nothing to forecast.
+            return 0;
+        }
+        let correctable = seconds(question.left) / seconds(sight.round()).max(1e-6);
+        let margin = MARGIN * libm::sqrt(variance) * correctable.min(1.0);
+        libm::ceil(growth + margin) as u64
+    }
+
+    /// Whether what the region has left, `rem`, is used up before others could grant more: then they should
+    /// hear of it at once, if that is new.
+    pub(crate) fn runs_dry(&self, rem: u64, sight: &Sight<'_>) -> bool {
+        let fast = self.fast.unwatched_as_none();
+        let usual = self.own.fading(sight.now, self.memory).0;
+        fast > 1.5 * usual && (rem as f64) < fast * seconds(sight.round())
+    }
+
+    /// What is asked for in a region, by its nodes that are heard: `None` is the own node, whose siblings
+    /// are to be among `nodes`.
+    pub(crate) fn demand_in<'a>(
+        &self,
+        now: Mono,
+        label: Label,
+        own: bool,
+        nodes: impl Iterator<Item = &'a Participant>,
+    ) -> (f64, bool) {
+        let start = if own {
+            (self.own.fading(now, self.memory).0, self.has_stopped(label))
+        } else {
+            (0.0, false)
+        };
+        nodes.fold(start, |(rate, stopped), node| {
+            let Some(told) = self.told_by(node) else { return (rate, stopped) };
+            let asked = told.demand.fading(node.as_of, self.memory).0;
+            (rate + asked, stopped || (told.stopped && told.label == label))
+        })
+    }
+
+    /// Net use of the own region in a label, as its store said last; 0 if it has not.
+    pub(crate) fn region_net(&self, label: Label) -> u64 {
+        if self.label == label { self.region } else { 0 }
+    }
+
     fn decide(&mut self, question: &Question, sight: &Sight<'_>) -> Ceiling {
         let certain = question.quantity.saturating_sub(question.others);
         let free = Ceiling::certain;
@@ -312,12 +415,10 @@ impl Forecast {
         }
         let (growth, variance) = self.growth(question, sight);
         if variance < 1.0 {
-            // Less than one request is under way: nothing to forecast.
             return free(certain);
         }
-        let correctable = seconds(question.left) / seconds(sight.round()).max(1e-6);
-        let margin = MARGIN * libm::sqrt(variance) * correctable.min(1.0);
-        let ceiling = certain.saturating_sub(libm::ceil(growth + margin) as u64);
+        let ceiling =
+            certain.saturating_sub(self.kept_free(growth, variance, question, sight));
         if question.evidence && self.lacks_evidence(question, sight) {
             let share = libm::floor(question.share * question.quantity as f64) as u64;
             return free(ceiling.min(share));

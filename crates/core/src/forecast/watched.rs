@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use super::Forecast;
 use crate::{
     ids::Key,
+    rights::{Books, Statement},
     slab::Slab,
     store::table::hash_of,
     time::{Label, Mono, Span, Window},
@@ -22,6 +23,8 @@ const IDLE_MIN: Span = Span::secs(10);
 struct Watch {
     key: Key,
     forecast: Forecast,
+    /// Of a limit that is spent by rights: what was heard of them.
+    books: Books,
     /// When it was asked for or heard of last.
     touched: Mono,
     /// It is forgotten so long after that.
@@ -99,11 +102,38 @@ impl Watched {
         }
         let idle_after = window.length().times(2).max(IDLE_MIN).min(Span::secs(3_600));
         let forecast = Forecast::new(window, label, now);
-        let at = self.slab.insert(Watch { key: *key, forecast, touched: now, idle_after });
+        let at = self.slab.insert(Watch {
+            key: *key,
+            forecast,
+            books: Books::default(),
+            touched: now,
+            idle_after,
+        });
         let slab = &self.slab;
         let rehash = |at: &u32| slab.get(*at).map_or(0, |watch| hash_of(&watch.key));
         self.index.insert_unique(hash_of(key), at, rehash);
         Some(&mut self.slab.get_mut(at)?.forecast)
+    }
+
+    /// What was heard of the rights to a key.
+    pub(crate) fn books(&self, key: &Key) -> Option<&Books> {
+        Some(&self.slab.get(self.find(key)?)?.books)
+    }
+
+    /// Takes what a region tells of its rights to a key that is watched. Returns whether that is news.
+    pub(crate) fn merge(&mut self, key: &Key, label: Label, told: &Statement) -> bool {
+        let watch = self.find(key).and_then(|at| self.slab.get_mut(at));
+        watch.is_some_and(|watch| watch.books.merge(label, told))
+    }
+
+    /// Places that watched keys have had: those to look at from 0 on.
+    pub(crate) fn places(&self) -> u32 {
+        self.slab.places()
+    }
+
+    /// The key that is watched at a place.
+    pub(crate) fn at(&self, place: u32) -> Option<(&Key, &Forecast)> {
+        self.slab.get(place).map(|watch| (&watch.key, &watch.forecast))
     }
 
     /// Forgets keys that nobody asks for any more, looking at `budget` places.

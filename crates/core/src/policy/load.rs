@@ -104,6 +104,9 @@ fn policy<'a>(fields: &Fields<'a>, seen: &mut Seen<'a>) -> Option<Policy> {
     let limits = fields
         .require("limit", "at least one [[policy.limit]] below the policy")
         .and_then(|field| limits(&field, fields, name, seen));
+    if let (Some(limits), Some(on_store_failure)) = (&limits, on_store_failure) {
+        check_rights(limits, fields, on_store_failure);
+    }
     Some(Policy {
         name: name?.into(),
         matches: matches?,
@@ -214,12 +217,8 @@ fn limit<'a>(
     ids: &mut BTreeMap<LimitId, String>,
 ) -> Option<Limit> {
     fields.allow(
-        &["name", "quantity", "window", "algorithm", "scope", "consistency"],
-        &[
-            ("burst", "token and leaky buckets"),
-            ("overdraft", "bounded limits"),
-            ("time_zone", "calendar windows"),
-        ],
+        &["name", "quantity", "window", "algorithm", "scope", "consistency", "overdraft"],
+        &[("burst", "token and leaky buckets"), ("time_zone", "calendar windows")],
     );
     let name = name(fields, "\"hourly\"", names);
     let quantity = fields
@@ -269,16 +268,70 @@ fn window(field: &Field<'_>) -> Option<Window> {
 
 /// What a global limit promises: `eventual` if it does not say.
 fn consistency(fields: &Fields<'_>, scope: Option<Scope>) -> Option<Consistency> {
+    let known = ["plain", "eventual", "bounded", "strict"];
+    let word = fields.get("consistency").filter(|_| scope == Some(Scope::Global));
+    let word = match word {
+        Some(field) => field.choice(&known.map(|word| (word, word)), &[])?,
+        None => "eventual",
+    };
+    let overdraft = fields.get("overdraft");
+    if word != "bounded"
+        && let Some(field) = &overdraft
+    {
+        return field.refuse_key(
+            "is for bounded limits: leave it out, or write consistency = \"bounded\"",
+        );
+    }
     match (scope?, fields.get("consistency")) {
         (Scope::Region, None) => Some(Consistency::Plain),
         (Scope::Region, Some(field)) => field.refuse_key(
             "is for global limits: leave it out of a regional one, which is exact, or write scope = \"global\"",
         ),
-        (Scope::Global, Some(field)) => {
-            let known = [Consistency::Plain, Consistency::Eventual];
-            field.choice(&known.map(|known| (known.as_str(), known)), &["bounded", "strict"])
+        (Scope::Global, _) => Some(match word {
+            "plain" => Consistency::Plain,
+            "strict" => Consistency::Strict,
+            "bounded" => {
+                let example = "overdraft = \"2%\", the part that may be exceeded at most";
+                let field = fields.require("overdraft", example)?;
+                Consistency::Bounded { overdraft_per_million: percent(&field)? }
+            }
+            _ => Consistency::Eventual,
+        }),
+    }
+}
+
+/// A part as text: `"2%"` or `"0.25%"`, in millionths.
+fn percent(field: &Field<'_>) -> Option<u32> {
+    let text = field.text()?;
+    let parsed = text.strip_suffix('%').and_then(|number| {
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || whole.len() > 3 || fraction.len() > 4 {
+            return None;
         }
-        (Scope::Global, None) => Some(Consistency::Eventual),
+        let fraction = format!("{fraction:0<4}");
+        Some(whole.parse::<u32>().ok()? * 10_000 + fraction.parse::<u32>().ok()?)
+    });
+    parsed.filter(|parsed| (1..=1_000_000).contains(parsed)).map_or_else(
+        || {
+            let shown = Shown(text);
+            field.refuse(format_args!("{shown} is not a part such as \"2%\": \"0.0001%\" to \"100%\""))
+        },
+        Some,
+    )
+}
+
+/// What a limit that is spent by rights cannot be under its policy.
+fn check_rights(limits: &[Limit], policy: &Fields<'_>, on_store_failure: OnStoreFailure) {
+    let spent = limits.iter().find(|limit| limit.consistency.has_rights());
+    if let Some(limit) = spent.filter(|_| on_store_failure == OnStoreFailure::Open) {
+        let (name, consistency) = (&limit.name, limit.consistency.as_str());
+        let message = format_args!(
+            "must not be \"open\": limit \"{name}\" is {consistency}, and what is admitted without the store would break its promise; write \"closed\""
+        );
+        if let Some(field) = policy.get("on_store_failure") {
+            field.refuse::<()>(message);
+        }
     }
 }
 

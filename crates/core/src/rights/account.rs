@@ -16,7 +16,7 @@ use super::{Reopening, Row, Statement};
 use crate::{
     ids::{RegionNumber, StoreEpoch},
     store::COUNT_MAX,
-    time::{ClusterTime, Span},
+    time::ClusterTime,
 };
 
 /// What another region has told of itself.
@@ -39,21 +39,21 @@ impl Received {
     }
 }
 
-/// When an operation's label began, and from when on a store of an epoch may spend under rights.
+/// When an operation's label began, and from when on a store's epoch knows labels whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fence {
     /// The first instant of the label.
     pub label_start: ClusterTime,
-    /// Longer than a server can go on without knowing that another has taken its place.
-    pub fence: Span,
+    /// The cluster time after the epoch began, and longer after it than a server can go on without knowing
+    /// that another has taken its place; `None` as long as nobody has said it to the store.
+    pub opens: Option<ClusterTime>,
 }
 
 impl Fence {
     /// Whether a store knows all that was ever done in the label: it began so long after the epoch that
-    /// nobody else can have acted in it. An epoch is numbered by the cluster time at which it began, or
-    /// by a later one.
-    pub fn is_behind(self, epoch: StoreEpoch) -> bool {
-        self.label_start >= ClusterTime(epoch.0) + self.fence
+    /// nobody else can have acted in it.
+    pub fn is_behind(self) -> bool {
+        self.opens.is_some_and(|opens| self.label_start >= opens)
     }
 }
 
@@ -91,7 +91,7 @@ impl Account {
 
     /// Whether the store, in this epoch, knows all that was done in the label.
     pub fn is_open(&self, epoch: StoreEpoch, fence: Fence) -> bool {
-        fence.is_behind(epoch) || self.reopened == Some(epoch)
+        fence.is_behind() || self.reopened == Some(epoch)
     }
 
     /// What the region may spend and grant in all: base and received, less what is given.
@@ -233,10 +233,13 @@ mod tests {
 
     #[test]
     fn a_new_epoch_spends_in_labels_that_began_behind_its_fence_or_were_recovered() {
-        let fence = |start| Fence { label_start: ClusterTime(start), fence: Span(10) };
+        let fence =
+            |start| Fence { label_start: ClusterTime(start), opens: Some(ClusterTime(110)) };
         let mut account = Account::new(5);
         assert!(!account.is_open(StoreEpoch(100), fence(109)));
         assert!(account.is_open(StoreEpoch(100), fence(110)));
+        let unsaid = Fence { label_start: ClusterTime(110), opens: None };
+        assert!(!account.is_open(StoreEpoch(100), unsaid));
         let given = Row::from_iter([(B, 2)]);
         let received = Vec::from([from(A, 1, 1)]);
         let reopening = Reopening { epoch: StoreEpoch(100), used: 0, given, received };

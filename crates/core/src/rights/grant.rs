@@ -12,6 +12,9 @@ use crate::{ids::RegionNumber, time::Span};
 /// Of what is left, the part that is spread evenly at the beginning of a label.
 const EVEN_PART: f64 = 0.3;
 
+/// Who has enough for so many rounds does not wait for a grant.
+const PATIENCE: f64 = 8.0;
+
 /// What asks for units in one region.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Demand {
@@ -40,6 +43,12 @@ pub struct Share {
 }
 
 impl Share {
+    /// Whether it has refused, or may before another grant reaches it, which takes a `round` and both ways.
+    pub fn is_hungry(&self, round: Span) -> bool {
+        let soon = PATIENCE * seconds(round + self.delay.times(2));
+        self.demand.stopped || self.left() < self.demand.rate * soon
+    }
+
     /// What is left, by now.
     fn left(&self) -> f64 {
         let meanwhile = self.demand.rate * seconds(self.age);

@@ -21,10 +21,12 @@ pub use book::{Book, Statement};
 pub use grant::{Demand, Share, grants};
 pub use recovery::{Answer, Recovery, Reopening, answer};
 pub use row::Row;
+pub(crate) use books::Books;
 pub use split::{REGIONS_MAX, Split, SplitError, WEIGHT_MAX};
 
 mod account;
 mod book;
+mod books;
 mod grant;
 #[cfg(test)]
 mod model;

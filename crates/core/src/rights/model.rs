@@ -146,8 +146,10 @@ impl Rights {
         self.split().base(self.quantity, Self::number(at))
     }
 
-    fn fence(&self) -> Fence {
-        Fence { label_start: ClusterTime(START), fence: Span(FENCE) }
+    fn fence(epoch: StoreEpoch) -> Fence {
+        // An epoch is numbered by the time at which it began.
+        let opens = Some(ClusterTime(epoch.0) + Span(FENCE));
+        Fence { label_start: ClusterTime(START), opens }
     }
 
     /// Carries out one operation of a server, as the store's step does, and tells what came of it.
@@ -162,7 +164,7 @@ impl Rights {
         let it = &mut next.regions[region];
         let received = it.book.received(Self::number(region), &self.split(), self.quantity);
         let server = if old { it.old.as_mut()? } else { &mut it.server };
-        if !server.account.is_open(server.epoch, self.fence()) {
+        if !server.account.is_open(server.epoch, Self::fence(server.epoch)) {
             return None;
         }
         for told in &received {
@@ -179,7 +181,8 @@ impl Rights {
             return None;
         }
         let own = (Self::number(region), server.epoch);
-        let statement = server.account.statement(own, self.fence(), 0)?;
+        let fence = Self::fence(server.epoch);
+        let statement = server.account.statement(own, fence, 0)?;
         it.admitted += server.used - before;
         it.book.merge(&statement);
         if !statement.given.is_empty() {
@@ -313,7 +316,8 @@ impl Model for Rights {
                 let block = self.block?;
                 let own = (Self::number(region), server.epoch);
                 let ceiling = server.used.next_multiple_of(block);
-                let statement = server.account.statement(own, self.fence(), ceiling)?;
+                let fence = Self::fence(server.epoch);
+                let statement = server.account.statement(own, fence, ceiling)?;
                 if !next.tell(region, &statement) {
                     return None;
                 }
@@ -324,12 +328,11 @@ impl Model for Rights {
                 }
             }
             Event::Acknowledge { region, of } => {
-                let fence = self.fence();
                 let (split, number) = (self.split(), Self::number(region));
                 let it = &mut next.regions[region];
                 let received = it.book.received(number, &split, self.quantity);
                 let told = *received.iter().find(|told| told.from == Self::number(of))?;
-                if !it.server.account.is_open(it.server.epoch, fence) {
+                if !it.server.account.is_open(it.server.epoch, Self::fence(it.server.epoch)) {
                     return None;
                 }
                 it.server.account.receive(told);
@@ -357,7 +360,8 @@ impl Model for Rights {
             }
             Event::Ask(region) => {
                 let it = &mut next.regions[region];
-                let open = it.server.account.is_open(it.server.epoch, self.fence());
+                let fence = Self::fence(it.server.epoch);
+                let open = it.server.account.is_open(it.server.epoch, fence);
                 if open || it.recovery.is_some() {
                     return None;
                 }
@@ -371,7 +375,7 @@ impl Model for Rights {
                     return None;
                 }
                 let server = &mut next.regions[region].server;
-                let own = (Self::number(region), server.epoch, self.fence());
+                let own = (Self::number(region), server.epoch, Self::fence(server.epoch));
                 let answer = answer(&mut server.account, own, (Self::number(asker), asked_in))?;
                 next.regions[asker].recovery.as_mut()?.handle_answer(&answer);
             }

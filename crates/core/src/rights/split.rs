@@ -66,6 +66,11 @@ impl Split {
         self.weights.iter().map(|(region, _)| *region)
     }
 
+    /// Whether a region is configured.
+    pub fn has(&self, region: RegionNumber) -> bool {
+        self.weights.binary_search_by_key(&region, |(region, _)| *region).is_ok()
+    }
+
     /// The part of a region in the whole, 0 to 1; 0 for one that is not configured.
     pub fn share(&self, region: RegionNumber) -> f64 {
         self.weight(region) as f64 / self.total as f64

@@ -3,16 +3,19 @@
 //! A command is a list of operations that one atomic step carries out: all enforced limits pass, or
 //! nothing is charged. [`step`] is that step as a pure function; the Redis script is its translation.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
 use crate::{
     ids::{Key, StoreEpoch},
-    time::{Label, StoreTime},
+    time::{ClusterTime, Label, StoreTime},
 };
+
+pub use claim::{Claim, Holding};
 
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;
 
+mod claim;
 mod step;
 pub(crate) mod table;
 #[cfg(test)]
@@ -65,6 +68,8 @@ pub enum Action {
     },
     /// Look only.
     Peek,
+    /// Under rights: take note of what others told, and grant of what is left.
+    Grant,
     /// Lift the record to the floor only. Where the label does not fit the store's clock, or the record
     /// has moved on, it is left out and the rest of the command is carried out.
     Heal,
@@ -91,6 +96,18 @@ pub struct Operation {
     pub enforce: bool,
     /// The record may be forgotten from this instant on.
     pub expires: StoreTime,
+    /// What the limit is spent by, if that is rights: then the ceiling only says up to where the overdraft
+    /// may be used.
+    pub claim: Option<Box<Claim>>,
+}
+
+/// A node's word of when the labels of a store's epoch are whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Opening {
+    /// The epoch that the node has seen begin, or later.
+    pub epoch: StoreEpoch,
+    /// Labels that begin from then on are known whole. The first word that an epoch is told of it counts.
+    pub opens: ClusterTime,
 }
 
 /// What one atomic step of the store is asked to do.
@@ -98,15 +115,33 @@ pub struct Operation {
 pub struct StoreCommand {
     /// In order; two operations on one key see each other.
     pub operations: Vec<Operation>,
+    /// With operations that are claims.
+    pub opening: Option<Opening>,
+}
+
+impl StoreCommand {
+    /// A command of operations without claims.
+    pub const fn new(operations: Vec<Operation>) -> Self {
+        Self { operations, opening: None }
+    }
 }
 
 /// What became of one operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationReply {
     /// Whether this limit by itself had room; of a healing operation, whether it was carried out.
     pub passes: bool,
     /// The record's counts of the operation's label after the step.
     pub counts: Counts,
+    /// How the account stands after the step, of an operation with a claim.
+    pub holding: Option<Box<Holding>>,
+}
+
+impl OperationReply {
+    /// The answer to an operation without a claim.
+    pub const fn new(passes: bool, counts: Counts) -> Self {
+        Self { passes, counts, holding: None }
+    }
 }
 
 /// What the store answered.

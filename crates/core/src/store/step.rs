@@ -3,16 +3,19 @@
 //! The memory store and the simulator call it; the Redis script is its translation and is held equal to
 //! it by a differential test. So what is shown for this function holds for what runs.
 
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
-use super::{Action, Counts, Operation, OperationReply, StoreCommand, StoreReply};
+use super::{
+    Action, Claim, Counts, Holding, Opening, Operation, OperationReply, StoreCommand, StoreReply,
+};
 use crate::{
     ids::{Key, StoreEpoch},
-    time::{Label, StoreTime},
+    rights::{Account, Fence},
+    time::{ClusterTime, Label, StoreTime},
 };
 
 /// What the store holds of a key: the counts of a label and of the one before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The newest label that was charged or lifted.
     pub label: Label,
@@ -22,26 +25,30 @@ pub struct Record {
     pub previous: Counts,
     /// May be forgotten from then on.
     pub expires: StoreTime,
+    /// The rights to it in `label`, if it is spent by rights.
+    pub account: Option<Box<Account>>,
 }
 
 impl Record {
     const fn fresh(label: Label, expires: StoreTime) -> Self {
         let none = Counts { used: 0, refunded: 0 };
-        Self { label, current: none, previous: none, expires }
+        Self { label, current: none, previous: none, expires, account: None }
     }
 
-    /// The record with `label` as its current or previous one; `None` if `label` is older than both.
-    fn turned_to(self, label: Label) -> Option<Self> {
-        let none = Counts::default();
-        if label == self.label || label.next() == self.label {
-            Some(self)
-        } else if label == self.label.next() {
-            Some(Self { label, previous: self.current, current: none, ..self })
-        } else if label > self.label {
-            Some(Self { label, previous: none, current: none, ..self })
-        } else {
-            None
+    /// Makes `label` its current or previous one; `false` if it is older than both. An account ends with
+    /// its label.
+    fn turn_to(&mut self, label: Label) -> bool {
+        if label < self.label {
+            return label.next() == self.label;
         }
+        if label > self.label {
+            let follows = label == self.label.next();
+            self.previous = if follows { self.current } else { Counts::default() };
+            self.current = Counts::default();
+            self.account = None;
+            self.label = label;
+        }
+        true
     }
 
     fn counts_of(&mut self, label: Label) -> &mut Counts {
@@ -55,6 +62,10 @@ pub trait Records {
     fn get(&self, key: &Key, now: StoreTime) -> Option<Record>;
     /// Which history these records belong to.
     fn epoch(&self) -> StoreEpoch;
+    /// From which cluster time on the labels of this history are known whole, if anybody has said so.
+    fn opens(&self) -> Option<ClusterTime>;
+    /// Takes somebody's word of that: the first one counts.
+    fn open(&mut self, opens: ClusterTime);
     /// Whether `more` keys that are not there yet fit, after forgetting some of what has expired at
     /// `now` if they would not.
     fn make_room(&mut self, more: usize, now: StoreTime) -> bool;
@@ -88,6 +99,10 @@ pub fn step<R: Records>(
     now: StoreTime,
 ) -> Result<StoreReply, TableFull> {
     let epoch = records.epoch();
+    let opens = records.opens().or(match command.opening {
+        Some(Opening { epoch: seen, opens }) if seen == epoch => Some(opens),
+        _ => None,
+    });
     let mut drafts: Vec<Draft> = Vec::with_capacity(command.operations.len());
     let mut replies = Vec::with_capacity(command.operations.len());
     let mut admitted = true;
@@ -96,7 +111,7 @@ pub fn step<R: Records>(
         let Some(draft) = draft_for(&mut drafts, records, operation, now) else {
             if operation.action == Action::Heal {
                 // What nobody can ask for any more needs no healing.
-                replies.push(OperationReply { passes: false, counts: Counts::default() });
+                replies.push(OperationReply::new(false, Counts::default()));
                 continue;
             }
             return Ok(relabel(records, command, now));
@@ -108,35 +123,51 @@ pub fn step<R: Records>(
         let charged = draft.charged.counts_of(operation.label);
         *charged = charged.max(operation.floor);
 
-        let passes = match operation.action {
-            Action::Peek | Action::Heal => true,
-            Action::Charge { cost } => {
+        let claim = operation.claim.as_deref();
+        let (passes, holding) = match (operation.action, claim) {
+            (Action::Heal, _) | (Action::Peek, None) => (true, None),
+            (Action::Grant, None) => (false, None),
+            (Action::Charge { cost }, None) => {
                 let fits = charged.net().saturating_add(cost) <= operation.ceiling;
-                if fits {
-                    charged.used = charged.used.saturating_add(cost);
-                }
-                fits
+                charged.used = charged.used.saturating_add(if fits { cost } else { 0 });
+                (fits, None)
+            }
+            (_, Some(claim)) => {
+                let fence = Fence { label_start: claim.label_start, opens };
+                let (passes, holding) = spend(draft, operation, claim, (epoch, fence));
+                (passes, Some(Box::new(holding)))
             }
         };
         admitted &= passes || !operation.enforce;
-        replies.push(OperationReply { passes, counts: Counts::default() });
+        replies.push(OperationReply { passes, counts: Counts::default(), holding });
     }
 
+    if let Some(opens) = opens.filter(|_| records.opens().is_none()) {
+        records.open(opens);
+    }
     let writes = command.operations.iter().any(|o| o.action != Action::Peek);
     let fresh = drafts.iter().filter(|draft| draft.found.is_none()).count();
     if writes && fresh > 0 && !records.make_room(fresh, now) {
         return Err(TableFull);
     }
     for draft in &mut drafts {
-        let outcome = if admitted { draft.charged } else { draft.lifted };
-        draft.lifted = outcome;
+        if admitted {
+            draft.lifted.clone_from(&draft.charged);
+        }
+        let outcome = &draft.lifted;
         // A refusal that taught nothing is not worth a write, nor a key that was not there before.
-        let nothing_new = match draft.found {
+        let nothing_new = match &draft.found {
             Some(found) => outcome == found,
-            None => outcome.current == Counts::default() && outcome.previous == Counts::default(),
+            None => {
+                let none = Counts::default();
+                let untouched = |account: &Account| *account == Account::new(account.base());
+                outcome.current == none
+                    && outcome.previous == none
+                    && outcome.account.as_deref().is_none_or(untouched)
+            }
         };
         if writes && !nothing_new {
-            records.put(&draft.key, outcome);
+            records.put(&draft.key, outcome.clone());
         }
     }
     for (operation, reply) in command.operations.iter().zip(&mut replies) {
@@ -147,6 +178,46 @@ pub fn step<R: Records>(
         reply.counts = draft.map(|d| *d.lifted.counts_of(operation.label)).unwrap_or_default();
     }
     Ok(StoreReply::Done { admitted, now, epoch, operations: replies })
+}
+
+/// Carries out an operation on a limit under rights. What others told is a fact, and is kept whether the
+/// command is admitted or not; so is what is granted. Of the label before the record's newest nothing is
+/// known any more: nothing is spent in it.
+fn spend(
+    draft: &mut Draft,
+    operation: &Operation,
+    claim: &Claim,
+    (epoch, fence): (StoreEpoch, Fence),
+) -> (bool, Holding) {
+    if operation.label != draft.charged.label {
+        return (operation.action == Action::Peek, Holding::default());
+    }
+    let net = draft.charged.current.net();
+    let account = draft.charged.account.get_or_insert_with(|| Account::new(claim.base).into());
+    for told in &claim.received {
+        account.receive(*told);
+    }
+    let open = account.is_open(epoch, fence);
+    let passes = match operation.action {
+        Action::Charge { cost } => {
+            let within = net.saturating_add(cost) <= operation.ceiling;
+            let allowance = if within { claim.allowance } else { 0 };
+            open && account.allows(net, cost, allowance)
+        }
+        Action::Grant => {
+            for (to, amount) in claim.grants.iter().filter(|_| open) {
+                account.grant(net, *to, *amount);
+            }
+            true
+        }
+        Action::Peek | Action::Heal => true,
+    };
+    let holding = Holding::of(account, open);
+    draft.lifted.account.clone_from(&draft.charged.account);
+    if let (true, Action::Charge { cost }) = (passes, operation.action) {
+        draft.charged.current.used = draft.charged.current.used.saturating_add(cost);
+    }
+    (passes, holding)
 }
 
 /// The answer to labels that do not fit: it says how far the records are, so that a node whose clock is
@@ -173,13 +244,13 @@ fn draft_for<'a, R: Records>(
         None => {
             let found = records.get(&operation.key, now);
             let fresh = Record::fresh(operation.label, operation.expires);
-            let start = found.unwrap_or(fresh);
-            drafts.push(Draft { key: operation.key, found, lifted: start, charged: start });
+            let start = found.clone().unwrap_or(fresh);
+            let (key, lifted) = (operation.key, start.clone());
+            drafts.push(Draft { key, found, lifted, charged: start });
             drafts.len() - 1
         }
     };
     let draft = &mut drafts[at];
-    draft.lifted = draft.lifted.turned_to(operation.label)?;
-    draft.charged = draft.charged.turned_to(operation.label)?;
-    Some(draft)
+    let fits = draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
+    fits.then_some(draft)
 }

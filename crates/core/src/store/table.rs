@@ -11,7 +11,7 @@ use super::{
 use crate::{
     ids::{Key, StoreEpoch},
     slab::Slab,
-    time::StoreTime,
+    time::{ClusterTime, StoreTime},
 };
 
 /// Places that a full table looks at for expired records before it refuses a new key.
@@ -25,6 +25,7 @@ pub struct Table {
     index: HashTable<u32>,
     records_max: usize,
     epoch: StoreEpoch,
+    opens: Option<ClusterTime>,
     /// Where the next sweep begins.
     hand: u32,
 }
@@ -38,12 +39,13 @@ impl Table {
     /// An empty table for at most `records_max` records. Whoever makes another one in its place gives
     /// that a larger epoch.
     pub fn new(records_max: usize, epoch: StoreEpoch) -> Self {
-        Self { slab: Slab::new(), index: HashTable::new(), records_max, epoch, hand: 0 }
+        Self { slab: Slab::new(), index: HashTable::new(), records_max, epoch, opens: None, hand: 0 }
     }
 
     /// Is of another epoch from now on: of records that were put back in time.
     pub const fn begin_epoch(&mut self, epoch: StoreEpoch) {
         self.epoch = epoch;
+        self.opens = None;
     }
 
     /// How many records there are, expired ones that no sweep has met included.
@@ -76,7 +78,7 @@ impl Table {
     pub fn copy_from(&self, from: u32, budget: u32, out: &mut Vec<(Key, Record)>) -> Option<u32> {
         let places = self.slab.places();
         let end = places.min(from.saturating_add(budget));
-        out.extend((from..end).filter_map(|at| self.slab.get(at).copied()));
+        out.extend((from..end).filter_map(|at| self.slab.get(at).cloned()));
         (end < places).then_some(end)
     }
 
@@ -108,11 +110,19 @@ impl Table {
 impl Records for Table {
     fn get(&self, key: &Key, now: StoreTime) -> Option<Record> {
         let (_, record) = self.slab.get(self.find(key)?)?;
-        (record.expires > now).then_some(*record)
+        (record.expires > now).then(|| record.clone())
     }
 
     fn epoch(&self) -> StoreEpoch {
         self.epoch
+    }
+
+    fn opens(&self) -> Option<ClusterTime> {
+        self.opens
+    }
+
+    fn open(&mut self, opens: ClusterTime) {
+        self.opens.get_or_insert(opens);
     }
 
     fn make_room(&mut self, more: usize, now: StoreTime) -> bool {

@@ -27,11 +27,12 @@ fn charge(n: u64, label: u64, cost: u64, ceiling: u64) -> Operation {
         floor: Counts::default(),
         enforce: true,
         expires: StoreTime(20_000_000),
+        claim: None,
     }
 }
 
 fn ask(table: &mut Table, operations: Vec<Operation>) -> (bool, Vec<OperationReply>) {
-    match table.apply(&StoreCommand { operations }, NOW).expect("room") {
+    match table.apply(&StoreCommand::new(operations), NOW).expect("room") {
         StoreReply::Done { admitted, operations, .. } => (admitted, operations),
         StoreReply::Relabel { .. } => panic!("relabel"),
     }
@@ -70,7 +71,7 @@ fn a_new_label_starts_at_nothing_and_the_one_before_is_kept() {
 fn a_label_older_than_the_previous_one_is_relabelled_and_nothing_is_done() {
     let mut table = Table::new(10, StoreEpoch(1));
     ask(&mut table, vec![charge(1, 8, 1, 10)]);
-    let command = StoreCommand { operations: vec![charge(2, 8, 1, 10), charge(1, 6, 1, 10)] };
+    let command = StoreCommand::new(vec![charge(2, 8, 1, 10), charge(1, 6, 1, 10)]);
     // The answer says how far each record is.
     let (newest, epoch) = (vec![Label(0), Label(8)], StoreEpoch(1));
     assert_eq!(table.apply(&command, NOW), Ok(StoreReply::Relabel { now: NOW, epoch, newest }));
@@ -86,7 +87,7 @@ fn a_label_outside_its_bounds_is_relabelled() {
             not_after: StoreTime(not_after),
             ..charge(1, 5, 1, 10)
         };
-        let command = StoreCommand { operations: vec![operation] };
+        let command = StoreCommand::new(vec![operation]);
         let (newest, epoch) = (vec![Label(0)], StoreEpoch(1));
         assert_eq!(table.apply(&command, NOW), Ok(StoreReply::Relabel { now: NOW, epoch, newest }));
     }
@@ -125,7 +126,7 @@ fn two_operations_on_one_key_see_each_other() {
 fn a_full_table_takes_no_new_key_and_keeps_what_it_has() {
     let mut table = Table::new(1, StoreEpoch(1));
     ask(&mut table, vec![charge(1, 5, 1, 10)]);
-    let both = StoreCommand { operations: vec![charge(1, 5, 1, 10), charge(2, 5, 1, 10)] };
+    let both = StoreCommand::new(vec![charge(1, 5, 1, 10), charge(2, 5, 1, 10)]);
     assert_eq!(table.apply(&both, NOW), Err(TableFull));
     assert_eq!(used(&mut table, 1, 5), 1, "not half charged");
     assert_eq!(table.sweep(StoreTime(20_000_000), 100), 1);
@@ -138,7 +139,7 @@ fn a_full_table_makes_room_by_what_has_expired() {
     let mut table = Table::new(1, StoreEpoch(1));
     let mortal = Operation { expires: StoreTime(NOW.0 + 1), ..charge(1, 5, 1, 10) };
     ask(&mut table, vec![mortal]);
-    let other = StoreCommand { operations: vec![charge(2, 5, 1, 10)] };
+    let other = StoreCommand::new(vec![charge(2, 5, 1, 10)]);
     assert_eq!(table.apply(&other, NOW), Err(TableFull));
     assert!(table.apply(&other, StoreTime(NOW.0 + 1)).is_ok(), "without a sweep from outside");
     assert_eq!(table.len(), 1);
@@ -178,7 +179,7 @@ fn every_answer_says_in_which_epoch_it_was_given() {
     let mut table = Table::new(10, StoreEpoch(7));
     for not_after in [u64::MAX, NOW.0] {
         let operation = Operation { not_after: StoreTime(not_after), ..charge(1, 5, 1, 10) };
-        let reply = table.apply(&StoreCommand { operations: vec![operation] }, NOW).expect("room");
+        let reply = table.apply(&StoreCommand::new(vec![operation]), NOW).expect("room");
         assert_eq!(reply.epoch(), StoreEpoch(7));
     }
 }
@@ -233,7 +234,7 @@ proptest! {
                 .collect();
             let before: Vec<_> =
                 (0..4).flat_map(|n| [used(&mut table, n, 5), used(&mut table, n, 6)]).collect();
-            let command = StoreCommand { operations: operations.clone() };
+            let command = StoreCommand::new(operations.clone());
             let reply = table.apply(&command, NOW).expect("room");
             let after: Vec<_> =
                 (0..4).flat_map(|n| [used(&mut table, n, 5), used(&mut table, n, 6)]).collect();

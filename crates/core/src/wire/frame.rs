@@ -22,6 +22,7 @@ const KIND_ASK: u8 = 6;
 const KIND_RELAYED: u8 = 7;
 const KIND_HEARD: u8 = 8;
 const KIND_RELAY: u8 = 9;
+const KIND_RIGHTS: u8 = 10;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -100,8 +101,8 @@ pub(crate) struct SlotEntry {
     pub(crate) refunded: u64,
     /// Offered beyond used, which is less often a large number.
     pub(crate) refused: u64,
-    /// Of the session's demand: twice the mean cost of a request, weighed by cost, and 1 more if it has
-    /// refused something in the label; 0 if it does not watch the key.
+    /// Of the session's demand: four times the mean cost of a request, weighed by cost, 2 more if the limit
+    /// is spent by rights, and 1 more if something was refused in the label; 0 if it does not watch the key.
     pub(crate) note: u64,
 }
 
@@ -117,6 +118,28 @@ pub(crate) struct Slots {
     pub(crate) global: bool,
     pub(crate) label: u64,
     pub(crate) entries: Vec<SlotEntry>,
+}
+
+/// What the sender's region has granted of one caller's rights in the label, by its store's word.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct RightsEntry {
+    pub(crate) caller: [u8; 16],
+    /// The epoch of the region's store.
+    pub(crate) epoch: u64,
+    /// The region spends no more than this and one block, until somebody holds a higher one; 0: not said.
+    pub(crate) ceiling: u64,
+    /// Number of a region, and what it was granted so far; by number.
+    pub(crate) given: Vec<(u32, u64)>,
+}
+
+/// The sender's region's word of its rights under one limit and label.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Rights {
+    pub(crate) limit: u32,
+    /// Length of the limit's window in µs.
+    pub(crate) window: u64,
+    pub(crate) label: u64,
+    pub(crate) entries: Vec<RightsEntry>,
 }
 
 /// The sender's clocks when the frame was cut, in µs since 1970.
@@ -186,6 +209,7 @@ pub(crate) enum Section {
     Heard(Heard),
     /// What the sender's changes are, the receiver's siblings hear from it alone.
     Relay,
+    Rights(Rights),
 }
 
 /// A frame, read.
@@ -300,6 +324,10 @@ impl Section {
                 KIND_HEARD
             }
             Self::Relay => KIND_RELAY,
+            Self::Rights(rights) => {
+                codec::encode(rights, to);
+                KIND_RIGHTS
+            }
         }
     }
 }
@@ -349,6 +377,7 @@ impl Frame {
                 KIND_RELAYED => Some(Section::Relayed),
                 KIND_HEARD => Some(Section::Heard(codec::decode_all(payload)?)),
                 KIND_RELAY => Some(Section::Relay),
+                KIND_RIGHTS => Some(Section::Rights(codec::decode_all(payload)?)),
                 _ => None, // of a later version
             });
         }

@@ -77,6 +77,8 @@ pub(super) struct Topology {
     #[serde(default = "one_node")]
     pub(super) nodes_per_region: usize,
     #[serde(default)]
+    pub(super) weights: BTreeMap<String, u32>,
+    #[serde(default)]
     pub(super) relays: bool,
     #[serde(default)]
     pub(super) round_trips: BTreeMap<String, BTreeMap<String, Length>>,
@@ -98,6 +100,7 @@ pub(super) struct Store {
     pub(super) records: usize,
     pub(super) per_second: Option<u32>,
     pub(super) calls_max: u32,
+    pub(super) fence: Length,
     pub(super) breaker: Breaker,
 }
 
@@ -110,6 +113,7 @@ impl Default for Store {
             records: usual.records,
             per_second: usual.per_second,
             calls_max: usual.calls_max,
+            fence: Length(usual.fence),
             breaker: Breaker::default(),
         }
     }

@@ -150,6 +150,9 @@ pub struct StoreSettings {
     pub per_second: Option<u32>,
     /// Calls of a node that may wait for it at a time, at most; fewer while answers are late.
     pub calls_max: u32,
+    /// How long a server can go on without knowing that another has taken its place: labels that began
+    /// sooner after a store lost its memory are closed to limits under rights.
+    pub fence: Span,
     /// When a node leaves it alone.
     pub breaker: breaker::Settings,
 }
@@ -163,6 +166,7 @@ impl Default for StoreSettings {
             records: 1_000_000,
             per_second: None,
             calls_max: 8_192,
+            fence: Span::ZERO,
             breaker: breaker::Settings::default(),
         }
     }

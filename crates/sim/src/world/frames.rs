@@ -42,6 +42,7 @@ impl World<'_> {
         }
         self.read_clock(now, node);
         self.heal(now, node);
+        self.grant(now, node);
         self.schedule_wake(now, node);
     }
 

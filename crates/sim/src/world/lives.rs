@@ -77,7 +77,8 @@ impl World<'_> {
         let facts = self.scenario.faults.store_losses[loss];
         let kept = facts.back.map(|_| loss);
         self.note(14, facts.region as u64, loss as u64);
-        self.stores[facts.region].lose_memory(kept);
+        let time = self.store_time(facts.region, now);
+        self.stores[facts.region].lose_memory(kept, time);
         self.panel.see(now, &Seen::StoreLost { region: facts.region, kept });
     }
 
@@ -99,7 +100,8 @@ impl World<'_> {
         self.panel.see(now, &Seen::Stopped { life: life.number });
         if store_lost {
             let region = self.nodes[node].region;
-            self.stores[region].lose_memory(None);
+            let time = self.store_time(region, now);
+            self.stores[region].lose_memory(None, time);
             self.panel.see(now, &Seen::StoreLost { region, kept: None });
         }
         if let Some(down) = restart.down {

@@ -212,7 +212,9 @@ impl<'a> World<'a> {
             let faults =
                 scenario.faults.store_faults.iter().filter(|f| f.region == region).copied();
             let random = Stream::new(seed, "store", region as u64);
-            RegionStore::new(scenario.store, faults.collect(), random)
+            let error = scenario.faults.store_clock_error(region, Instant(0));
+            let time = StoreTime(schedule.cluster_time(Instant(0)).0.saturating_add_signed(error));
+            RegionStore::new(scenario.store, faults.collect(), time, random)
         });
         let book = Book::new(subjects.keys.clone(), regions, facts(scenario, &subjects));
         let mut world = Self {

@@ -45,23 +45,49 @@ impl World<'_> {
                 life.engine.poll_heal(&self.scenario.policies, life.mono(now))
         {
             self.note(20, node as u64, command.operations.len() as u64);
-            let answer = match self.admit(now, node) {
-                Ok(mut permit) => {
-                    let (took, answer) = self.carry_out_heal(now, region, &command);
-                    permit.note(took, &answer);
-                    self.end_call(now, node, &permit);
-                    answer
-                }
-                Err(why) => Err(why.into()),
-            };
+            let outcome = self.outcome_of(now, node, &command);
             let Some(life) = &self.nodes[node].life else { return };
-            let outcome = answer.map_or_else(Failure::of_heal, engine::Outcome::Reply);
             life.engine.handle_healed(life.mono(now), ticket, &outcome);
         }
     }
 
-    /// What the store says to a healing command, and after how long it would.
-    fn carry_out_heal(
+    /// Has the store carry out the granting commands of a node that are due, in the same way.
+    pub(super) fn grant(&mut self, now: Instant, node: usize) {
+        let region = self.nodes[node].region;
+        while self.stores[region].is_reachable(now)
+            && let Some(life) = &self.nodes[node].life
+            && let Some((command, ticket)) =
+                life.engine.poll_grants(&self.scenario.policies, life.mono(now))
+        {
+            self.note(21, node as u64, command.operations.len() as u64);
+            let outcome = self.outcome_of(now, node, &command);
+            let Some(life) = &self.nodes[node].life else { return };
+            life.engine.handle_granted(life.mono(now), ticket, &outcome);
+        }
+    }
+
+    /// What becomes of a command that is no check.
+    fn outcome_of(
+        &mut self,
+        now: Instant,
+        node: usize,
+        command: &StoreCommand,
+    ) -> engine::Outcome {
+        let region = self.nodes[node].region;
+        let answer = match self.admit(now, node) {
+            Ok(mut permit) => {
+                let (took, answer) = self.carry_out(now, region, command);
+                permit.note(took, &answer);
+                self.end_call(now, node, &permit);
+                answer
+            }
+            Err(why) => Err(why.into()),
+        };
+        answer.map_or_else(Failure::of_heal, engine::Outcome::Reply)
+    }
+
+    /// What the store says to a command that is no check, and after how long it would.
+    fn carry_out(
         &mut self,
         now: Instant,
         region: usize,

@@ -336,12 +336,12 @@ fn a_store_that_claims_to_have_healed_and_has_not_is_not_believed() {
     world.wipe(0);
     world.probe(0);
     let (command, ticket) = world.poll_heal(0).expect("due");
-    let lie = OperationReply { passes: true, counts: Counts { used: 9, refunded: 0 } };
+    let lie = OperationReply::new(true, Counts { used: 9, refunded: 0 });
     let reply = StoreReply::Done {
         admitted: true,
         now: wall(world.now),
         epoch: StoreEpoch(2),
-        operations: command.operations.iter().map(|_| lie).collect(),
+        operations: command.operations.iter().map(|_| lie.clone()).collect(),
     };
     world.nodes[0].0.handle_healed(world.now, ticket, &Outcome::Reply(reply));
     assert_eq!(world.nodes[0].0.broken().get(&Invariant::Healed), Some(&1));

@@ -128,7 +128,7 @@ window = "1d"
             r#"5: policy "public-api", field "on_store_failure": unknown value "opened"; did you mean "open"? known are "degrade", "open", "closed""#,
             r#"9: policy "public-api", limit "burst", field "quantity": must be a whole number from 1 to 9007199254740991"#,
             r#"12: policy "public-api", limit "hourly", field "window": is missing: write window = "1h""#,
-            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "scope", "consistency""#,
+            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "scope", "consistency", "overdraft""#,
             r#"20: policy "public-api", field "name": line 3 has this name already: names are unique"#,
             r#"21: policy "public-api", field "key": is a string, must be a list of attribute names, or of lists of them, such as ["api_key", ["tenant", "route"]]"#,
         ]
@@ -313,7 +313,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
     }
     for (field, what) in [
         ("burst = 2", "buckets"),
-        ("overdraft = \"2%\"", "bounded"),
         ("time_zone = \"UTC\"", "calendar"),
     ] {
         let mistake = of_limit(&format!("window = \"1s\"\n{field}"));
@@ -321,11 +320,6 @@ fn what_is_not_built_yet_is_refused_by_name() {
     }
     for field in ["tier.premium.quantity.l = 2", "override = []"] {
         assert!(of_policy(&format!("key = []\n{field}")).contains("not built yet"), "{field}");
-    }
-    for consistency in ["bounded", "strict"] {
-        let lines = format!("window = \"1s\"\nscope = \"global\"\nconsistency = \"{consistency}\"");
-        let wanted = format!("\"{consistency}\" is not built yet: write \"plain\", \"eventual\"");
-        assert!(of_limit(&lines).ends_with(&wanted), "{}", of_limit(&lines));
     }
 }
 
@@ -338,6 +332,36 @@ fn a_global_limit_says_what_it_promises_and_a_regional_one_does_not() {
     assert!(
         mistake.starts_with("8: policy \"p\", limit \"l\", field \"consistency\": is for global")
     );
+}
+
+#[test]
+fn a_bounded_limit_says_by_how_much_it_may_be_exceeded() {
+    let of = |lines: &str| {
+        let start = "[[policy]]\nname = \"p\"\nkey = []\n[[policy.limit]]\nname = \"l\"\nquantity = 1\nwindow = \"1s\"\nscope = \"global\"\n";
+        let set = PolicySet::parse(&format!("{start}{lines}"))?;
+        Ok::<_, Vec<Mistake>>(set.policies[0].limits[0].consistency)
+    };
+    for (part, millionths) in [("2%", 20_000), ("0.25%", 2_500), ("100%", 1_000_000)] {
+        let read = of(&format!("consistency = \"bounded\"\noverdraft = \"{part}\""));
+        assert_eq!(read, Ok(Consistency::Bounded { overdraft_per_million: millionths }));
+    }
+    assert_eq!(of("consistency = \"strict\""), Ok(Consistency::Strict));
+    for part in ["2", "0%", "101%", "-1%", "1.23456%", "%", ".5%", "1e1%"] {
+        let mistakes = of(&format!("consistency = \"bounded\"\noverdraft = \"{part}\""));
+        assert!(mistakes.is_err_and(|m| m[0].message.contains("is not a part")), "{part}");
+    }
+    let missing = of("consistency = \"bounded\"").expect_err("no overdraft");
+    assert!(missing[0].message.contains("is missing: write overdraft"), "{}", missing[0]);
+    let stray = of("consistency = \"strict\"\noverdraft = \"2%\"").expect_err("not bounded");
+    assert!(stray[0].message.contains("is for bounded limits"), "{}", stray[0]);
+}
+
+#[test]
+fn what_is_spent_by_rights_is_never_admitted_without_the_store() {
+    let text = "[[policy]]\nname = \"p\"\nkey = []\non_store_failure = \"open\"\n[[policy.limit]]\nname = \"l\"\nquantity = 1\nwindow = \"1s\"\nscope = \"global\"\nconsistency = \"strict\"\n";
+    let mistakes = PolicySet::parse(text).expect_err("open");
+    assert!(mistakes[0].to_string().starts_with("4: policy \"p\", field \"on_store_failure\""));
+    PolicySet::parse(&text.replace("\"open\"", "\"closed\"")).expect("closed is fine");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Place {
             enforce: true,
             expires: now + lives,
         };
-        store.apply(&StoreCommand { operations: vec![operation] }).unwrap()
+        store.apply(&StoreCommand::new(vec![operation])).unwrap()
     }
 
     fn load(&self, cluster: Option<Secret>) -> Found {

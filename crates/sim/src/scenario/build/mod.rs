@@ -3,8 +3,9 @@
 use std::{fmt::Display, path::Path};
 
 use tidegate_core::{
-    ids::{NAME_BYTES_MAX, RegionName},
+    ids::{NAME_BYTES_MAX, RegionName, RegionNumber},
     policy::PolicySet,
+    rights::Split,
     time::{ClusterTime, Span, Window},
 };
 
@@ -119,7 +120,10 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
             Ok(name) if regions.iter().any(|region| region.name == name) => {
                 notes.add("topology.regions", format_args!("`{name}` stands twice"));
             }
-            Ok(name) => regions.push(Region { name, nodes: file.nodes_per_region }),
+            Ok(name) => {
+                let weight = file.weights.get(name.as_str()).copied().unwrap_or(1);
+                regions.push(Region { name, nodes: file.nodes_per_region, weight });
+            }
         }
     }
     notes.share("topology.jitter", file.jitter);
@@ -131,6 +135,13 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
         loss: file.loss,
         duplication: file.duplication,
     };
+    for name in file.weights.keys().filter(|name| !regions.iter().any(|r| r.name.as_str() == **name)) {
+        notes.add("topology.weights", format_args!("`{name}` is none of the regions"));
+    }
+    let weights: Vec<_> = regions.iter().map(|r| (RegionNumber::of(&r.name), r.weight)).collect();
+    if let (Err(error), false) = (Split::new(&weights), weights.is_empty()) {
+        notes.add("topology.weights", error);
+    }
     let mut topology = Topology::usual(regions, weather);
     topology.relays = file.relays;
     for (a, row) in &file.round_trips {

@@ -19,6 +19,7 @@ pub(super) fn build(notes: &mut Notes, file: &file::Store) -> StoreSettings {
         records: file.records,
         per_second: file.per_second,
         calls_max: file.calls_max,
+        fence: file.fence.0,
         breaker: build_breaker(notes, &file.breaker),
     };
     if settings.timeout == Span::ZERO {

@@ -1,0 +1,358 @@
+//! Grants: regions that need less than they hold of a limit under rights give of it to those that need more.
+//!
+//! Each gossip period, and whenever a peer has told something of such a limit, one node of each region looks
+//! at the keys that it watches, and has the store grant what [`rights::grants`](crate::rights::grants) finds.
+//! The store grants only what it holds, so that any mistake here costs accuracy and not the bound; and so
+//! two nodes that both take themselves for the one are harmless.
+
+use alloc::{boxed::Box, vec::Vec};
+use core::sync::atomic::Ordering;
+
+use super::{Engine, Outcome, Sighted};
+use crate::{
+    check::plan::LabelBounds,
+    counts::{Asked, Shape, Shard, Tally, Tick},
+    forecast::{Forecast, Participant, Sight},
+    guard::{Guard, Guarding},
+    ids::{Key, RegionIndex, RegionNumber, StoreEpoch},
+    policy::{Limit, PolicySet, Scope},
+    rights::{self, Demand, Share, Statement},
+    store::{Action, Claim, Counts, Holding, Operation, StoreCommand, StoreReply},
+    time::{Label, Mono, Span},
+};
+
+/// Operations in one command.
+const OPERATIONS_MAX: usize = 64;
+/// Places of the table of watched keys that one call looks at.
+const PLACES_MAX: u32 = 4_096;
+/// The least time between two commands.
+const EVERY: Span = Span::millis(5);
+
+/// What a granting command waits for: give it back to [`Engine::handle_granted`], exactly once.
+#[derive(Debug)]
+#[must_use = "a granting command's ticket must be given back, or nothing is granted any more"]
+pub struct GrantTicket {
+    asked_at: Mono,
+    asked: Vec<Asking>,
+}
+
+/// One key of a granting command.
+#[derive(Debug)]
+struct Asking {
+    key: Key,
+    shape: Shape,
+    label: Label,
+    quantity: u64,
+    /// Who waits for what it is granted.
+    waiting: Vec<RegionNumber>,
+}
+
+/// What is to be granted of a key.
+struct Granting<'a> {
+    key: Key,
+    limit: &'a Limit,
+    label: Label,
+    claim: Claim,
+    waiting: Vec<RegionNumber>,
+}
+
+/// A grant of less than this part of the own base waits until it is more, unless somebody waits for it.
+const WORTH_TELLING: u64 = 100;
+
+/// Where the granting stands.
+#[derive(Debug, Default)]
+pub(super) struct Grants {
+    /// When the next round begins.
+    next: Mono,
+    /// Where the round under way goes on: shard and place.
+    at: Option<(usize, u32)>,
+    under_way: bool,
+}
+
+impl<G: Guarding> Engine<G> {
+    /// The next granting command, if one is due: have the store carry it out, then call
+    /// [`handle_granted`](Self::handle_granted). Call until `None`; bounded, and harmless when early.
+    pub fn poll_grants(&self, policies: &PolicySet, now: Mono) -> Option<(StoreCommand, GrantTicket)> {
+        let from = self.grants.with(|grants| {
+            let wanted = self.pace.take_grants_wanted();
+            if grants.under_way {
+                grants.next = if wanted { now } else { grants.next };
+                return None;
+            }
+            let begins = grants.at.is_none() && (now >= grants.next || wanted);
+            if begins {
+                grants.next = now + self.settings.gossip;
+                grants.at = Some((0, 0));
+            }
+            grants.at
+        })?;
+        let sighted = self.sighted(now);
+        // A region that nobody asks has a clock that is right as soon as its store's was read.
+        let (clock, right) = self.clock.with(|c| {
+            let reading = c.reading(now);
+            (c.relation(now), reading.settled || reading.store.is_some())
+        });
+        let mut asked = Vec::new();
+        let mut operations = Vec::new();
+        let (mut at, mut places) = (from, PLACES_MAX);
+        while at.0 < self.shards.len() && places > 0 && operations.len() < OPERATIONS_MAX {
+            let end = self.shards[at.0].with(|shard| {
+                let end = shard.watched.places();
+                while at.1 < end && places > 0 && operations.len() < OPERATIONS_MAX {
+                    let granting = right.then(|| self.grants_at(shard, at.1, policies, &sighted));
+                    if let Some(granting) = granting.flatten() {
+                        let Granting { key, limit, label, claim, waiting } = granting;
+                        let shape =
+                            Shape { limit: limit.id, window: limit.window, scope: limit.scope };
+                        let bounds = LabelBounds::of(limit.window, label, clock);
+                        let quantity = limit.quantity;
+                        asked.push(Asking { key, shape, label, quantity, waiting });
+                        operations.push(Operation {
+                            key,
+                            action: Action::Grant,
+                            label,
+                            not_before: bounds.not_before,
+                            not_after: bounds.not_after,
+                            ceiling: 0,
+                            floor: Counts::default(),
+                            enforce: false,
+                            expires: bounds.expires,
+                            claim: Some(Box::new(claim)),
+                        });
+                    }
+                    at.1 += 1;
+                    places -= 1;
+                }
+                end
+            });
+            if at.1 >= end {
+                at = (at.0 + 1, 0);
+            }
+        }
+        self.grants.with(|grants| {
+            grants.at = (at.0 < self.shards.len()).then_some(at);
+            grants.under_way = !operations.is_empty();
+        });
+        let opening = self.opening(now);
+        (!operations.is_empty()).then(|| (StoreCommand { operations, opening }, GrantTicket { asked_at: now, asked }))
+    }
+
+    /// Takes what became of a granting command. What was granted is told at once; a command that failed is
+    /// made anew by the next round.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
+    pub fn handle_granted(&self, now: Mono, ticket: GrantTicket, outcome: &Outcome) {
+        self.grants.with(|grants| grants.under_way = false);
+        let Outcome::Reply(reply) = outcome else { return };
+        self.handle_epoch(now, reply.epoch());
+        let StoreReply::Done { operations, epoch, now: reading, .. } = reply else { return };
+        // Its labels fitted the store's clock: they are in use.
+        self.clock.with(|clock| {
+            clock.handle_store(ticket.asked_at, now, *reading);
+            clock.settle();
+        });
+        let mut waiting = Vec::new();
+        for (asking, reply) in ticket.asked.iter().zip(operations) {
+            let Asking { key, shape, label, quantity, .. } = asking;
+            let Some(holding) = &reply.holding else { continue };
+            let news = self.with_shard(*key, |shard| {
+                let news = self.note_holding(shard, *key, *label, *epoch, holding);
+                if news {
+                    // Beside the own slot it is told, and there may be none yet.
+                    let Key { caller, .. } = *key;
+                    let (add, tell) = (Tally::default(), true);
+                    let asked = Asked {
+                        caller,
+                        shape: *shape,
+                        label: *label,
+                        quantity: *quantity,
+                        add,
+                        tell,
+                    };
+                    shard.add_own(&asked, Tick::of(now));
+                }
+                news
+            });
+            if news {
+                waiting.extend_from_slice(&asking.waiting);
+            }
+        }
+        if !waiting.is_empty() {
+            self.exchange.with(|exchange| exchange.hurry_to(now, &waiting));
+        }
+    }
+
+    /// When to call [`poll_grants`](Self::poll_grants) again; `None` while no limit is spent by rights.
+    pub fn next_grants(&self, now: Mono) -> Option<Mono> {
+        if !self.has_rights.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.grants.with(|grants| {
+            let wanted = self.pace.are_grants_wanted() || grants.at.is_some();
+            let next = if wanted && !grants.under_way { now } else { grants.next };
+            Some(next.max(if grants.under_way { now + EVERY } else { now }))
+        })
+    }
+
+    /// Takes the store's word of what the own region has granted. Returns whether others do not know of it.
+    pub(super) fn note_holding(
+        &self,
+        shard: &mut Shard,
+        key: Key,
+        label: Label,
+        epoch: StoreEpoch,
+        holding: &Holding,
+    ) -> bool {
+        // A replica that lags has granted what its epoch may not have granted when it is open.
+        if !holding.open || holding.given.is_empty() {
+            return false;
+        }
+        let (from, given) = (self.own_region, holding.given.clone());
+        shard.watched.merge(&key, label, &Statement { from, epoch, given, ceiling: 0 })
+    }
+
+    /// What is to be granted of the key that is watched at a place.
+    fn grants_at<'a>(
+        &self,
+        shard: &Shard,
+        place: u32,
+        policies: &'a PolicySet,
+        sighted: &Sighted,
+    ) -> Option<Granting<'a>> {
+        let (key, forecast) = shard.watched.at(place).filter(|(_, f)| f.has_rights())?;
+        let (_, limit) = policies.limit(key.limit)?;
+        if limit.scope != Scope::Global || !limit.consistency.has_rights() {
+            return None;
+        }
+        let label = limit.window.label_at(sighted.cluster);
+        if !self.leads(key, label, forecast, sighted) {
+            return None;
+        }
+        let time_left = limit.window.end(label).since(sighted.cluster);
+        let shares = self.shares(shard, key, limit, label, forecast, sighted);
+        let mut grants =
+            rights::grants(self.own_region, &shares, time_left, limit.window.length());
+        let claim = self.claim(shard, *key, limit, label);
+        let waits = |to: RegionNumber| {
+            let share = shares.iter().find(|share| share.region == to);
+            share.is_some_and(|share| share.is_hungry(self.settings.gossip))
+        };
+        grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.base || waits(*to));
+        let waiting = grants.iter().map(|(to, _)| *to).filter(|to| waits(*to)).collect();
+        let claim = Claim { grants, ..claim };
+        (!claim.grants.is_empty()).then(|| Granting { key: *key, limit, label, claim, waiting })
+    }
+
+    /// Whether this node is the one of its region that grants of a key: of those that know of it, the first
+    /// by a number that node and key have.
+    fn leads(&self, key: &Key, label: Label, forecast: &Forecast, sighted: &Sighted) -> bool {
+        let rank = |fingerprint: u64| {
+            (fingerprint ^ key.caller.0[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        };
+        let own = rank(sighted.fingerprint);
+        let sight = sighted.sight(self);
+        let siblings = sighted.participants.iter().filter(|p| p.region == RegionIndex::OWN);
+        let mut others =
+            siblings.filter(|p| sight.is_heard(p) && forecast.note(p.session, label).weight > 0);
+        others.all(|sibling| rank(sibling.fingerprint) < own)
+    }
+
+    /// The regions that a grant reaches, with what each holds, has used and is asked for.
+    fn shares(
+        &self,
+        shard: &Shard,
+        key: &Key,
+        limit: &Limit,
+        label: Label,
+        forecast: &Forecast,
+        sighted: &Sighted,
+    ) -> Vec<Share> {
+        let sight = sighted.sight(self);
+        let by_region = shard.by_region(*key, label);
+        let used_in = |region: RegionIndex| {
+            let found = by_region.iter().find(|(r, _)| *r == region);
+            found.map_or(0, |(_, tally)| tally.counts.net())
+        };
+        let book = shard.watched.books(key).and_then(|books| books.of(label));
+        let held = |region: RegionNumber| {
+            book.map_or_else(
+                || self.split.base(limit.quantity, region),
+                |book| book.held(region, &self.split, limit.quantity),
+            )
+        };
+        let elapsed = sighted.cluster.since(limit.window.start(label));
+        let mut shares = Vec::new();
+        let nodes_of = |region: RegionIndex| {
+            sighted.participants.iter().filter(move |p: &&Participant| p.region == region)
+        };
+        let own = nodes_of(RegionIndex::OWN).filter(|p| sight.is_heard(p));
+        let (rate, stopped) = forecast.demand_in(sighted.now, label, true, own);
+        shares.push(Share {
+            region: self.own_region,
+            held: held(self.own_region),
+            used: used_in(RegionIndex::OWN).max(forecast.region_net(label)),
+            demand: Demand { rate, stopped },
+            age: Span::ZERO,
+            delay: Span::ZERO,
+        });
+        for (number, index) in sighted.regions.iter().filter(|(n, _)| self.split.has(*n)) {
+            let in_touch = || nodes_of(*index).filter(|p| sight.is_in_touch(p));
+            let Some(as_of) = in_touch().map(|p| p.as_of).min() else { continue };
+            let delay = in_touch().map(|p| p.delay).max().unwrap_or_default();
+            let (rate, stopped) = forecast.demand_in(sighted.now, label, false, in_touch());
+            shares.push(Share {
+                region: *number,
+                held: held(*number),
+                used: used_in(*index),
+                demand: Demand { rate, stopped },
+                age: sighted.now.since(as_of).min(elapsed),
+                delay,
+            });
+        }
+        shares
+    }
+
+    /// What the own region holds of a key, as far as this node has heard.
+    pub(super) fn held(&self, shard: &Shard, key: &Key, quantity: u64, label: Label) -> u64 {
+        let book = shard.watched.books(key).and_then(|books| books.of(label));
+        book.map_or_else(
+            || self.split.base(quantity, self.own_region),
+            |book| book.held(self.own_region, &self.split, quantity),
+        )
+    }
+
+    /// What the store is told of a key's rights.
+    pub(super) fn claim(
+        &self,
+        shard: &Shard,
+        key: Key,
+        limit: &Limit,
+        label: Label,
+    ) -> Claim {
+        let book = shard.watched.books(&key).and_then(|books| books.of(label));
+        let received =
+            book.map(|book| book.received(self.own_region, &self.split, limit.quantity));
+        Claim {
+            base: self.split.base(limit.quantity, self.own_region),
+            allowance: self.split.overdraft(
+                limit.quantity,
+                limit.consistency.overdraft(),
+                self.own_region,
+            ),
+            label_start: limit.window.start(label),
+            received: received.unwrap_or_default(),
+            grants: Vec::new(),
+        }
+    }
+}
+
+impl Sighted {
+    /// As forecasts see it.
+    pub(super) fn sight<G: Guarding>(&self, engine: &Engine<G>) -> Sight<'_> {
+        Sight {
+            now: self.now,
+            gossip: engine.settings.gossip,
+            reclaim_after: engine.settings.reclaim_after,
+            participants: &self.participants,
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What one node has heard of all regions' rights to a key, label by label.
+
+use super::{Book, Statement};
+use crate::time::Label;
+
+/// Labels whose books are kept: the previous, the current and the next one.
+const LABELS_MAX: usize = 3;
+
+/// The books of one key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Books {
+    /// By label.
+    books: alloc::vec::Vec<(Label, Book)>,
+}
+
+impl Books {
+    /// What was heard of a label.
+    pub(crate) fn of(&self, label: Label) -> Option<&Book> {
+        self.books.iter().find(|(of, _)| *of == label).map(|(_, book)| book)
+    }
+
+    /// Takes a statement, unless its label is older than all that there is room for. Returns whether
+    /// anything changed.
+    pub(crate) fn merge(&mut self, label: Label, told: &Statement) -> bool {
+        if let Some((_, book)) = self.books.iter_mut().find(|(of, _)| *of == label) {
+            return book.merge(told);
+        }
+        if self.books.len() == LABELS_MAX {
+            if self.books[0].0 > label {
+                return false;
+            }
+            self.books.remove(0);
+        }
+        let at = self.books.partition_point(|(of, _)| *of < label);
+        self.books.insert(at, (label, Book::default()));
+        self.books[at].1.merge(told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{RegionNumber, StoreEpoch},
+        rights::Row,
+    };
+
+    #[test]
+    fn labels_that_are_over_make_room() {
+        let from = RegionNumber(1);
+        let told = |n: u64| {
+            let given = Row::from_iter([(RegionNumber(2), n)]);
+            Statement { from, epoch: StoreEpoch(1), given, ceiling: 0 }
+        };
+        let mut books = Books::default();
+        for label in [7, 6, 8] {
+            assert!(books.merge(Label(label), &told(1)));
+        }
+        assert!(!books.merge(Label(7), &told(1)), "known");
+        assert!(!books.merge(Label(5), &told(9)), "over");
+        assert!(books.merge(Label(9), &told(2)));
+        assert!(books.of(Label(6)).is_none() && books.of(Label(7)).is_some());
+    }
+}

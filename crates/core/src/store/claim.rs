@@ -1,0 +1,54 @@
+//! What an operation on a limit under rights says beside the rest, and what it is answered.
+
+use alloc::vec::Vec;
+
+use crate::{
+    ids::RegionNumber,
+    rights::{Account, Received, Row},
+    time::ClusterTime,
+};
+
+/// What a node tells its store of a key's rights in the operation's label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Claim {
+    /// The region's base: what an account begins with that is not there yet.
+    pub base: u64,
+    /// What may be spent beyond what is held, where the net use stays within the operation's ceiling.
+    pub allowance: u64,
+    /// When the label begins.
+    pub label_start: ClusterTime,
+    /// What other regions have told of themselves.
+    pub received: Vec<Received>,
+    /// What to grant to whom, as far as it is held and not spent.
+    pub grants: Vec<(RegionNumber, u64)>,
+}
+
+/// How a key's account stands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Holding {
+    /// Whether the store, in its epoch, knows all that was done in the label: else nothing is spent.
+    pub open: bool,
+    /// The region's base.
+    pub base: u64,
+    /// What was granted to each region.
+    pub given: Row,
+    /// What each region has granted to this one.
+    pub received: Row,
+}
+
+impl Holding {
+    pub(crate) fn of(account: &Account, open: bool) -> Self {
+        let received = account.received().iter().map(|told| (told.from, told.amount));
+        Self {
+            open,
+            base: account.base(),
+            given: account.given().clone(),
+            received: received.filter(|(_, amount)| *amount > 0).collect(),
+        }
+    }
+
+    /// What may be spent and granted in all.
+    pub fn held(&self) -> u64 {
+        self.base.saturating_add(self.received.sum()).saturating_sub(self.given.sum())
+    }
+}
