@@ -88,16 +88,17 @@ struct Outcome {
 /// Runs one seed; an error says why there is no report.
 fn attempt(source: &Source, seed: u64) -> Result<Report, String> {
     let scenario = source.scenario(seed).map_err(|error| error.to_string())?;
+    caught(|| run(&scenario, seed))?.map_err(|error| error.to_string())
+}
+
+/// What a run comes to; an error says how it ended in a panic.
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     // What a panic leaves behind is dropped with it.
-    let caught = catch_unwind(AssertUnwindSafe(|| run(&scenario, seed)));
-    match caught {
-        Ok(report) => report.map_err(|error| error.to_string()),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!("panicked: {}", text.unwrap_or("without a word")))
-        }
-    }
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("panicked: {}", text.unwrap_or("without a word"))
+    })
 }
 
 /// Runs every seed on `jobs` threads; `progress` is told how many are done and how many of them failed.

@@ -2,7 +2,7 @@
 //! although there was room, and which part of its requests each region admitted.
 
 use serde::Serialize;
-use tidegate_core::time::{Label, Window};
+use tidegate_core::time::{ClusterTime, Label, Window};
 
 use crate::{queue::Instant, scenario::Schedule, subjects::Subjects};
 
@@ -167,6 +167,26 @@ impl Ledger {
         (most - least).max(0.0)
     }
 
+    /// Every measured window of the keys that `wanted` names, in the order of keys and time.
+    pub fn windows(
+        &self,
+        subjects: &Subjects,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Vec<WindowDeviation> {
+        let mut windows = Vec::new();
+        for (key, row) in self.rows.iter().enumerate().filter(|(key, _)| wanted(*key)) {
+            let facts = &subjects.keys[key];
+            for (n, cell) in self.cells[row.at..row.at + row.labels].iter().enumerate() {
+                windows.push(WindowDeviation {
+                    begins: facts.window.start(Label(row.first.0 + n as u64)),
+                    over_pct: percent(cell.admitted.saturating_sub(facts.quantity), facts.quantity),
+                    under_pct: percent(cell.central.saturating_sub(cell.admitted), cell.central),
+                });
+            }
+        }
+        windows
+    }
+
     /// How accurate the keys were that `wanted` names.
     pub fn accuracy(&self, subjects: &Subjects, wanted: impl Fn(usize) -> bool) -> Accuracy {
         let mut accuracy = Accuracy::default();
@@ -188,6 +208,17 @@ impl Ledger {
     }
 }
 
+/// One measured window of one key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WindowDeviation {
+    /// When it begins, by true cluster time.
+    pub begins: ClusterTime,
+    /// Admitted beyond the quantity, in percent of it.
+    pub over_pct: f64,
+    /// Not admitted although the central limiter admitted it, in percent of that.
+    pub under_pct: f64,
+}
+
 impl Deviation {
     /// One window more; the mean is a sum until it is divided.
     fn add(&mut self, percent: f64) {
@@ -203,7 +234,7 @@ fn percent(part: u64, whole: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::time::{ClusterTime, Span};
+    use tidegate_core::time::Span;
 
     use super::*;
     use crate::subjects::testing::subjects;
@@ -234,6 +265,9 @@ mod tests {
         }
         let accuracy = ledger.accuracy(&subjects, |key| key == 0);
         assert_eq!(accuracy.windows, 2);
+        let windows = ledger.windows(&subjects, |key| key == 0);
+        let told: Vec<_> = windows.iter().map(|w| (w.begins.0, w.over_pct, w.under_pct)).collect();
+        assert_eq!(told, [(101_000_000, 20.0, 0.0), (102_000_000, 0.0, 25.0)]);
         assert_eq!(accuracy.over, Deviation { mean_pct: 10.0, worst_pct: 20.0 });
         assert_eq!(accuracy.under, Deviation { mean_pct: 12.5, worst_pct: 25.0 });
     }

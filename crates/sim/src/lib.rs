@@ -28,6 +28,7 @@ pub mod store;
 pub mod subjects;
 pub mod swarm;
 mod table;
+pub mod targets;
 pub mod topology;
 pub mod trace;
 pub mod workload;

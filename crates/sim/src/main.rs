@@ -1,7 +1,7 @@
 //! The simulator's command line: `tidegate-sim`.
 //!
-//! Exit 0: every checker is content. 1: one found a violation. 2: a mistake in the scenario or the usage,
-//! or a command that is not built yet.
+//! Exit 0: every checker is content, every target met. 1: one found a violation, or a target was missed.
+//! 2: a mistake in the scenario or the usage.
 
 use std::{
     fs,
@@ -18,6 +18,7 @@ use tidegate_sim::{
     explore::explore,
     run,
     scenario::{Source, Variants},
+    targets::{self, Missed},
 };
 
 /// Try limits, traffic and places before trusting them.
@@ -36,8 +37,8 @@ enum Command {
     Explore(Explore),
     /// Run the variants of a scenario on the same requests, side by side.
     Compare(Compare),
-    /// (later) Measure every target.
-    Targets(Later),
+    /// Measure every target.
+    Targets(Targets),
 }
 
 #[derive(Debug, Args)]
@@ -91,11 +92,26 @@ struct Explore {
     json: bool,
 }
 
-/// Arguments of a command that does not exist yet: whatever they are.
 #[derive(Debug, Args)]
-struct Later {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    _arguments: Vec<String>,
+struct Targets {
+    /// The folder of target files.
+    #[arg(default_value = "config/scenarios/targets")]
+    folder: PathBuf,
+    /// Fewer seeds and windows, for a first look.
+    #[arg(long)]
+    short: bool,
+    /// Only these targets, such as T1,T6b.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    only: Vec<String>,
+    /// How many runs go on at a time; as many as there are cores if left out.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write the worst cell of whatever is missed to this folder, as scenarios for `run`.
+    #[arg(long, value_name = "FOLDER")]
+    keep: Option<PathBuf>,
 }
 
 const HOLDS: u8 = 0;
@@ -109,7 +125,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => simulate(&arguments),
         Command::Explore(arguments) => explore_seeds(&arguments),
         Command::Compare(arguments) => compare_variants(&arguments),
-        Command::Targets(_) => Err(later("targets")),
+        Command::Targets(arguments) => measure_targets(&arguments),
     };
     let code = outcome.unwrap_or_else(|message| {
         tell(&format!("tidegate-sim: {message}\n"));
@@ -118,8 +134,9 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn later(command: &str) -> String {
-    format!("`{command}` is not built yet; there are `run`, `explore` and `compare`")
+/// How many threads: as asked for, else one for each core.
+fn threads(jobs: Option<u16>) -> usize {
+    jobs.map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from)
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -171,9 +188,7 @@ fn explore_seeds(arguments: &Explore) -> Result<u8, String> {
     let source = Source::load(&arguments.scenario).map_err(|error| error.to_string())?;
     // Whatever is wrong with one seed's scenario is a mistake, not a violation.
     source.scenario(arguments.seeds.start).map_err(|error| error.to_string())?;
-    let jobs = arguments
-        .jobs
-        .map_or_else(|| thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs = threads(arguments.jobs);
     let path = arguments.scenario.display().to_string();
     let replay = |seed: u64| format!("tidegate-sim run {} --seed {seed}", quoted(&path));
     let total = arguments.seeds.end - arguments.seeds.start;
@@ -186,6 +201,30 @@ fn explore_seeds(arguments: &Explore) -> Result<u8, String> {
     });
     print(&if arguments.json { format!("{}\n", result.to_json()) } else { result.to_string() })?;
     Ok(if result.holds() { HOLDS } else { VIOLATED })
+}
+
+fn measure_targets(arguments: &Targets) -> Result<u8, String> {
+    let Targets { folder, short, only, jobs, json, keep } = arguments;
+    let all = targets::load(folder, only, *short).map_err(|error| error.to_string())?;
+    let watched = io::stderr().is_terminal();
+    let results = targets::measure_all(&all, folder, threads(*jobs), |done, total| {
+        if done % PROGRESS as usize == 0 || done == total {
+            let end = if watched && done < total { '\r' } else { '\n' };
+            tell(&format!("{done} of {total} runs{end}"));
+        }
+    });
+    if let Some(folder) = keep {
+        fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        for missed in &results.missed {
+            let path = folder.join(missed.file_name());
+            write(&path, &missed.scenario)?;
+            let path = quoted(&path.display().to_string());
+            let Missed { id, mode, measure, seed, .. } = missed;
+            tell(&format!("{id}, {mode}, {measure}: tidegate-sim run {path} --seed {seed}\n"));
+        }
+    }
+    print(&if *json { format!("{}\n", results.to_json()) } else { results.to_string() })?;
+    Ok(if results.holds() { HOLDS } else { VIOLATED })
 }
 
 /// A path as a shell takes it.

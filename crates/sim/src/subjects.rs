@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tidegate_core::{
     ids::{Key, Secret},
-    policy::{OnStoreFailure, PolicySet, Scope},
+    policy::{Consistency, OnStoreFailure, PolicySet, Scope},
     time::{Label, Window},
 };
 
@@ -31,6 +31,8 @@ pub struct KeyFacts {
     pub window: Window,
     /// The region whose use counts; `None`: all regions together.
     pub region: Option<usize>,
+    /// What its limit promises.
+    pub consistency: Consistency,
     /// Whether a refusal of this limit refuses (not so in shadow).
     pub enforced: bool,
     /// What answers when the store does not.
@@ -38,6 +40,11 @@ pub struct KeyFacts {
 }
 
 impl KeyFacts {
+    /// Whether regions admit what they have a right to, and no more than that and an overdraft.
+    pub const fn has_rights(&self) -> bool {
+        matches!(self.consistency, Consistency::Bounded { .. } | Consistency::Strict)
+    }
+
     /// Names a window of this key, for people.
     pub fn show(&self, label: Label) -> String {
         format!("{} of {}, window {}", self.limit, self.caller, label.0)
@@ -122,6 +129,7 @@ impl Subjects {
                         quantity: limit.quantity,
                         window: limit.window,
                         region,
+                        consistency: limit.consistency,
                         enforced: !policy.shadow,
                         on_store_failure: policy.on_store_failure,
                     };

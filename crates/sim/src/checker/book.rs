@@ -53,6 +53,8 @@ pub struct Facts {
     pub roomy: bool,
     /// What stores are like, and what stands before them.
     pub store: StoreSettings,
+    /// Each region's part of limits under rights, against those of the others.
+    pub weights: Vec<u32>,
 }
 
 impl Facts {
@@ -154,6 +156,11 @@ impl WindowBook {
     /// What a life admitted.
     pub fn admitted_by(&self, life: usize) -> u64 {
         self.admitted.get(life).copied().unwrap_or(0)
+    }
+
+    /// What stores agreed to charge, whether or not who asked has heard of it.
+    pub fn charged(&self) -> u64 {
+        self.agreed.iter().sum()
     }
 
     fn use_at(&mut self, at: Instant) {

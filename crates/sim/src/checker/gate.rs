@@ -6,7 +6,7 @@
 //! - the record that the store answers with holds at least that: a floor that is left out, or a merge that
 //!   forgot, shows here, and
 //! - what was charged left room: record + cost + what the asking node had been told of the other regions
-//!   is at most the quantity.
+//!   is at most the quantity (and, of a `bounded` limit, what all regions may overdraw).
 //!
 //! What is admitted without the store is held to the same, by the policy: `degrade` by what the node knows
 //! of its region, `closed` not at all.
@@ -14,9 +14,9 @@
 //! Unlike the bound over a whole window this has no slack at all: what a store has lost is allowed for
 //! exactly as far as the asking node could not know better.
 
-use tidegate_core::policy::OnStoreFailure;
+use tidegate_core::policy::{Consistency, OnStoreFailure};
 
-use super::{Book, Checker, Seen, Violations};
+use super::{Book, Checker, Seen, Violations, rights_bound::overdrafts};
 use crate::queue::Instant;
 
 /// See the module.
@@ -60,13 +60,19 @@ impl Checker for Gate {
                     ),
                 );
             }
-            if step.cost > 0 && least + weighed.others > facts.quantity {
+            let room = match facts.consistency {
+                Consistency::Bounded { overdraft_per_million } => {
+                    facts.quantity + overdrafts(book, facts.quantity, overdraft_per_million)
+                }
+                _ => facts.quantity,
+            };
+            if step.cost > 0 && least + weighed.others > room {
                 let of = facts.show(step.label);
                 self.violations.note(
                     at,
                     format_args!(
                         "{of}: life {life} was allowed {} above {} here and {} elsewhere, of {}",
-                        step.cost, weighed.record, weighed.others, facts.quantity
+                        step.cost, weighed.record, weighed.others, room
                     ),
                 );
             }

@@ -23,6 +23,8 @@ pub use invariants::Invariants;
 pub use liveness::Liveness;
 pub use merge_laws::MergeLaws;
 pub use plain_bound::PlainBound;
+pub use reunion::Reunion;
+pub use rights_bound::RightsBound;
 
 use crate::queue::Instant;
 
@@ -36,6 +38,8 @@ mod invariants;
 mod liveness;
 mod merge_laws;
 mod plain_bound;
+mod reunion;
+mod rights_bound;
 #[cfg(test)]
 mod testing;
 
@@ -200,6 +204,11 @@ pub enum Seen<'a> {
         /// What it did.
         change: Change,
     },
+    /// Two nodes are connected, perhaps again.
+    Linked {
+        /// Their lives.
+        lives: [usize; 2],
+    },
     /// A request had no living node to answer it.
     Unanswered {
         /// Where it came.
@@ -279,10 +288,12 @@ pub struct Panel {
     conservation: Conservation,
     gate: Gate,
     plain_bound: PlainBound,
+    rights_bound: RightsBound,
     liveness: Liveness,
     convergence: Convergence,
     invariants: Invariants,
     breaker: Breaker,
+    reunion: Reunion,
 }
 
 impl Panel {
@@ -295,10 +306,12 @@ impl Panel {
             conservation: Conservation::default(),
             gate: Gate::default(),
             plain_bound: PlainBound::default(),
+            rights_bound: RightsBound::default(),
             liveness: Liveness::default(),
             convergence,
             invariants: Invariants::default(),
             breaker: Breaker::default(),
+            reunion: Reunion::default(),
         }
     }
 
@@ -323,29 +336,38 @@ impl Panel {
         self.convergence.losses()
     }
 
-    /// What was admitted beyond what `plain` allows.
+    /// From the end of the last fault until every node had heard of every other again; `None` if there was
+    /// no fault, or some had not.
+    pub fn reunited_after(&self) -> Option<Span> {
+        self.reunion.after(&self.book)
+    }
+
+    /// What was admitted beyond what its mode allows.
     pub const fn wrongly_admitted(&self) -> u64 {
-        self.plain_bound.excess()
+        self.plain_bound.excess() + self.rights_bound.excess()
     }
 
     /// The book, and every checker to tell from it.
-    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 8]) {
+    fn parts(&mut self) -> (&mut Book, [&mut dyn Checker; 9]) {
         let Self {
             book,
             merge_laws,
             conservation,
             gate,
             plain_bound,
+            rights_bound,
             liveness,
             convergence,
             invariants,
             breaker,
+            reunion: _,
         } = self;
-        let checkers: [&mut dyn Checker; 8] = [
+        let checkers: [&mut dyn Checker; 9] = [
             merge_laws,
             conservation,
             gate,
             plain_bound,
+            rights_bound,
             liveness,
             convergence,
             invariants,
@@ -370,10 +392,12 @@ impl Panel {
         self.conservation.see(book, at, seen);
         self.gate.see(book, at, seen);
         self.plain_bound.see(book, at, seen);
+        self.rights_bound.see(book, at, seen);
         self.liveness.see(book, at, seen);
         self.convergence.see(book, at, seen);
         self.invariants.see(book, at, seen);
         self.breaker.see(book, at, seen);
+        self.reunion.see(book, at, seen);
     }
 
     /// The run is over: finishes every checker and closes every window.

@@ -10,6 +10,11 @@
 //! Beside it stands what no store had agreed to (a policy's answer to a failed store), and what *k*'s
 //! store had agreed to and had forgotten, with nobody who asked it knowing better. For a regional limit
 //! nobody else counts, and the bound is L itself.
+//!
+//! An `eventual` limit is held to it too: its nodes leave more room, never less. A `bounded` one is not:
+//! what others have overdrawn takes nothing away from the rights in a region's hand, even where it is known.
+
+use tidegate_core::policy::Consistency;
 
 use super::{Book, Checker, LastStep, Seen, Violations, WindowBook};
 use crate::queue::Instant;
@@ -55,7 +60,8 @@ impl Checker for PlainBound {
         let facts = &book.keys[window.key];
         let admitted: u64 = window.admitted.iter().sum();
         let bound = bound(book, window);
-        if facts.enforced && admitted > bound {
+        let overdrawn = matches!(facts.consistency, Consistency::Bounded { .. });
+        if facts.enforced && !overdrawn && admitted > bound {
             let of = facts.show(window.label);
             self.excess += admitted - bound;
             self.violations
@@ -146,6 +152,19 @@ mod tests {
         assert_eq!(again(7, 3), 0);
         assert_eq!(again(7, 4), 1, "7 were known, and 4 more are 11");
         assert_eq!(again(0, 10), 0, "it had heard from nobody");
+    }
+
+    #[test]
+    fn a_bounded_limit_has_a_bound_of_its_own_and_an_eventual_one_this() {
+        let admitted = |consistency| {
+            let mut bench = bench();
+            bench.book.keys[0].consistency = consistency;
+            bench.admit(0, 11);
+            bench.finish()
+        };
+        assert_eq!(admitted(Consistency::Bounded { overdraft_per_million: 1 }), 0);
+        assert_eq!(admitted(Consistency::Eventual), 1);
+        assert_eq!(admitted(Consistency::Strict), 1);
     }
 
     #[test]

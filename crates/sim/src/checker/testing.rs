@@ -3,7 +3,7 @@
 use tidegate_core::{
     counts::Tally,
     ids::{Caller, Key, LimitId},
-    policy::OnStoreFailure,
+    policy::{Consistency, OnStoreFailure},
     store::Counts,
     time::{ClusterTime, Label, Span, Window},
 };
@@ -30,6 +30,7 @@ pub(super) fn book() -> Book {
         quantity: QUANTITY,
         window,
         region: None,
+        consistency: Consistency::Plain,
         enforced: true,
         on_store_failure: OnStoreFailure::Degrade,
     };
@@ -50,6 +51,7 @@ pub(super) fn book() -> Book {
         recover_within: Span::secs(8),
         roomy: true,
         store: StoreSettings::default(),
+        weights: vec![1; 2],
     };
     Book::new(vec![key], 2, facts)
 }

@@ -30,6 +30,7 @@ mod faults;
 mod file;
 mod file_faults;
 mod file_load;
+pub(crate) mod settings;
 mod source;
 mod variants;
 

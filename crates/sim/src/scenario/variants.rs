@@ -5,11 +5,12 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
-use tidegate_core::policy::{Mistake, PolicySet};
 use toml::{Table, Value};
 
-use super::{Scenario, ScenarioError, build, file, folder_of, parse_policies, policy_text, read};
+use super::{
+    Scenario, ScenarioError, file, folder_of, read,
+    settings::{self, merge, one},
+};
 
 /// At most so many in one file: their reports are all kept.
 const VARIANTS_MAX: usize = 16;
@@ -97,10 +98,6 @@ impl Variants {
     }
 }
 
-fn one(place: &str, mistake: &str) -> ScenarioError {
-    ScenarioError(vec![format!("{place}: {mistake}")])
-}
-
 /// Whether the same requests come at the same instants, and the same part of them is measured.
 fn sees_the_same(a: &Scenario, b: &Scenario) -> bool {
     let times = |scenario: &Scenario| {
@@ -131,60 +128,11 @@ fn variant(
     if !fixed.is_empty() {
         return Err(ScenarioError(fixed));
     }
-    let of_limits = OF_LIMITS.map(|key| given.remove(key));
+    let mut limits = Table::new();
+    for key in OF_LIMITS {
+        limits.extend(given.remove(key).map(|value| (key.to_owned(), value)));
+    }
     let mut table = base.clone();
     merge(&mut table, given);
-    let file = file::File::deserialize(Value::Table(table))
-        .map_err(|error| one(place, error.message()))?;
-    let (text, called) = policy_text(&file.policies, place, folder)?;
-    let mut policies = parse_policies(&text, &called)?;
-    if of_limits.iter().any(Option::is_some) {
-        let changed = change_limits(&text, of_limits).ok_or_else(|| {
-            one(place, "it sets `consistency` or `overdraft`, and no limit is global")
-        })?;
-        // Lines are those of no file now; what can be wrong is what the variant sets.
-        policies = PolicySet::parse(&changed).map_err(|mistakes| {
-            let line = |m: &Mistake| format!("{place}: {}: {}", m.place, m.message);
-            ScenarioError(mistakes.iter().map(line).collect())
-        })?;
-    }
-    build::build(file, policies, folder).map_err(|mistakes| {
-        ScenarioError(mistakes.into_iter().map(|line| format!("{place}: {line}")).collect())
-    })
-}
-
-/// Sets what `given` says: tables key by key, all else as a whole.
-fn merge(into: &mut Table, given: Table) {
-    for (key, value) in given {
-        match (into.get_mut(&key), value) {
-            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
-            (_, value) => {
-                into.insert(key, value);
-            }
-        }
-    }
-}
-
-/// The policies with the mode of every global limit set; `None` if there is none. Another mode takes the
-/// overdraft of the old one away.
-fn change_limits(policies: &str, [consistency, overdraft]: [Option<Value>; 2]) -> Option<String> {
-    let mut table: Table = policies.parse().ok()?;
-    let mut changed = false;
-    let lists = table.get_mut("policy").and_then(Value::as_array_mut).into_iter().flatten();
-    let limits = lists
-        .filter_map(|policy| policy.get_mut("limit").and_then(Value::as_array_mut))
-        .flatten()
-        .filter_map(Value::as_table_mut);
-    for limit in limits.filter(|limit| limit.get("scope").and_then(Value::as_str) == Some("global"))
-    {
-        changed = true;
-        if let Some(consistency) = &consistency {
-            limit.insert("consistency".into(), consistency.clone());
-            limit.remove("overdraft");
-        }
-        if let Some(overdraft) = &overdraft {
-            limit.insert("overdraft".into(), overdraft.clone());
-        }
-    }
-    changed.then(|| table.to_string())
+    settings::scenario(table, &limits, place, folder)
 }

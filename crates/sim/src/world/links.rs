@@ -4,6 +4,7 @@ use tidegate_core::ids::Session;
 
 use super::{Event, World};
 use crate::{
+    checker::Seen,
     network::{REDIAL, SILENCE_MAX},
     queue::Instant,
 };
@@ -67,6 +68,10 @@ impl World<'_> {
             self.note(8, end as u64, u64::from(taken.is_ok()));
             self.network.link(at).believes[side] = Some(number);
             self.schedule_wake(now, end);
+        }
+        let number = |end: usize| self.nodes[end].life.as_ref().map(|life| life.number);
+        if let (Some(a), Some(b)) = (number(ends[0]), number(ends[1])) {
+            self.panel.see(now, &Seen::Linked { lives: [a, b] });
         }
     }
 
