@@ -40,6 +40,8 @@ pub(super) struct Merged {
     pub(super) closed: u64,
     /// Slots that did not fit.
     pub(super) refused: u64,
+    /// Whether any of it is of a key whose demand somebody watches.
+    pub(super) watched: bool,
     /// Whether any of it is of a limit that is spent by rights.
     pub(super) rights: bool,
     /// Whether a label was too far ahead, or too old for a clock that may still be set back.
@@ -190,6 +192,7 @@ impl Exchange {
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
                 merged.rights |= entry.note.rights;
+                merged.watched |= entry.note.weight > 0;
                 let shard = shard_of(entry.caller, shards.count());
                 let grew = shards.with(shard, |shard| {
                     if !closed {

@@ -39,6 +39,8 @@ const SURGE_FACTOR: f64 = 1.6;
 const SURGE_UNITS: f64 = 5.0;
 /// For so long after a surge began, its share is admitted on evidence only.
 const SURGE_LASTS: Span = Span::millis(500);
+/// Who has not been heard for so long is not waited for.
+const SILENT: Span = Span::millis(1_500);
 /// Nodes whose demand for one key is remembered.
 const TOLD_MAX: usize = 64;
 /// What comes from a place in the time that its news takes is nothing if it is less.
@@ -555,7 +557,9 @@ impl Forecast {
         let Some(surged) = self.surged.filter(|at| sight.now.since(*at) < SURGE_LASTS) else {
             return false;
         };
-        let mut heard = sight.participants.iter().filter(|p| sight.is_heard(p));
+        // An idle node is heard of once a second only.
+        let lives = |p: &&Participant| sight.now.since(p.as_of) <= SILENT + p.delay;
+        let mut heard = sight.participants.iter().filter(lives);
         question.own_region as f64 > question.share * question.quantity as f64
             && heard.any(|participant| participant.as_of <= surged)
     }
