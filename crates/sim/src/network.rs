@@ -208,7 +208,11 @@ mod tests {
     use crate::topology::{Cut, LinkFault, Place, Region, Weather};
 
     fn network(loss: f64, duplication: f64) -> Network {
-        let region = |name: &str| Region { name: RegionName::new(name).expect("a name"), nodes: 2, weight: 1 };
+        let region = |name: &str| Region {
+            name: RegionName::new(name).expect("a name"),
+            nodes: 2,
+            weight: 1,
+        };
         let weather = Weather { jitter: 0.2, jitter_tail: Span::millis(3), loss, duplication };
         let mut topology =
             Topology::usual(vec![region("us-east"), region("us-west"), region("eu-west")], weather);

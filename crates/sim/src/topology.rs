@@ -199,7 +199,11 @@ mod tests {
     use super::*;
 
     fn three() -> Topology {
-        let region = |name: &str| Region { name: RegionName::new(name).expect("a name"), nodes: 2, weight: 1 };
+        let region = |name: &str| Region {
+            name: RegionName::new(name).expect("a name"),
+            nodes: 2,
+            weight: 1,
+        };
         let weather =
             Weather { jitter: 0.2, jitter_tail: Span::millis(3), loss: 0.0, duplication: 0.0 };
         Topology::usual(vec![region("us-east"), region("us-west"), region("eu-west")], weather)

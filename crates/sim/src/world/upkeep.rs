@@ -67,12 +67,7 @@ impl World<'_> {
     }
 
     /// What becomes of a command that is no check.
-    fn outcome_of(
-        &mut self,
-        now: Instant,
-        node: usize,
-        command: &StoreCommand,
-    ) -> engine::Outcome {
+    fn outcome_of(&mut self, now: Instant, node: usize, command: &StoreCommand) -> engine::Outcome {
         let region = self.nodes[node].region;
         let answer = match self.admit(now, node) {
             Ok(mut permit) => {
@@ -87,12 +82,7 @@ impl World<'_> {
     }
 
     /// What the store says to a command that is no check, and after how long it would.
-    fn carry_out(
-        &mut self,
-        now: Instant,
-        region: usize,
-        command: &StoreCommand,
-    ) -> (Span, Answer) {
+    fn carry_out(&mut self, now: Instant, region: usize, command: &StoreCommand) -> (Span, Answer) {
         let fate = self.stores[region].fate(now);
         let time = self.store_time(region, now);
         let reply = fate.step.map(|_| self.stores[region].apply(command, time));

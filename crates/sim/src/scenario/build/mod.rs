@@ -135,7 +135,9 @@ fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
         loss: file.loss,
         duplication: file.duplication,
     };
-    for name in file.weights.keys().filter(|name| !regions.iter().any(|r| r.name.as_str() == **name)) {
+    for name in
+        file.weights.keys().filter(|name| !regions.iter().any(|r| r.name.as_str() == **name))
+    {
         notes.add("topology.weights", format_args!("`{name}` is none of the regions"));
     }
     let weights: Vec<_> = regions.iter().map(|r| (RegionNumber::of(&r.name), r.weight)).collect();
