@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
-    ids::{Caller, Key, LimitId, StoreEpoch},
-    store::{Action, Counts, Operation, StoreCommand, StoreReply},
-    time::{Label, Span, StoreTime},
+    ids::{Caller, Key, LimitId, RegionNumber, StoreEpoch},
+    rights::Received,
+    store::{Action, Claim, Counts, Holding, Opening, Operation, StoreCommand, StoreReply},
+    time::{ClusterTime, Label, Span, StoreTime},
 };
 use tidegate_node::{
     clock::Clock,
@@ -110,13 +111,7 @@ impl Subject {
 
     /// As [`ask`](Self::ask), without the times.
     async fn outcome(&self, operations: Vec<Operation>) -> Outcome {
-        match self.ask(operations).await {
-            StoreReply::Relabel { newest, .. } => Outcome::Relabel(newest),
-            StoreReply::Done { admitted, operations, .. } => Outcome::Done {
-                admitted,
-                operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
-            },
-        }
+        Outcome::of(self.ask(operations).await)
     }
 
     fn charge(&self, caller: u64, label: u64, cost: u64, ceiling: u64) -> Operation {
@@ -131,7 +126,22 @@ impl Subject {
             floor: Counts::default(),
             enforce: true,
             expires: now + Span::secs(7_200),
+            claim: None,
         }
+    }
+
+    /// A charge of a limit under rights, of which the region has a base of 10.
+    fn claim(&self, caller: u64, label: u64, cost: u64) -> Operation {
+        let label_start = ClusterTime(label * 10);
+        let claim = Claim { base: 10, label_start, ..Claim::default() };
+        Operation { claim: Some(Box::new(claim)), ..self.charge(caller, label, cost, 1_000) }
+    }
+
+    /// As [`ask`](Self::ask), with the word that labels of the store's epoch are whole from an instant on.
+    async fn ask_since(&self, opens: u64, operations: Vec<Operation>) -> StoreReply {
+        let (epoch, opens) = (self.epoch().await, ClusterTime(opens));
+        let opening = Some(Opening { epoch, opens });
+        self.store.apply(&StoreCommand { operations, opening }).await.expect("answered")
     }
 
     async fn used(&self, caller: u64, label: u64) -> u64 {
@@ -154,7 +164,28 @@ impl Drop for Subject {
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Relabel(Vec<Label>),
-    Done { admitted: bool, operations: Vec<(bool, Counts)> },
+    Done { admitted: bool, operations: Vec<(bool, Counts)>, holdings: Vec<Option<Holding>> },
+}
+
+impl Outcome {
+    fn of(reply: StoreReply) -> Self {
+        match reply {
+            StoreReply::Relabel { newest, .. } => Self::Relabel(newest),
+            StoreReply::Done { admitted, operations, .. } => Self::Done {
+                admitted,
+                operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
+                holdings: operations.into_iter().map(|o| o.holding.map(|h| *h)).collect(),
+            },
+        }
+    }
+
+    /// How a command of one operation stands with its account.
+    fn holding(&self) -> &Holding {
+        match self {
+            Self::Done { holdings, .. } => holdings[0].as_ref().expect("a holding"),
+            Self::Relabel(_) => panic!("relabel"),
+        }
+    }
 }
 
 fn admitted(outcome: &Outcome) -> bool {
@@ -201,7 +232,7 @@ async fn contract(s: &Subject) {
     assert!(admitted(&s.outcome(vec![s.charge(10, 8, 4, 10)]).await));
     let ended = Operation { not_after: s.clock.steady() - Span::secs(60), ..s.heal(12, 5, 9) };
     let heal = vec![s.heal(10, 7, 5), s.heal(10, 8, 3), s.heal(10, 6, 9), s.heal(11, 5, 6), ended];
-    let Outcome::Done { admitted: true, operations } = s.outcome(heal).await else {
+    let Outcome::Done { admitted: true, operations, .. } = s.outcome(heal).await else {
         panic!("a heal was refused")
     };
     let told: Vec<_> = operations.iter().map(|(passes, counts)| (*passes, counts.used)).collect();
@@ -257,9 +288,7 @@ async fn contract(s: &Subject) {
     // Nothing above the ceiling under concurrency.
     let calls = (0..64).map(|_| {
         let (store, operation) = (Arc::clone(&s.store), s.charge(9, 5, 1, 40));
-        tokio::spawn(
-            async move { store.apply(&StoreCommand::new(vec![operation])).await },
-        )
+        tokio::spawn(async move { store.apply(&StoreCommand::new(vec![operation])).await })
     });
     let mut passed = 0;
     for call in calls.collect::<Vec<_>>() {
@@ -269,14 +298,95 @@ async fn contract(s: &Subject) {
     assert_eq!((passed, s.used(9, 5).await), (40, 40));
 }
 
+/// What every store must keep of limits under rights.
+async fn contract_of_rights(s: &Subject) {
+    const THERE: RegionNumber = RegionNumber(7);
+    let ask = async |operation| Outcome::of(s.ask_since(1_000, vec![operation]).await);
+    let grant = |caller, label, amount| {
+        let mut grant = Operation { action: Action::Grant, ..s.claim(caller, label, 1) };
+        if let Some(claim) = &mut grant.claim {
+            claim.grants = vec![(THERE, amount)];
+        }
+        grant
+    };
+
+    // Nobody has said when labels are whole: nothing is spent or granted.
+    let unsaid = s.outcome(vec![s.claim(20, 100, 1)]).await;
+    assert!(!admitted(&unsaid) && !unsaid.holding().open);
+    // A label that began before is closed, and stays so.
+    assert!(!admitted(&ask(s.claim(20, 99, 1)).await));
+    assert!(ask(grant(20, 99, 3)).await.holding().given.is_empty());
+    // In a later one the base is spent, and no more.
+    assert!(admitted(&ask(s.claim(20, 100, 6)).await));
+    assert!(!admitted(&ask(s.claim(20, 100, 5)).await));
+    // What is granted can no longer be spent; and no more is granted than is left.
+    let granted = ask(grant(20, 100, 3)).await;
+    assert_eq!((granted.holding().given.of(THERE), granted.holding().held()), (3, 7));
+    assert!(!admitted(&ask(s.claim(20, 100, 2)).await));
+    assert_eq!(ask(grant(20, 100, 9)).await.holding().given.of(THERE), 4);
+    // What comes counts once.
+    for _ in 0..2 {
+        let mut told = s.claim(20, 100, 2);
+        if let Some(claim) = &mut told.claim {
+            let (from, epoch) = (THERE, StoreEpoch(3));
+            claim.received = vec![Received { from, epoch, amount: 3, ceiling: 0 }];
+        }
+        ask(told).await;
+    }
+    let after = ask(Operation { action: Action::Peek, ..s.claim(20, 100, 1) }).await;
+    assert_eq!((after.holding().received.of(THERE), after.holding().held()), (3, 9));
+    assert_eq!(s.used(20, 100).await, 8);
+    // An account ends with its label, and of the label before nothing is spent.
+    assert!(admitted(&ask(s.claim(20, 101, 10)).await));
+    assert!(!admitted(&ask(s.claim(20, 100, 1)).await));
+    // Up to its ceiling a limit may be overdrawn.
+    let overdrawn = |ceiling| {
+        let mut charge = Operation { ceiling, ..s.claim(20, 101, 1) };
+        if let Some(claim) = &mut charge.claim {
+            claim.allowance = 2;
+        }
+        charge
+    };
+    assert!(!admitted(&ask(overdrawn(10)).await));
+    assert!(admitted(&ask(overdrawn(11)).await));
+    assert!(admitted(&ask(overdrawn(99)).await));
+    assert!(!admitted(&ask(overdrawn(99)).await), "12 of 10 and 2");
+}
+
 #[tokio::test]
 async fn memory_keeps_the_contract() {
-    contract(&Subject::memory()).await;
+    let subject = Subject::memory();
+    contract(&subject).await;
+    contract_of_rights(&subject).await;
 }
 
 #[tokio::test]
 async fn redis_keeps_the_contract() {
-    contract(&Subject::redis().await).await;
+    let subject = Subject::redis().await;
+    contract(&subject).await;
+    contract_of_rights(&subject).await;
+}
+
+/// A random claim of one of two labels' worth of time, of which the later ones are whole.
+fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
+    let region = |random: &mut Xoshiro256PlusPlus| RegionNumber(random.random_range(1..4));
+    let received = (0..random.random_range(0..3)).map(|_| Received {
+        from: region(random),
+        epoch: StoreEpoch(random.random_range(1..3)),
+        amount: random.random_range(0..15),
+        ceiling: random.random_range(0..15),
+    });
+    let received = received.collect();
+    let grants = (0..random.random_range(0..3))
+        .map(|_| (region(random), random.random_range(0..9)))
+        .collect();
+    Claim {
+        base: random.random_range(0..20),
+        allowance: random.random_range(0..3),
+        label_start: ClusterTime(label * 10),
+        received,
+        grants,
+    }
 }
 
 /// Random commands over few keys and labels, so that they meet.
@@ -288,11 +398,13 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
             let charge = s.charge(random.random_range(0..6), label, random.random_range(1..8), 20);
             let used = random.random_range(0..6);
             Operation {
-                action: match random.random_range(0..10) {
+                action: match random.random_range(0..12) {
                     0 => Action::Peek,
                     1 | 2 => Action::Heal,
+                    3 | 4 => Action::Grant,
                     _ => charge.action,
                 },
+                claim: random.random_bool(0.5).then(|| random_claim(random, label).into()),
                 ceiling: random.random_range(0..40),
                 floor: if random.random_bool(0.2) {
                     Counts { used, refunded: random.random_range(0..=used) }
@@ -319,8 +431,10 @@ async fn redis_answers_as_memory_does() {
     for round in 0..4_000 {
         let operations = random_command(&memory, &mut random, 100 + round / 40);
         let story = format!("seed {seed}, round {round}: {operations:?}");
-        let expected = memory.outcome(operations.clone()).await;
-        assert_eq!(redis.outcome(operations).await, expected, "{story}");
+        // Labels are whole from the second half on.
+        let expected = Outcome::of(memory.ask_since(1_500, operations.clone()).await);
+        let found = Outcome::of(redis.ask_since(1_500, operations).await);
+        assert_eq!(found, expected, "{story}");
     }
 }
 
@@ -432,8 +546,7 @@ async fn a_record_of_another_version_or_type_is_an_error_and_nothing_is_charged(
             Operation { not_after: s.clock.steady() - Span::secs(60), ..s.charge(1, 5, 1, 10) };
         for wrong in [s.charge(1, 5, 1, 10), s.heal(1, 5, 3), late] {
             let both = vec![s.charge(2, 5, 1, 10), wrong];
-            let error =
-                s.store.apply(&StoreCommand::new(both)).await.expect_err("not ours");
+            let error = s.store.apply(&StoreCommand::new(both)).await.expect_err("not ours");
             assert!(matches!(&error, StoreError::Record(why) if why.contains(&keys[0])), "{error}");
         }
     }
@@ -468,9 +581,8 @@ async fn a_full_memory_store_takes_no_new_key() {
     let mut full = 0;
     for caller in 0..1_000 {
         let charge = vec![s.charge(caller, 5, 1, 10)];
-        full += usize::from(
-            s.store.apply(&StoreCommand::new(charge)).await == Err(StoreError::Full),
-        );
+        full +=
+            usize::from(s.store.apply(&StoreCommand::new(charge)).await == Err(StoreError::Full));
     }
     assert_eq!(full, 1_000 - 64);
     let _: StoreTime = clock.steady();

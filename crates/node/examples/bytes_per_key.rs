@@ -154,7 +154,7 @@ fn always_admitted(command: &StoreCommand) -> StoreReply {
         if let Action::Charge { cost } = operation.action {
             counts.used += cost;
         }
-        OperationReply { passes: true, counts }
+        OperationReply::new(true, counts)
     });
     let now = StoreTime(START.0);
     StoreReply::Done { admitted: true, now, epoch: StoreEpoch(1), operations: operations.collect() }

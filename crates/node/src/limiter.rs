@@ -44,6 +44,8 @@ struct Inner {
     started: AtomicBool,
     /// Wakes who drives the frames, when peers should hear at once of what a check brought.
     urgent: Notify,
+    /// Wakes who grants, when peers have told something of limits under rights.
+    grants: Notify,
 }
 
 impl Limiter {
@@ -69,6 +71,7 @@ impl Limiter {
             clock,
             started: AtomicBool::new(false),
             urgent: Notify::new(),
+            grants: Notify::new(),
         }))
     }
 
@@ -85,6 +88,21 @@ impl Limiter {
     /// Completes when peers should hear at once of what a check brought.
     pub async fn urgent(&self) {
         self.0.urgent.notified().await;
+    }
+
+    /// Peers should hear at once what there is to tell.
+    pub fn wake_frames(&self) {
+        self.0.urgent.notify_one();
+    }
+
+    /// Completes when peers have told something of limits under rights.
+    pub async fn grants_wanted(&self) {
+        self.0.grants.notified().await;
+    }
+
+    /// Peers have told something of limits under rights.
+    pub fn wake_grants(&self) {
+        self.0.grants.notify_one();
     }
 
     /// The policies in force.

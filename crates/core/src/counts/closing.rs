@@ -346,7 +346,8 @@ mod tests {
 
     fn merge(shard: &mut Shard, caller: u64, used: u64) -> Option<bool> {
         let entry = entry(caller, used);
-        shard.merge_closed(&entry, RegionIndex(1), false, Tick::default())
+        shard
+            .merge_closed(&entry, RegionIndex(1), false, Tick::default())
             .expect("room")
             .map(|grown| grown.at_all)
     }

@@ -105,7 +105,14 @@ mod tests {
             let shape = Shape { limit: KEY.limit, window, scope: Scope::Global };
             let tally = Tally { counts: Counts { used, refunded: 0 }, offered };
             let session = SessionIndex(1);
-            let entry = Entry { caller: KEY.caller, shape, label: Label(label), session, tally, note: Note::default() };
+            let entry = Entry {
+                caller: KEY.caller,
+                shape,
+                label: Label(label),
+                session,
+                tally,
+                note: Note::default(),
+            };
             shard.merge(&entry, US, false, Tick::default()).expect("room");
         }
         shard.exposure(KEY, (window, 1_000), ClusterTime(75_000_000), ages)
@@ -140,7 +147,14 @@ mod tests {
                 tell: false,
             };
             shard.add_own(&asked, Tick::default());
-            let entry = Entry { caller, shape, label: Label(7), session: SessionIndex(1), tally, note: Note::default() };
+            let entry = Entry {
+                caller,
+                shape,
+                label: Label(7),
+                session: SessionIndex(1),
+                tally,
+                note: Note::default(),
+            };
             shard.merge(&entry, US, false, Tick::default()).expect("room");
         }
         let mut worst = BTreeMap::new();

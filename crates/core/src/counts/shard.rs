@@ -367,7 +367,14 @@ impl Shard {
 
     /// Begins to watch a key, with what its cells know of other sessions' demand. `now` is `elapsed` after
     /// `label` began.
-    pub(crate) fn watch(&mut self, key: &Key, window: Window, label: Label, now: Mono, elapsed: Span) {
+    pub(crate) fn watch(
+        &mut self,
+        key: &Key,
+        window: Window,
+        label: Label,
+        now: Mono,
+        elapsed: Span,
+    ) {
         let of = |label: Label| {
             let slots = self.slots_of(*key, label).iter();
             slots.filter(|slot| slot.session != SessionIndex::OWN).copied().collect::<Vec<_>>()

@@ -28,7 +28,7 @@ const STALENESS_MAX: Span = Span::millis(500);
 const EVIDENCE_REGIONS_MAX: usize = 5;
 
 /// A store that began so soon after its cluster was founded has forgotten nothing.
-const FOUNDING: Span = Span::secs(3);
+const FOUNDING: Span = Span::secs(5);
 
 /// Whether more than one unit of a limit may be on its way at a time, if it is asked for as much as it
 /// allows: else `eventual` is `plain`.
@@ -108,8 +108,7 @@ impl<G: Guarding> Engine<G> {
                     self.forecast(shard, plan, &known, sighted, again);
                 }
                 if plan.has_rights() {
-                    plan.claim =
-                        Some(self.claim(shard, plan.key, plan.limit(), plan.label).into());
+                    plan.claim = Some(self.claim(shard, plan.key, plan.limit(), plan.label).into());
                 }
             });
         }
@@ -153,7 +152,8 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Whether a store's epoch is its first: nothing can have been forgotten. It is if it began when the
-    /// cluster was founded, and no region knows better; and where nobody else counts, since then a store that
+    /// cluster was founded, and no region knows better: all have told what they knew, and nothing of an
+    /// earlier run of a node of ours. And where nobody else counts, since then a store that
     /// loses its memory loses the names of callers with it.
     fn is_founding(&self, epoch: StoreEpoch) -> bool {
         if self.split.regions().len() == 1 {
@@ -362,7 +362,8 @@ impl<G: Guarding> Engine<G> {
                     },
                     Tick::of(now),
                 );
-                let own = if watched { shard.known(plan.key, plan.label).own_session.net() } else { 0 };
+                let own =
+                    if watched { shard.known(plan.key, plan.label).own_session.net() } else { 0 };
                 let forecast = shard.watched.touch(&plan.key, now)?;
                 Some(forecast.handle_answer(now, plan.label, plan.ceiling, passes, own, region))
             });
@@ -375,12 +376,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Takes the store's word of what the own region has granted: whoever granted it may be gone.
-    fn note_holdings(
-        &self,
-        ticket: &Ticket,
-        epoch: StoreEpoch,
-        replies: &[OperationReply],
-    ) {
+    fn note_holdings(&self, ticket: &Ticket, epoch: StoreEpoch, replies: &[OperationReply]) {
         for (plan, reply) in ticket.planned.iter().zip(replies) {
             let Some(holding) = &reply.holding else { continue };
             self.with_shard(plan.key, |shard| {

@@ -72,7 +72,11 @@ pub(super) struct Grants {
 impl<G: Guarding> Engine<G> {
     /// The next granting command, if one is due: have the store carry it out, then call
     /// [`handle_granted`](Self::handle_granted). Call until `None`; bounded, and harmless when early.
-    pub fn poll_grants(&self, policies: &PolicySet, now: Mono) -> Option<(StoreCommand, GrantTicket)> {
+    pub fn poll_grants(
+        &self,
+        policies: &PolicySet,
+        now: Mono,
+    ) -> Option<(StoreCommand, GrantTicket)> {
         let from = self.grants.with(|grants| {
             let wanted = self.pace.take_grants_wanted();
             if grants.under_way {
@@ -134,7 +138,8 @@ impl<G: Guarding> Engine<G> {
             grants.under_way = !operations.is_empty();
         });
         let opening = self.opening(now);
-        (!operations.is_empty()).then(|| (StoreCommand { operations, opening }, GrantTicket { asked_at: now, asked }))
+        let ticket = GrantTicket { asked_at: now, asked };
+        (!operations.is_empty()).then_some((StoreCommand { operations, opening }, ticket))
     }
 
     /// Takes what became of a granting command. What was granted is told at once; a command that failed is
@@ -179,6 +184,12 @@ impl<G: Guarding> Engine<G> {
         if !waiting.is_empty() {
             self.exchange.with(|exchange| exchange.hurry_to(now, &waiting));
         }
+    }
+
+    /// Whether peers have told something of limits under rights that [`poll_grants`](Self::poll_grants) has
+    /// not looked at: whoever drives it is to be woken.
+    pub fn wants_grants(&self) -> bool {
+        self.pace.are_grants_wanted()
     }
 
     /// When to call [`poll_grants`](Self::poll_grants) again; `None` while no limit is spent by rights.
@@ -229,8 +240,7 @@ impl<G: Guarding> Engine<G> {
         }
         let time_left = limit.window.end(label).since(sighted.cluster);
         let shares = self.shares(shard, key, limit, label, forecast, sighted);
-        let mut grants =
-            rights::grants(self.own_region, &shares, time_left, limit.window.length());
+        let mut grants = rights::grants(self.own_region, &shares, time_left, limit.window.length());
         let claim = self.claim(shard, *key, limit, label);
         let waits = |to: RegionNumber| {
             let share = shares.iter().find(|share| share.region == to);
@@ -239,15 +249,15 @@ impl<G: Guarding> Engine<G> {
         grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.base || waits(*to));
         let waiting = grants.iter().map(|(to, _)| *to).filter(|to| waits(*to)).collect();
         let claim = Claim { grants, ..claim };
-        (!claim.grants.is_empty()).then(|| Granting { key: *key, limit, label, claim, waiting })
+        let granting = Granting { key: *key, limit, label, claim, waiting };
+        (!granting.claim.grants.is_empty()).then_some(granting)
     }
 
     /// Whether this node is the one of its region that grants of a key: of those that know of it, the first
     /// by a number that node and key have.
     fn leads(&self, key: &Key, label: Label, forecast: &Forecast, sighted: &Sighted) -> bool {
-        let rank = |fingerprint: u64| {
-            (fingerprint ^ key.caller.0[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        };
+        let rank =
+            |fingerprint: u64| (fingerprint ^ key.caller.0[0]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let own = rank(sighted.fingerprint);
         let sight = sighted.sight(self);
         let siblings = sighted.participants.iter().filter(|p| p.region == RegionIndex::OWN);
@@ -321,16 +331,9 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// What the store is told of a key's rights.
-    pub(super) fn claim(
-        &self,
-        shard: &Shard,
-        key: Key,
-        limit: &Limit,
-        label: Label,
-    ) -> Claim {
+    pub(super) fn claim(&self, shard: &Shard, key: Key, limit: &Limit, label: Label) -> Claim {
         let book = shard.watched.books(&key).and_then(|books| books.of(label));
-        let received =
-            book.map(|book| book.received(self.own_region, &self.split, limit.quantity));
+        let received = book.map(|book| book.received(self.own_region, &self.split, limit.quantity));
         Claim {
             base: self.split.base(limit.quantity, self.own_region),
             allowance: self.split.overdraft(

@@ -49,7 +49,13 @@ fn lie(of: Option<Speaker>, limit: usize, used: u64) -> Slots {
         window: window.length().0,
         global: limit.scope == Scope::Global,
         label: window.label_at(START).0,
-        entries: vec![SlotEntry { caller: caller().to_bytes(), used, refunded: 0, refused: 0, note: 0 }],
+        entries: vec![SlotEntry {
+            caller: caller().to_bytes(),
+            used,
+            refunded: 0,
+            refused: 0,
+            note: 0,
+        }],
     }
 }
 
@@ -75,7 +81,8 @@ fn sentence(world: &World) -> Option<Sentence> {
 fn who_claims_what_cannot_be_again_and_again_is_not_listened_to_for_a_while() {
     let mut world = world();
     let speaks_for_ap = Some(Speaker { region: "ap".into(), node: "a".into(), boot: 1 });
-    let refunds_more = SlotEntry { caller: caller().to_bytes(), used: 1, refunded: 2, refused: 0, note: 0 };
+    let refunds_more =
+        SlotEntry { caller: caller().to_bytes(), used: 1, refunded: 2, refused: 0, note: 0 };
     let impossible = [
         lie(speaks_for_ap, HOURLY, 1),
         lie(None, BURST, 1),

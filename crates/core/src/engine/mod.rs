@@ -216,7 +216,8 @@ struct Views {
     numbers: Arc<[(RegionNumber, RegionIndex)]>,
     /// A number of this session that is the same on every node.
     fingerprint: u64,
-    /// Whether every configured region has told what it knew when the two met.
+    /// Whether every configured region has told what it knew when the two met, and nothing of an earlier
+    /// session of this region.
     all_have_answered: bool,
 }
 
@@ -537,7 +538,8 @@ impl<G: Guarding> Engine<G> {
             views.participants = exchange.participants(now);
             views.numbers = exchange.numbers();
             views.fingerprint = exchange.own_fingerprint();
-            views.all_have_answered = exchange.have_answered(&self.split);
+            views.all_have_answered |=
+                exchange.have_answered(&self.split) && !exchange.knows_gone_siblings();
         });
     }
 

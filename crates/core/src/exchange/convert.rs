@@ -36,7 +36,6 @@ impl SlotEntry {
         }
     }
 
-
     pub(super) fn tally(&self) -> Tally {
         let counts = Counts { used: self.used, refunded: self.refunded };
         Tally { counts, offered: self.used.saturating_add(self.refused) }
@@ -44,6 +43,13 @@ impl SlotEntry {
 
     pub(super) fn read(&self, shape: Shape, label: Label, session: SessionIndex) -> Entry {
         let caller = Caller::from_bytes(self.caller);
-        Entry { caller, shape, label, session, tally: self.tally(), note: Note::from_bits(self.note) }
+        Entry {
+            caller,
+            shape,
+            label,
+            session,
+            tally: self.tally(),
+            note: Note::from_bits(self.note),
+        }
     }
 }

@@ -279,9 +279,8 @@ impl Exchange {
 
     /// Whose demand weighs in forecasts: all peers that were heard within the last hour.
     pub(crate) fn participants(&self, now: Mono) -> Arc<[Participant]> {
-        let recent = |peer: &&Peer| {
-            peer.incoming.newest_at().is_some_and(|at| now.since(at) < MISSED_MAX)
-        };
+        let recent =
+            |peer: &&Peer| peer.incoming.newest_at().is_some_and(|at| now.since(at) < MISSED_MAX);
         let participant = |peer: &Peer| {
             let (session, region, delay) = (peer.index, peer.region, peer.distance.delay());
             let fingerprint = self.sessions.fingerprints()[usize::from(session.0)];
@@ -316,6 +315,14 @@ impl Exchange {
             })
         };
         split.regions().filter(|region| *region != self.sessions.own_region()).all(answered)
+    }
+
+    /// Whether a session of the own region is known that is over.
+    pub(crate) fn knows_gone_siblings(&self) -> bool {
+        let connected = |session: &Session| {
+            self.peers.get(&session.id).is_some_and(|p| p.connected && p.session == *session)
+        };
+        self.sessions.of_own_region().any(|session| !connected(session))
     }
 
     /// Nodes of this region that are connected, this one included.
@@ -588,9 +595,7 @@ impl Exchange {
 
     /// The peers in some regions do.
     pub(crate) fn hurry_to(&mut self, now: Mono, regions: &[RegionNumber]) {
-        self.hurry_whom(now, |peer| {
-            regions.contains(&RegionNumber::of(&peer.session.id.region))
-        });
+        self.hurry_whom(now, |peer| regions.contains(&RegionNumber::of(&peer.session.id.region)));
     }
 
     fn hurry_whom(&mut self, now: Mono, whom: impl Fn(&Peer) -> bool) {

@@ -54,9 +54,9 @@ pub(super) fn pack<S: Shards>(
         (!told.given.is_empty() || told.ceiling > 0).then_some((entry, told))
     });
     let stated: Vec<_> = stated.collect();
-    for group in stated.chunk_by(|(a, _), (b, _)| {
-        (a.shape.limit, a.label) == (b.shape.limit, b.label)
-    }) {
+    for group in
+        stated.chunk_by(|(a, _), (b, _)| (a.shape.limit, a.label) == (b.shape.limit, b.label))
+    {
         let shape = group[0].0.shape;
         let entry = |(entry, told): &(&Entry, Statement)| RightsEntry {
             caller: entry.caller.to_bytes(),

@@ -69,6 +69,12 @@ impl Sessions {
         self.own_region
     }
 
+    /// The other sessions of the own region that are known.
+    pub(super) fn of_own_region(&self) -> impl Iterator<Item = &Session> {
+        let own = &self.own().id.region;
+        self.indices.keys().filter(move |s| s.id.region == *own && *s != self.own())
+    }
+
     pub(super) fn own(&self) -> &Session {
         &self.by_index[0].0
     }

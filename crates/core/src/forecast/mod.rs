@@ -323,11 +323,7 @@ impl Forecast {
 
     /// What the own region may have used in the label for the request to pass: what the store's step is
     /// given as ceiling. And how soon peers should hear of the key.
-    pub(crate) fn ceiling(
-        &mut self,
-        question: &Question,
-        sight: &Sight<'_>,
-    ) -> (Ceiling, Urgency) {
+    pub(crate) fn ceiling(&mut self, question: &Question, sight: &Sight<'_>) -> (Ceiling, Urgency) {
         self.turn(question.label);
         let question = &Question { own_region: question.own_region.max(self.region), ..*question };
         (self.decide(question, sight), self.urgency(question, sight))
@@ -350,13 +346,7 @@ impl Forecast {
     }
 
     /// What is to be kept free for growth of which that is the mean and the variance.
-    fn kept_free(
-        &self,
-        growth: f64,
-        variance: f64,
-        question: &Question,
-        sight: &Sight<'_>,
-    ) -> u64 {
+    fn kept_free(&self, growth: f64, variance: f64, question: &Question, sight: &Sight<'_>) -> u64 {
         if variance < 1.0 {
             // Less than one request is under way: nothing to forecast.
             return 0;
@@ -417,8 +407,7 @@ impl Forecast {
         if variance < 1.0 {
             return free(certain);
         }
-        let ceiling =
-            certain.saturating_sub(self.kept_free(growth, variance, question, sight));
+        let ceiling = certain.saturating_sub(self.kept_free(growth, variance, question, sight));
         if question.evidence && self.lacks_evidence(question, sight) {
             let share = libm::floor(question.share * question.quantity as f64) as u64;
             return free(ceiling.min(share));
@@ -531,7 +520,9 @@ impl Forecast {
     /// Units per second that nodes that can be heard are asked for, the own one left out.
     fn demand_of_others(&self, sight: &Sight<'_>) -> f64 {
         let heard = sight.participants.iter().filter(|p| sight.is_heard(p));
-        heard.map(|p| self.told_by(p).map_or(0.0, |t| t.demand.fading(p.as_of, self.memory).0)).sum()
+        heard
+            .map(|p| self.told_by(p).map_or(0.0, |t| t.demand.fading(p.as_of, self.memory).0))
+            .sum()
     }
 
     fn told_by(&self, participant: &Participant) -> Option<&Told> {

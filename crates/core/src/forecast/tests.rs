@@ -13,7 +13,14 @@ fn forecast() -> Forecast {
 }
 
 fn peer(as_of: Mono) -> Participant {
-    Participant { session: PEER, region: RegionIndex(1), as_of, delay: Span::millis(40), echoed: None, fingerprint: 7 }
+    Participant {
+        session: PEER,
+        region: RegionIndex(1),
+        as_of,
+        delay: Span::millis(40),
+        echoed: None,
+        fingerprint: 7,
+    }
 }
 
 fn sight(now: Mono, participants: &[Participant]) -> Sight<'_> {
@@ -40,7 +47,14 @@ fn question(elapsed: u64, others: u64, own: u64) -> Question {
 
 fn news(units: u64, label: Label, stopped: bool, since: u64, told: u64) -> News {
     let (since, told) = (ms(since), ms(told));
-    News { session: PEER, label, units, note: Note { weight: 1, rights: false, stopped }, since, told }
+    News {
+        session: PEER,
+        label,
+        units,
+        note: Note { weight: 1, rights: false, stopped },
+        since,
+        told,
+    }
 }
 
 #[test]
@@ -99,7 +113,11 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
     let refused = Ceiling::certain(0);
     assert_eq!(forecast.handle_answer(ms(300), LABEL, refused, false, 400, None), Urgency::Now);
     assert!(forecast.has_stopped(LABEL));
-    assert_eq!(forecast.handle_answer(ms(301), LABEL, refused, false, 400, None), Urgency::None, "once");
+    assert_eq!(
+        forecast.handle_answer(ms(301), LABEL, refused, false, 400, None),
+        Urgency::None,
+        "once"
+    );
     // The other one has stopped too, and says so after it has heard of this stop.
     forecast.handle_asked(ms(450), LABEL, 250);
     forecast.handle_news(&news(250, LABEL, true, 200, 450));
@@ -107,8 +125,7 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
     let ask = |own| question(450, 520, own);
     let mut admitted = 0;
     for _ in 0..100 {
-        let (ceiling, _) =
-            forecast.ceiling(&ask(400 + admitted), &sight(ms(450), &participants));
+        let (ceiling, _) = forecast.ceiling(&ask(400 + admitted), &sight(ms(450), &participants));
         let passes = ceiling.net > 400 + admitted;
         admitted += u64::from(passes);
         forecast.handle_answer(ms(450), LABEL, ceiling, passes, 400 + admitted, None);
@@ -121,8 +138,9 @@ fn what_is_under_way_counts_against_the_part() {
     let mut forecast = forecast();
     forecast.handle_asked(ms(200), LABEL, 200);
     forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), false, 400, None);
-    let ceilings: Vec<_> =
-        (0..700).map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[])).0).collect();
+    let ceilings: Vec<_> = (0..700)
+        .map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[])).0)
+        .collect();
     assert_eq!(ceilings.iter().filter(|ceiling| ceiling.net > 0).count(), 600);
     for ceiling in ceilings {
         forecast.handle_answer(ms(460), LABEL, ceiling, false, 400, None);

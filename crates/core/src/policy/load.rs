@@ -278,9 +278,8 @@ fn consistency(fields: &Fields<'_>, scope: Option<Scope>) -> Option<Consistency>
     if word != "bounded"
         && let Some(field) = &overdraft
     {
-        return field.refuse_key(
-            "is for bounded limits: leave it out, or write consistency = \"bounded\"",
-        );
+        return field
+            .refuse_key("is for bounded limits: leave it out, or write consistency = \"bounded\"");
     }
     match (scope?, fields.get("consistency")) {
         (Scope::Region, None) => Some(Consistency::Plain),
@@ -315,7 +314,9 @@ fn percent(field: &Field<'_>) -> Option<u32> {
     parsed.filter(|parsed| (1..=1_000_000).contains(parsed)).map_or_else(
         || {
             let shown = Shown(text);
-            field.refuse(format_args!("{shown} is not a part such as \"2%\": \"0.0001%\" to \"100%\""))
+            field.refuse(format_args!(
+                "{shown} is not a part such as \"2%\": \"0.0001%\" to \"100%\""
+            ))
         },
         Some,
     )

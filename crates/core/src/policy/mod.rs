@@ -1,11 +1,11 @@
 //! Policies: which requests they match, whom they count, and under which limits.
 
-use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 
 use crate::{
     ids::{Caller, CallerHasher, LimitId, Secret},
     store::COUNT_MAX,
-    time::Window,
+    time::{Span, Window},
 };
 
 pub use glob::{GLOB_BYTES_MAX, Glob, GlobError};
@@ -27,6 +27,9 @@ mod suggest;
 
 /// The largest quantity of a limit: what every store counts exactly.
 pub const QUANTITY_MAX: u64 = COUNT_MAX;
+
+/// With less, limits under rights refuse much that would fit.
+const RIGHTS_QUANTITY: u64 = 100;
 
 /// The algorithm of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -224,6 +227,30 @@ impl PolicySet {
     pub fn new(policies: Vec<Arc<Policy>>) -> Self {
         let hash = hash::of(&policies);
         Self { policies, hash }
+    }
+
+    /// What can be served, but not well, with clocks that are known to `clock_error`; one line each.
+    pub fn warnings(&self, clock_error: Span) -> Vec<String> {
+        let limits = self
+            .policies
+            .iter()
+            .flat_map(|policy| policy.limits.iter().map(move |limit| (policy, limit)));
+        let mut warnings = Vec::new();
+        for (policy, limit) in limits.filter(|(_, limit)| limit.consistency.has_rights()) {
+            let consistency = limit.consistency.as_str();
+            let place = format!("policy \"{}\", limit \"{}\"", policy.name, limit.name);
+            if limit.quantity < RIGHTS_QUANTITY {
+                warnings.push(format!(
+                    "{place}: {consistency} with a quantity below {RIGHTS_QUANTITY}: regions hold so few units each that requests may wait for a grant; eventual refuses less"
+                ));
+            }
+            if limit.window.length() < clock_error.times(10) {
+                warnings.push(format!(
+                    "{place}: {consistency} with a window below ten times cluster.clock_error: what regions spend in one window may fall into parts of two"
+                ));
+            }
+        }
+        warnings
     }
 
     /// The limit of this number, and the policy it belongs to.

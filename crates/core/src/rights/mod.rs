@@ -18,10 +18,10 @@
 
 pub use account::{Account, Fence, Received};
 pub use book::{Book, Statement};
+pub(crate) use books::Books;
 pub use grant::{Demand, Share, grants};
 pub use recovery::{Answer, Recovery, Reopening, answer};
 pub use row::Row;
-pub(crate) use books::Books;
 pub use split::{REGIONS_MAX, Split, SplitError, WEIGHT_MAX};
 
 mod account;

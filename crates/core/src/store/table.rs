@@ -39,7 +39,14 @@ impl Table {
     /// An empty table for at most `records_max` records. Whoever makes another one in its place gives
     /// that a larger epoch.
     pub fn new(records_max: usize, epoch: StoreEpoch) -> Self {
-        Self { slab: Slab::new(), index: HashTable::new(), records_max, epoch, opens: None, hand: 0 }
+        Self {
+            slab: Slab::new(),
+            index: HashTable::new(),
+            records_max,
+            epoch,
+            opens: None,
+            hand: 0,
+        }
     }
 
     /// Is of another epoch from now on: of records that were put back in time.

@@ -23,7 +23,13 @@ fn header() -> impl Strategy<Value = Header> {
 
 fn section() -> impl Strategy<Value = Section> {
     let entry = (any::<[u8; 16]>(), any::<[u64; 4]>()).prop_map(
-        |(caller, [used, refunded, refused, note])| SlotEntry { caller, used, refunded, refused, note },
+        |(caller, [used, refunded, refused, note])| SlotEntry {
+            caller,
+            used,
+            refunded,
+            refused,
+            note,
+        },
     );
     let of = prop::option::of(("[a-z]{1,8}", "[a-z]{1,8}", any::<u64>()))
         .prop_map(|of| of.map(|(region, node, boot)| Speaker { region, node, boot }));

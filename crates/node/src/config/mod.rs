@@ -11,6 +11,7 @@ use std::{
 use tidegate_core::{
     breaker,
     ids::{NodeId, Secret},
+    rights::Split,
 };
 
 pub use network::{BadNetwork, Network};
@@ -93,6 +94,8 @@ pub struct Redis {
     pub namespace: String,
     /// Calls that may wait for it at a time, at most: 1 to 65,536.
     pub calls_max: u32,
+    /// How long its server can go on without knowing that another has taken its place: 0 to 1 h.
+    pub fence: Duration,
     /// When it is left alone since it fails or is slow.
     pub breaker: breaker::Settings,
 }
@@ -151,6 +154,10 @@ pub struct Cluster {
     pub relays: bool,
     /// How far the store's clock may be from the other regions' before that is an alarm: 10 ms to 1 h.
     pub clock_error: Duration,
+    /// All regions that share limits under rights, with their weights; without, there are no such limits.
+    pub regions: Option<Split>,
+    /// When the cluster was founded, in Unix milliseconds: nothing was spent under rights before.
+    pub founded: Option<u64>,
 }
 
 /// Where a peer may be found.

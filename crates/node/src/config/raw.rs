@@ -2,6 +2,8 @@
 //!
 //! Values keep their place in the text, so that whatever is wrong later is told with its line.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use tidegate_core::policy::too_deep;
 use toml::Spanned;
@@ -44,6 +46,7 @@ pub(super) struct Store {
     pub(super) timeout: Option<Text>,
     pub(super) namespace: Option<Text>,
     pub(super) calls_max: Option<Spanned<u64>>,
+    pub(super) fence: Option<Text>,
     pub(super) records_max: Option<Spanned<u64>>,
     pub(super) snapshot: Option<Text>,
     pub(super) snapshot_every: Option<Text>,
@@ -78,6 +81,8 @@ pub(super) struct Cluster {
     #[serde(default)]
     pub(super) relays: bool,
     pub(super) clock_error: Option<Text>,
+    pub(super) regions: Option<Spanned<BTreeMap<String, u32>>>,
+    pub(super) founded: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -76,7 +76,7 @@ impl Resolver<'_> {
         let listen = self.listen(&raw.listen);
         let store = self.store(&raw.store);
         let cluster = match &raw.cluster {
-            Some(cluster) => self.cluster(cluster).map(Some),
+            Some(cluster) => self.cluster(cluster, id.as_ref().map(|id| &id.region)).map(Some),
             None => Some(None),
         };
         let identity = self.identity(&raw.identity);

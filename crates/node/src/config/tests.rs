@@ -3,7 +3,10 @@
 use std::fs;
 
 use tempfile::TempDir;
-use tidegate_core::time::Span;
+use tidegate_core::{
+    ids::{RegionName, RegionNumber},
+    time::Span,
+};
 
 use super::*;
 
@@ -76,6 +79,7 @@ fn the_example_says_what_it_shows() {
             timeout: Duration::from_millis(30),
             namespace: "tidegate".into(),
             calls_max: 8_192,
+            fence: Duration::from_secs(10),
             breaker: breaker::Settings::default(),
         }),
         cluster: Some(Cluster {
@@ -89,6 +93,14 @@ fn the_example_says_what_it_shows() {
             gossip: Duration::from_millis(50),
             relays: false,
             clock_error: Duration::from_millis(500),
+            regions: Some(
+                Split::even(
+                    &["eu", "us", "ap"]
+                        .map(|name| RegionNumber::of(&RegionName::new(name).expect("a name"))),
+                )
+                .expect("three regions"),
+            ),
+            founded: None,
         }),
         identity: Identity {
             trusted_proxies: ["127.0.0.0/8", "::1/128"]
@@ -107,7 +119,7 @@ fn the_example_names_the_defaults() {
     let mut tried = 0;
     let breaker =
         ["failures", "p95", "calls_min", "in_a_row", "window", "backoff", "backoff_max", "probes"];
-    let others = ["http", "admin", "timeout", "namespace", "calls_max"];
+    let others = ["http", "admin", "timeout", "namespace", "calls_max", "fence"];
     let cluster = ["advertise", "gossip", "relays", "clock_error"];
     for field in others.into_iter().chain(cluster).chain(breaker) {
         let without = |line: &&str| !line.starts_with(&format!("{field} = "));
@@ -124,7 +136,7 @@ fn the_example_names_the_defaults() {
         };
         assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
     }
-    assert_eq!(tried, 17);
+    assert_eq!(tried, 18);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::{
     layout::{Place, Region, RegionStore},
     wan,
 };
+use tidegate_node::clock;
+
 use crate::cli::{arguments::Wan, exit::Failure, join};
 
 /// How long nodes wait for Redis. Far longer than by default: a whole cluster shares this machine, and
@@ -34,6 +36,7 @@ pub(super) fn write(
     let ca = root.join("ca");
     made(&ca)?;
     join::certs_ca(&ca)?;
+    let founded = u64::try_from(clock::unix_time().as_millis()).unwrap_or(u64::MAX);
     let secret = root.join("secret");
     written(&secret, &fresh_secret())?;
     let mut files = Vec::new();
@@ -42,7 +45,7 @@ pub(super) fn write(
             let home = root.join(node.id.node.as_str());
             made(&home)?;
             join::certs_node(&ca, node.id.region.as_str(), node.id.node.as_str(), &home)?;
-            let shared = Shared { policies, ca: &ca, secret: &secret };
+            let shared = Shared { policies, ca: &ca, secret: &secret, regions, founded };
             let own = NodeFiles {
                 config: home.join("node.toml"),
                 wan: home.join("wan.toml"),
@@ -73,6 +76,9 @@ struct Shared<'a> {
     policies: &'a Path,
     ca: &'a Path,
     secret: &'a Path,
+    regions: &'a [Region],
+    /// When the cluster was founded, in Unix milliseconds.
+    founded: u64,
 }
 
 /// The text of a `node.toml`; all paths are absolute.
@@ -108,6 +114,9 @@ fn node_toml(node: &Place, store: &RegionStore, home: &Path, shared: &Shared<'_>
     put(&format!("cert = {}", quoted(&home.join("node.pem"))));
     put(&format!("key = {}", quoted(&home.join("node.key"))));
     put(&format!("secret_file = {}", quoted(shared.secret)));
+    let weights: Vec<_> = shared.regions.iter().map(|r| format!("\"{}\" = 1", r.name)).collect();
+    put(&format!("regions = {{ {} }}", weights.join(", ")));
+    put(&format!("founded = {}", shared.founded));
     text
 }
 
@@ -158,6 +167,8 @@ mod tests {
             policies: Path::new("/etc/a \"b\".toml"),
             ca: Path::new("/ca"),
             secret: &secret,
+            regions: &[Region { name: "eu".into(), store: store.clone(), nodes: Vec::new() }],
+            founded: 7,
         };
         let text = node_toml(&node(), store, Path::new("/home"), &shared);
         Config::parse(&text, home.path()).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -175,6 +186,10 @@ mod tests {
         assert_eq!(redis.url.secret(), "redis://127.0.0.1:5/0");
         let cluster = config.cluster.expect("a cluster");
         assert_eq!(cluster.advertise, node().cluster.into());
+        assert_eq!(
+            (cluster.regions.map(|r| r.regions().len()), cluster.founded),
+            (Some(1), Some(7))
+        );
         assert_eq!(cluster.seeds, [config::Seed::Address(node().seeds[0].into())]);
         assert_eq!(cluster.ca, Path::new("/ca/ca.pem"));
         assert_eq!(cluster.cert, Path::new("/home/node.pem"));

@@ -16,6 +16,7 @@ use tidegate_core::{
     engine::{Engine, Settings},
     ids::{Boot, Secret, Session},
     policy::PolicySet,
+    time::ClusterTime,
 };
 use tokio::{net::TcpListener, sync::watch, task};
 use tracing::{error, info, warn};
@@ -38,6 +39,7 @@ use peers::Peers;
 use snapshots::{Begin, Snapshots};
 use view::{Doors, View};
 
+use policies::read_policies_for;
 pub use policies::{PolicyFileError, read_policies};
 pub use view::CONNECTIONS_BESIDE_CALLERS_MAX;
 pub use wan::{Wan, WanError};
@@ -46,6 +48,7 @@ mod certificates;
 mod clocks;
 mod ends;
 mod file_watch;
+mod grants;
 mod heal;
 mod peers;
 mod policies;
@@ -152,7 +155,7 @@ impl Server {
     /// Reads what the configuration names, and listens. Must be called within a tokio runtime.
     pub async fn bind(config: Config, options: Options) -> Result<Self, ServerError> {
         let policies = Arc::new(match &config.policies {
-            Some(path) => read_policies(path)?,
+            Some(path) => read_policies_for(path, &config)?,
             None => PolicySet::default(),
         });
         let http = listen("listen.http", config.listen.http).await?;
@@ -168,12 +171,16 @@ impl Server {
         let mut settings = Settings::new(session.clone());
         if let config::Store::Redis(redis) = &config.store {
             settings.call_max = Some(clock::span(redis.timeout));
+            settings.fence = clock::span(redis.fence);
         }
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
             settings.relays = cluster.relays;
             settings.clock_error = clock::span(cluster.clock_error);
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
+            settings.split = cluster.regions.clone().unwrap_or(settings.split);
+            settings.founded =
+                cluster.founded.map(|millis| ClusterTime(millis.saturating_mul(1_000)));
         }
         let random = Box::new(StdRng::from_rng(&mut rand::rng()));
         let engine: Engine<Mutexes> =
@@ -278,7 +285,8 @@ impl Server {
         let upkeep = async {
             tokio::join!(
                 readiness::upkeep(&limiter, &store, &view, &config, clock),
-                heal::keep_healed(&view.engine, &store, &limiter, clock),
+                Box::pin(heal::keep_healed(&view.engine, &store, &limiter, clock)),
+                Box::pin(grants::keep_granting(&view.engine, &store, &limiter, clock)),
                 async {
                     if let Some(snapshots) = &view.snapshots {
                         snapshots.keep_writing(&limiter, &store).await;

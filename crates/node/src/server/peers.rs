@@ -178,6 +178,9 @@ impl Peers {
                 }
             }
         }
+        if self.engine.wants_grants() {
+            self.limiter.wake_grants();
+        }
         self.quarantine();
     }
 

@@ -6,12 +6,15 @@ use std::{
     sync::Arc,
 };
 
-use tidegate_core::policy::{Mistake, PolicySet};
+use tidegate_core::{
+    policy::{Limit, Mistake, Policy, PolicySet},
+    time::Span,
+};
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{aside, file_watch::FileWatch, view::View};
-use crate::{config::Config, telemetry::ReloadResult};
+use crate::{clock, config::Config, telemetry::ReloadResult};
 
 /// A policy file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,12 @@ pub enum PolicyFileError {
         path: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// It has limits that this node's configuration cannot serve, one a line.
+    #[error("{}", refusals.join("\n"))]
+    Unserved {
+        /// What they lack.
+        refusals: Vec<String>,
     },
     /// It holds mistakes, all of which are listed, one a line.
     #[error("{}", lines(path, mistakes))]
@@ -47,6 +56,37 @@ pub fn read_policies(path: &Path) -> Result<PolicySet, PolicyFileError> {
         .map_err(|mistakes| PolicyFileError::Wrong { path: path.into(), mistakes })
 }
 
+/// The same for a node of this configuration: limits under rights need to know all regions. What can be
+/// served, but not well, is told in the log.
+pub(super) fn read_policies_for(
+    path: &Path,
+    config: &Config,
+) -> Result<PolicySet, PolicyFileError> {
+    let policies = read_policies(path)?;
+    let spent = policies.policies.iter().flat_map(|policy| {
+        let limits = policy.limits.iter().filter(|limit| limit.consistency.has_rights());
+        limits.map(move |limit| (&**policy, limit))
+    });
+    let knows_regions = config.cluster.as_ref().is_none_or(|cluster| cluster.regions.is_some());
+    let refuse = |(policy, limit): (&Policy, &Limit)| {
+        let (name, consistency) = (&policy.name, limit.consistency.as_str());
+        format!(
+            "{}: policy \"{name}\", limit \"{}\", field \"consistency\": {consistency} needs to know all regions: write cluster.regions = {{ eu = 1, us = 1 }} in the node's configuration",
+            path.display(),
+            limit.name,
+        )
+    };
+    let refusals: Vec<_> = spent.filter(|_| !knows_regions).map(refuse).collect();
+    if !refusals.is_empty() {
+        return Err(PolicyFileError::Unserved { refusals });
+    }
+    let clock_error = config.cluster.as_ref().map_or(Span::ZERO, |c| clock::span(c.clock_error));
+    for warning in policies.warnings(clock_error) {
+        warn!("{}: {warning}", path.display());
+    }
+    Ok(policies)
+}
+
 /// Reads the policy file again whenever it has changed or `asked` moves, one time after the other: what
 /// was read later is in force later. A file with mistakes changes nothing. Never ends.
 pub(super) async fn keep_reloading(
@@ -68,15 +108,15 @@ pub(super) async fn keep_reloading(
             Ok(()) = asked.changed() => true,
             () = watch.changed() => false,
         };
-        let (path, view) = (path.clone(), Arc::clone(view));
-        aside("reloading policies", move || reload(&path, asked, &view)).await;
+        let (path, view, config) = (path.clone(), Arc::clone(view), config.clone());
+        aside("reloading policies", move || reload(&path, asked, &config, &view)).await;
     }
 }
 
 /// Puts the file's policies in force, if they are right. Those in force already are put there once more
 /// only if somebody asked.
-fn reload(path: &Path, asked: bool, view: &View) {
-    match read_policies(path) {
+fn reload(path: &Path, asked: bool, config: &Config, view: &View) {
+    match read_policies_for(path, config) {
         Ok(policies) if !asked && policies.hash == view.limiter.policies().hash => {}
         Ok(policies) => {
             let policies = Arc::new(policies);

@@ -3,11 +3,13 @@
 //! When it is full it takes no new key and never forgets a live one. It is of one epoch for as long as the
 //! process runs.
 
+use std::sync::OnceLock;
+
 use parking_lot::{Mutex, MutexGuard};
 use tidegate_core::{
     ids::{Key, StoreEpoch},
     store::{Record, Records, StoreCommand, StoreReply, Table, TableFull, step},
-    time::StoreTime,
+    time::{ClusterTime, StoreTime},
 };
 
 use super::StoreError;
@@ -26,6 +28,8 @@ pub struct MemoryStore {
     shards: Box<[Mutex<Table>]>,
     clock: Clock,
     epoch: StoreEpoch,
+    /// From when on the labels of its epoch are whole: what one shard is told, all know.
+    opens: OnceLock<ClusterTime>,
 }
 
 /// The shards that one command needs, locked in ascending order so that two commands cannot wait for
@@ -51,7 +55,7 @@ impl MemoryStore {
         let epoch = StoreEpoch(clock.steady().0.max(least));
         let per_shard = records_max.div_ceil(SHARDS);
         let shards = (0..SHARDS).map(|_| Mutex::new(Table::new(per_shard, epoch))).collect();
-        Self { shards, clock, epoch }
+        Self { shards, clock, epoch, opens: OnceLock::new() }
     }
 
     /// Which history its records are of.
@@ -81,7 +85,18 @@ impl MemoryStore {
         records: &mut R,
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
-        step(records, command, self.clock.steady()).map_err(|TableFull| StoreError::Full)
+        if command.opening.is_some()
+            && let Some(opens) = self.opens.get()
+        {
+            records.open(*opens);
+        }
+        let reply = step(records, command, self.clock.steady());
+        if command.opening.is_some()
+            && let Some(opens) = records.opens()
+        {
+            self.opens.get_or_init(|| opens);
+        }
+        reply.map_err(|TableFull| StoreError::Full)
     }
 
     /// Shows every live record to `show`, a few at a time, so that checks go on meanwhile: each is as it
@@ -110,7 +125,8 @@ impl MemoryStore {
         let now = self.clock.steady();
         let mut table = self.shards[shard_of(key)].lock();
         let here = table.get(key, now);
-        if record.expires <= now || here.is_some_and(|here| here.label >= record.label) {
+        let newer = |here: &Record| here.label >= record.label;
+        if record.expires <= now || here.as_ref().is_some_and(newer) {
             return true;
         }
         let has_room = here.is_some() || table.make_room(1, now);
@@ -152,6 +168,14 @@ impl Records for Locked<'_> {
 
     fn epoch(&self) -> StoreEpoch {
         self.epoch
+    }
+
+    fn opens(&self) -> Option<ClusterTime> {
+        self.tables.iter().find_map(|(_, table)| table.opens())
+    }
+
+    fn open(&mut self, opens: ClusterTime) {
+        self.tables.iter_mut().for_each(|(_, table)| table.open(opens));
     }
 
     /// Whether every shard concerned has room for all of them: stricter than need be, when almost full.

@@ -17,8 +17,9 @@ use redis::{
     io::tcp::TcpSettings,
 };
 use tidegate_core::{
-    ids::{Key, Secret, StoreEpoch},
-    store::{Action, COUNT_MAX, Counts, OperationReply, StoreCommand, StoreReply},
+    ids::{Key, RegionNumber, Secret, StoreEpoch},
+    rights::Row,
+    store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
     time::{Label, StoreTime},
 };
 use tokio::time;
@@ -186,12 +187,16 @@ impl RedisStore {
             Some(history) => call.arg(history),
             None => call.arg(""),
         };
+        let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
+        call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
         for (place, operation) in places.into_iter().zip(&command.operations) {
             let (action, cost) = match operation.action {
                 Action::Peek => (0, 0),
                 Action::Charge { cost } => (1, cost),
                 Action::Heal => (2, 0),
+                Action::Grant => (3, 0),
             };
+            let claim = operation.claim.as_deref().map(claim_numbers).unwrap_or_default();
             let numbers = [
                 // The marker is the first of the keys, and Lua counts from one.
                 place as u64 + 2,
@@ -205,13 +210,26 @@ impl RedisStore {
                 operation.floor.refunded,
                 u64::from(operation.enforce),
                 operation.expires.0,
+                claim.len() as u64,
             ];
-            for number in numbers {
+            for number in numbers.into_iter().chain(claim) {
                 call.arg(number.min(COUNT_MAX));
             }
         }
         call
     }
+}
+
+/// A claim as the numbers that the script reads.
+fn claim_numbers(claim: &Claim) -> Vec<u64> {
+    let Claim { base, allowance, label_start, received, grants } = claim;
+    let mut numbers = vec![*base, *allowance, label_start.0, received.len() as u64];
+    for told in received {
+        numbers.extend([u64::from(told.from.0), told.epoch.0, told.amount, told.ceiling]);
+    }
+    numbers.push(grants.len() as u64);
+    numbers.extend(grants.iter().flat_map(|(to, amount)| [u64::from(to.0), *amount]));
+    numbers
 }
 
 /// The key of a record: `namespace:{caller}limit`, caller and limit in hex. The braces make the caller
@@ -289,18 +307,44 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
             epoch: StoreEpoch(epoch),
             newest: labels.iter().copied().map(Label).collect(),
         }),
-        [admitted @ (0 | 1), now, epoch, ref rest @ ..] if rest.len() == operations * 3 => {
-            let reply = |three: &[u64]| OperationReply {
-                passes: three[0] == 1,
-                counts: Counts { used: three[1], refunded: three[2] },
-            };
+        [admitted @ (0 | 1), now, epoch, ref rest @ ..] => {
+            let mut rest = rest;
+            let replies: Option<Vec<_>> =
+                (0..operations).map(|_| read_operation(&mut rest)).collect();
+            let operations = replies.filter(|_| rest.is_empty()).ok_or_else(|| {
+                unreadable(format!("{} numbers for {operations} operations", numbers.len()))
+            })?;
             Ok(StoreReply::Done {
                 admitted: admitted == 1,
                 now: StoreTime(now),
                 epoch: StoreEpoch(epoch),
-                operations: rest.chunks_exact(3).map(reply).collect(),
+                operations,
             })
         }
         _ => Err(unreadable(format!("{} numbers for {operations} operations", numbers.len()))),
     }
+}
+
+/// One operation's answer, taken from the front of `numbers`.
+fn read_operation(numbers: &mut &[u64]) -> Option<OperationReply> {
+    let (head, rest) = numbers.split_first_chunk::<4>()?;
+    let [passes, used, refunded, count] = *head;
+    let (mut holding, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
+    *numbers = rest;
+    let reply = OperationReply::new(passes == 1, Counts { used, refunded });
+    if holding.is_empty() {
+        return Some(reply);
+    }
+    let mut next = || holding.split_off_first().copied();
+    let (open, base) = (next()? == 1, next()?);
+    let mut row = || {
+        let amounts = (0..next()?).map(|_| {
+            let region = RegionNumber(u32::try_from(next()?).ok()?);
+            Some((region, next()?))
+        });
+        amounts.collect::<Option<Row>>()
+    };
+    let (given, received) = (row()?, row()?);
+    let holding = Holding { open, base, given, received };
+    Some(OperationReply { holding: Some(Box::new(holding)), ..reply })
 }

@@ -2,19 +2,29 @@
 -- What is true of the one must be true of the other; a differential test holds them together.
 --
 -- KEYS     the marker, then one record per distinct key
--- ARGV     the server's history as the caller knows it, or an empty string, and
---          for each operation 11 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal), cost, label,
---          not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires
+-- ARGV     the server's history as the caller knows it, or an empty string; an epoch, or 0, and from when on
+--          the caller says that its labels are whole; and
+--          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant), cost,
+--          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
+--          how many numbers of a claim follow (0: none): base, allowance, label start, how many have told of
+--          themselves, of each region, epoch, amount, ceiling, how many are granted something, of each region
+--          and amount
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
---          {admitted (1 or 0), now, epoch, and for each operation: passes (1 or 0), used, refunded}
+--          {admitted (1 or 0), now, epoch, and for each operation: passes (1 or 0), used, refunded, and how many
+--          numbers of a holding follow (0: none): open (1 or 0), base, how many were granted something, of each
+--          region and amount, how many have granted something, of each region and amount}
 --
 -- All times are microseconds; all numbers stay below 2^53, where Lua's doubles count exactly.
--- A record is MessagePack: version 1, label, used, refunded, previous used, previous refunded.
--- The marker is text: version 1, the server's history (master_replid), epoch.
+-- A record is MessagePack: version 1, label, used, refunded, previous used, previous refunded; or version 2, the
+-- same, and its account: base, the epoch that reopened it or 0, how many were granted something, of each region
+-- and amount, how many have told of themselves, of each region, epoch, amount, ceiling.
+-- The marker is text: version 1, the server's history (master_replid), epoch, and once somebody has said it,
+-- from when on labels are whole.
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
-local FIXED, FIELDS = 1, 11
-local PEEK, CHARGE, HEAL = 0, 1, 2
+local FIXED, FIELDS = 3, 12
+local PEEK, CHARGE, HEAL, GRANT = 0, 1, 2, 3
+local COUNT_MAX = 9007199254740991
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
@@ -25,22 +35,27 @@ if type(marker) == 'table' then
   if not string.find(marker.err, '^WRONGTYPE') then return marker end
   marker = 'another type'
 end
-local history, epoch
+local history, epoch, opens
 if marker then
-  history, epoch = string.match(marker, '^1 (%x+) (%d+)$')
+  history, epoch, opens = string.match(marker, '^1 (%x+) (%d+) ?(%d*)$')
   if not epoch then
     return redis.error_reply('TIDEGATE marker ' .. KEYS[1] .. ' is not one of ours: remove it')
   end
-  epoch = tonumber(epoch)
+  epoch, opens = tonumber(epoch), tonumber(opens)
 end
 local begun
 if history ~= ARGV[1] then
   local truth = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   if not truth then return redis.error_reply('TIDEGATE INFO replication has no master_replid') end
   if history ~= truth then
-    epoch = math.max((epoch or 0) + 1, now)
-    begun = string.format('1 %s %.0f', truth, epoch)
+    history, epoch, opens = truth, math.max((epoch or 0) + 1, now), nil
+    begun = string.format('1 %s %.0f', history, epoch)
   end
+end
+-- The first word of when the labels of the epoch are whole counts.
+if not opens and tonumber(ARGV[2]) == epoch then
+  opens = tonumber(ARGV[3])
+  begun = string.format('1 %s %.0f %.0f', history, epoch, opens)
 end
 
 -- Writes the marker of an epoch that begins, when nothing can fail any more.
@@ -54,7 +69,8 @@ local admitted = true
 local writes = false
 
 -- A draft holds two outcomes: `l` lifted to the floors, `c` also charged.
--- Each is {label, used, refunded, previous used, previous refunded}.
+-- Each is {label, used, refunded, previous used, previous refunded}. Beside them stands its account, if there is
+-- one: base, reopened, given by region, received by region as {epoch, amount, ceiling}.
 
 local function turn(r, label)
   if label == r[1] or label + 1 == r[1] then return true end
@@ -74,25 +90,142 @@ local function at(r, label)
   return 4
 end
 
--- The five numbers of a record; nothing if there is none, and an error besides if it is not one of ours.
+-- The account at the end of a record of version 2.
+local function account_of(n)
+  local a = {base = n[7], given = {}, received = {}}
+  if n[8] > 0 then a.reopened = n[8] end
+  local i = 10
+  for _ = 1, n[9] do
+    a.given[n[i]] = n[i + 1]
+    i = i + 2
+  end
+  for _ = 1, n[i] do
+    a.received[n[i + 1]] = {n[i + 2], n[i + 3], n[i + 4]}
+    i = i + 4
+  end
+  return a
+end
+
+-- The five numbers of a record and its account; nothing if there is none, and an error besides if it is not one
+-- of ours.
 local function read(key)
   local value = redis.call('GET', KEYS[key])
   if not value then return nil end
-  local fine, version, l, u, r, pu, pr = pcall(cmsgpack.unpack, value)
-  if fine and version == 1 then
-    local numbers = {l, u, r, pu, pr}
-    for i = 1, 5 do fine = fine and type(numbers[i]) == 'number' end
-    if fine then return value, numbers end
+  local n = {pcall(cmsgpack.unpack, value)}
+  local fine = table.remove(n, 1)
+  local version = n[1]
+  if fine and (version == 1 or version == 2) then
+    fine = #n == 6 or (version == 2 and #n >= 10)
+    for i = 1, #n do fine = fine and type(n[i]) == 'number' end
+    local read, account = true, nil
+    if fine and version == 2 then read, account = pcall(account_of, n) end
+    if fine and read then return value, {n[2], n[3], n[4], n[5], n[6]}, account end
   end
   local what = fine and 'version ' .. tostring(version) or 'no version'
   return nil, redis.error_reply('TIDEGATE record ' .. KEYS[key] .. ' has ' .. what)
 end
 
+local function sorted(by_region)
+  local regions = {}
+  for region in pairs(by_region) do regions[#regions + 1] = region end
+  table.sort(regions)
+  return regions
+end
+
+-- The bytes of a record.
+local function packed(r, a)
+  if not a then return cmsgpack.pack(1, r[1], r[2], r[3], r[4], r[5]) end
+  local n = {2, r[1], r[2], r[3], r[4], r[5], a.base, a.reopened or 0}
+  local given, received = sorted(a.given), sorted(a.received)
+  n[#n + 1] = #given
+  for _, region in ipairs(given) do
+    n[#n + 1] = region
+    n[#n + 1] = a.given[region]
+  end
+  n[#n + 1] = #received
+  for _, region in ipairs(received) do
+    n[#n + 1] = region
+    for i = 1, 3 do n[#n + 1] = a.received[region][i] end
+  end
+  return cmsgpack.pack(unpack(n))
+end
+
+-- Base and received, less what is given.
+local function held(a)
+  local sum, given = a.base, 0
+  for _, told in pairs(a.received) do sum = math.min(sum + told[2], COUNT_MAX) end
+  for _, amount in pairs(a.given) do given = math.min(given + amount, COUNT_MAX) end
+  return math.max(sum - given, 0)
+end
+
+-- What others tell of themselves: of one epoch the larger numbers, of an older one nothing.
+local function receive(a, region, told_epoch, amount, ceiling)
+  local known = a.received[region]
+  if not known then
+    a.received[region] = {told_epoch, amount, ceiling}
+  elseif told_epoch >= known[1] then
+    a.received[region] = {told_epoch, math.max(known[2], amount), math.max(known[3], ceiling)}
+  end
+end
+
+-- Carries out an operation on a limit under rights; `c` is where its claim begins. Returns whether it passes,
+-- and the holding.
+local function spend(d, o, c)
+  if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
+  local function n(i) return tonumber(ARGV[c + i]) end
+  local base, allowance, label_start, at = n(0), n(1), n(2), 4
+  local net = d.c[2] - d.c[3]
+  if not d.account then d.account = {base = base, given = {}, received = {}} end
+  local a = d.account
+  for _ = 1, n(3) do
+    receive(a, n(at), n(at + 1), n(at + 2), n(at + 3))
+    at = at + 4
+  end
+  local open = (opens and label_start >= opens) or a.reopened == epoch
+  local passes = true
+  if o[2] == CHARGE then
+    if net + o[3] > o[7] then allowance = 0 end
+    passes = open and net + o[3] <= held(a) + allowance
+  elseif o[2] == GRANT and open then
+    for _ = 1, n(at) do
+      local to, amount = n(at + 1), math.min(n(at + 2), math.max(held(a) - net, 0))
+      if amount > 0 then a.given[to] = (a.given[to] or 0) + amount end
+      at = at + 2
+    end
+  end
+  local given, granted = sorted(a.given), {}
+  for _, region in ipairs(sorted(a.received)) do
+    if a.received[region][2] > 0 then granted[#granted + 1] = region end
+  end
+  local holding = {open and 1 or 0, a.base, #given}
+  for _, region in ipairs(given) do
+    holding[#holding + 1] = region
+    holding[#holding + 1] = a.given[region]
+  end
+  holding[#holding + 1] = #granted
+  for _, region in ipairs(granted) do
+    holding[#holding + 1] = region
+    holding[#holding + 1] = a.received[region][2]
+  end
+  if passes and o[2] == CHARGE then d.c[2] = d.c[2] + o[3] end
+  return passes, holding
+end
+
+-- Where each operation's numbers begin in ARGV.
+local starts = {}
+do
+  local at = FIXED
+  while at < #ARGV do
+    starts[#starts + 1] = at
+    at = at + FIELDS + tonumber(ARGV[at + FIELDS])
+  end
+end
+
 -- The answer to labels that do not fit: it says how far the records are.
 local function relabel()
   local reply = {2, now, epoch}
-  for i = 0, (#ARGV - FIXED) / FIELDS - 1 do
-    local value, numbers = read(tonumber(ARGV[FIXED + i * FIELDS + 1]))
+  for _, start in ipairs(starts) do
+    local value, numbers = read(tonumber(ARGV[start + 1]))
     if not value and numbers then return numbers end
     reply[#reply + 1] = value and numbers[1] or 0
   end
@@ -106,18 +239,20 @@ local function draft(key, label, not_before, not_after)
   if now < not_before or now >= not_after then return nil end
   local d = drafts[key]
   if not d then
-    local value, numbers = read(key)
+    local value, numbers, account = read(key)
     if not value and numbers then return nil, numbers end
     local l, u, r, pu, pr = unpack(numbers or {label, 0, 0, 0, 0})
-    d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}}
+    d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}, account = account}
     drafts[key] = d
   end
+  -- An account ends with its label.
+  if label > d.c[1] then d.account = nil end
   return turn(d.l, label) and turn(d.c, label) and d or nil
 end
 
-for i = 0, (#ARGV - FIXED) / FIELDS - 1 do
+for i, start in ipairs(starts) do
   local o = {}
-  for f = 1, FIELDS do o[f] = tonumber(ARGV[FIXED + i * FIELDS + f]) end
+  for f = 1, FIELDS do o[f] = tonumber(ARGV[start + f]) end
   local key, action, cost, label = o[1], o[2], o[3], o[4]
   if action ~= PEEK then writes = true end
 
@@ -132,16 +267,22 @@ for i = 0, (#ARGV - FIXED) / FIELDS - 1 do
     -- A record lives as long as its newest label asks; an operation on the label before changes nothing.
     if label == d.l[1] then d.expires = o[11] end
 
-    local passes = true
-    if action == CHARGE then
+    local passes, holding = true, nil
+    if action == HEAL or (action == PEEK and o[12] == 0) then
+      passes = true
+    elseif o[12] > 0 then
+      passes, holding = spend(d, o, start + FIELDS + 1)
+    elseif action == CHARGE then
       passes = d.c[a] - d.c[a + 1] + cost <= o[7]
       if passes then d.c[a] = d.c[a] + cost end
+    else
+      passes = false
     end
     if not passes and o[10] == 1 then admitted = false end
-    replies[i + 1] = {key, label, passes}
+    replies[i] = {key, label, passes, holding}
   elseif action == HEAL then
     -- What nobody can ask for any more needs no healing.
-    replies[i + 1] = {}
+    replies[i] = {}
   else
     return relabel()
   end
@@ -154,8 +295,11 @@ end
 if writes then
   for key, d in pairs(drafts) do
     local r = d.l
-    local value = cmsgpack.pack(1, r[1], r[2], r[3], r[4], r[5])
+    local value, account = packed(r, d.account), d.account
     local empty = r[2] == 0 and r[3] == 0 and r[4] == 0 and r[5] == 0
+    if account then
+      empty = empty and not (next(account.given) or next(account.received) or account.reopened)
+    end
     if value ~= d.found and (d.found or not empty) then
       if d.expires then
         redis.call('SET', KEYS[key], value, 'PXAT', math.ceil(d.expires / 1000))
@@ -176,5 +320,7 @@ for _, o in ipairs(replies) do
   reply[#reply + 1] = o[3] and 1 or 0
   reply[#reply + 1] = r[a]
   reply[#reply + 1] = r[a + 1]
+  reply[#reply + 1] = o[4] and #o[4] or 0
+  for _, number in ipairs(o[4] or {}) do reply[#reply + 1] = number end
 end
 return reply

@@ -8,7 +8,14 @@ fn entry(caller: u64, session: u16) -> Entry {
     let shape = Shape { limit: LimitId(1), window, scope: Scope::Global };
     let tally = Tally { counts: Counts { used: 1, refunded: 0 }, offered: 1 };
     let session = SessionIndex(session);
-    Entry { caller: Caller([caller; 2]), shape, label: Label(5), session, tally, note: Note::default() }
+    Entry {
+        caller: Caller([caller; 2]),
+        shape,
+        label: Label(5),
+        session,
+        tally,
+        note: Note::default(),
+    }
 }
 
 fn add_own(shard: &mut Shard, caller: u64) {
@@ -20,7 +27,9 @@ fn add_own(shard: &mut Shard, caller: u64) {
 /// How many of a peer's slots there is room for, of those of so many sessions for each caller.
 fn taken(shard: &mut Shard, callers: u64, sessions: u16) -> usize {
     let told = (0..callers).flat_map(|c| (1..=sessions).map(move |s| entry(c, s)));
-    let is_taken = |e: &Entry| shard.merge(e, RegionIndex(1), false, Tick::default()) .is_ok_and(|grown| grown.at_all);
+    let is_taken = |e: &Entry| {
+        shard.merge(e, RegionIndex(1), false, Tick::default()).is_ok_and(|grown| grown.at_all)
+    };
     told.filter(is_taken).count()
 }
 

@@ -311,10 +311,7 @@ fn what_is_not_built_yet_is_refused_by_name() {
             mistake.ends_with(&format!("\"{algorithm}\" is not built yet: write \"fixed-window\""))
         );
     }
-    for (field, what) in [
-        ("burst = 2", "buckets"),
-        ("time_zone = \"UTC\"", "calendar"),
-    ] {
+    for (field, what) in [("burst = 2", "buckets"), ("time_zone = \"UTC\"", "calendar")] {
         let mistake = of_limit(&format!("window = \"1s\"\n{field}"));
         assert!(mistake.contains(what) && mistake.contains("not built yet"), "{mistake}");
     }

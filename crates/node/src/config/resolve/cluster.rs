@@ -1,11 +1,16 @@
 //! How a node and its peers find and trust each other.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     ops::{Range, RangeInclusive},
 };
 
-use tidegate_core::{ids::Secret, time::Span};
+use tidegate_core::{
+    ids::{RegionName, RegionNumber, Secret},
+    rights::Split,
+    time::Span,
+};
 use toml::Spanned;
 
 use super::Resolver;
@@ -21,7 +26,11 @@ const CLOCK_ERROR: Span = Span::millis(500);
 const CLOCK_ERROR_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(3_600);
 
 impl Resolver<'_> {
-    pub(super) fn cluster(&mut self, table: &Spanned<raw::Cluster>) -> Option<Cluster> {
+    pub(super) fn cluster(
+        &mut self,
+        table: &Spanned<raw::Cluster>,
+        own: Option<&RegionName>,
+    ) -> Option<Cluster> {
         let raw = table.get_ref();
         let listen = self.required("cluster.listen", &raw.listen, table, Self::cluster_listen);
         let advertise = match &raw.advertise {
@@ -38,6 +47,10 @@ impl Resolver<'_> {
         let clock_error = raw.clock_error.as_ref();
         let clock_error =
             self.span("cluster.clock_error", clock_error, CLOCK_ERROR, CLOCK_ERROR_RANGE);
+        let regions = match &raw.regions {
+            Some(written) => self.regions(written, own).map(Some),
+            None => Some(None),
+        };
         Some(Cluster {
             listen: listen?,
             advertise: advertise?,
@@ -49,7 +62,34 @@ impl Resolver<'_> {
             gossip: gossip?,
             relays: raw.relays,
             clock_error: clock_error?,
+            regions: regions?,
+            founded: raw.founded,
         })
+    }
+
+    /// All regions and their weights; the own one must be among them.
+    fn regions(
+        &mut self,
+        written: &Spanned<BTreeMap<String, u32>>,
+        own: Option<&RegionName>,
+    ) -> Option<Split> {
+        const FIELD: &str = "cluster.regions";
+        let split = || {
+            let weight = |(name, weight): (&String, &u32)| {
+                let name = RegionName::new(name).map_err(|bad| bad.to_string())?;
+                Ok((RegionNumber::of(&name), *weight))
+            };
+            let weights =
+                written.get_ref().iter().map(weight).collect::<Result<Vec<_>, String>>()?;
+            let split = Split::new(&weights).map_err(|error| error.to_string())?;
+            match own {
+                Some(own) if !split.has(RegionNumber::of(own)) => {
+                    Err(format!("does not name the node's own region, \"{own}\": write {own} = 1"))
+                }
+                _ => Ok(split),
+            }
+        };
+        split().map_or_else(|wrong| self.refuse(FIELD, written, wrong), Some)
     }
 
     /// A field that must be there, read by `read`.

@@ -11,6 +11,9 @@ use crate::config::{
     raw::{self, Text},
 };
 
+/// A primary that cannot reach its replicas stops writing after `min-replicas-max-lag`, 10 s by default.
+const FENCE: Span = Span::secs(10);
+const FENCE_RANGE: RangeInclusive<Span> = Span::ZERO..=Span::secs(3_600);
 const TIMEOUT: Span = Span::millis(30);
 const TIMEOUT_RANGE: RangeInclusive<Span> = Span::millis(1)..=Span::secs(5);
 const CALLS_MAX: u32 = 8_192;
@@ -102,6 +105,7 @@ impl Resolver<'_> {
             let message = "Redis has no such setting: leave it out, or write kind = \"memory\"";
             self.refuse::<()>("store.records_max", number, message);
         }
+        let fence = self.span("store.fence", raw.fence.as_ref(), FENCE, FENCE_RANGE);
         let breaker = match &raw.breaker {
             Some(table) => self.breaker(table.get_ref()),
             None => Some(breaker::Settings::default()),
@@ -111,6 +115,7 @@ impl Resolver<'_> {
             timeout: timeout?,
             namespace: namespace?,
             calls_max: calls_max?,
+            fence: fence?,
             breaker: breaker?,
         })
     }

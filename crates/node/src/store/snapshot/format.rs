@@ -95,7 +95,8 @@ impl<W: Write> Writer<W> {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..16].copy_from_slice(&key.caller.to_bytes());
         bytes[16..20].copy_from_slice(&key.limit.0.to_le_bytes());
-        let Record { label, current, previous, expires } = record;
+        // An account is worth nothing to the store that reads it: its epoch is another one.
+        let Record { label, current, previous, expires, account: _ } = record;
         let numbers =
             [label.0, current.used, current.refunded, previous.used, previous.refunded, expires.0];
         for (place, number) in bytes[20..].chunks_exact_mut(8).zip(numbers) {
@@ -181,6 +182,7 @@ impl<R: Read> Reader<R> {
             current: counts(1)?,
             previous: counts(3)?,
             expires: StoreTime(number(5)),
+            account: None,
         };
         Ok((Key { caller: Caller::from_bytes(caller), limit: LimitId(limit) }, record))
     }

@@ -50,6 +50,7 @@ impl Place {
             floor: Counts::default(),
             enforce: true,
             expires: now + lives,
+            claim: None,
         };
         store.apply(&StoreCommand::new(vec![operation])).unwrap()
     }
