@@ -19,6 +19,8 @@ use crate::{
 
 /// A node that has not heard of every peer serves without its store for so long at most.
 const SYNC_MAX: Span = Span::secs(2);
+/// So many attributes most requests have at most.
+const FEW: usize = 4;
 /// How often a node looks whether a store that cannot be reached can be healed.
 const LOOK_EVERY: Span = Span::millis(100);
 /// A node's timer rings no more often than this, as a real one's does.
@@ -158,8 +160,16 @@ impl Life {
 
     /// Plans one request of a subject.
     pub fn plan(&self, policies: &PolicySet, subject: &Subject, cost: u64, now: Instant) -> Plan {
-        let mut list = [("", ""); ATTRIBUTES_MAX];
-        let attributes = &mut list[..subject.attributes.len()];
+        // Almost all have few, and a list of as many as there may be is long.
+        let (mut few, mut many);
+        let count = subject.attributes.len();
+        let attributes = if count <= FEW {
+            few = [("", ""); FEW];
+            &mut few[..count]
+        } else {
+            many = [("", ""); ATTRIBUTES_MAX];
+            &mut many[..count]
+        };
         for (place, (name, value)) in attributes.iter_mut().zip(&subject.attributes) {
             *place = (name, value);
         }

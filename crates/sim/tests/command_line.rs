@@ -64,7 +64,7 @@ fn json_stands_alone_on_stdout_with_the_promised_fields() {
     }
     assert!(json["regions"]["eu"]["offered"].is_u64());
     let names: Vec<_> = json["checkers"].as_array().expect("a list").iter().collect();
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 9);
     assert!(names.iter().all(|c| c["name"].is_string() && c["violations"] == 0), "{json}");
 }
 
@@ -177,7 +177,8 @@ fn mistakes_are_exit_two_and_told_on_stderr() {
         (&["run", &quick, "--drawn", "x.toml"], "--drawn"),
         (&["compare", &quick], "nothing to compare"),
         (&["compare", "no-such.toml"], "no-such.toml"),
-        (&["targets", "--short"], "not built yet"),
+        (&["targets", "no-such-folder", "--short"], "no-such-folder"),
+        (&["targets", "--only"], "--only"),
     ] {
         let output = simulate(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

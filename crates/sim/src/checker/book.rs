@@ -95,7 +95,7 @@ pub struct Weighed {
 }
 
 /// The last step in a window that admitted something in a region.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LastStep {
     /// What the asking node had been told, by region.
     pub told: Vec<u64>,
@@ -186,18 +186,25 @@ impl WindowBook {
         }
     }
 
-    /// What `knower` knew of each region when the book stood at `mark`.
-    fn known_at(&self, lives: &[LifeFacts], regions: usize, knower: usize, mark: u64) -> Vec<u64> {
-        let mut by_region = vec![0; regions];
-        let Some(heard) = self.heard.get(knower) else { return by_region };
+    /// Writes to `told` what `knower` knew of each of so many regions when the book stood at `mark`.
+    fn known_at(
+        &self,
+        lives: &[LifeFacts],
+        regions: usize,
+        knower: usize,
+        mark: u64,
+        told: &mut Vec<u64>,
+    ) {
+        told.clear();
+        told.resize(regions, 0);
+        let Some(heard) = self.heard.get(knower) else { return };
         for (life, net) in heard.net.iter().enumerate() {
-            by_region[lives[life].region] += net;
+            told[lives[life].region] += net;
         }
         // Takes back what was learnt since, the newest first.
         for news in heard.recent.iter().rev().take_while(|news| news.mark > mark) {
-            by_region[lives[news.life].region] -= news.grew;
+            told[lives[news.life].region] -= news.grew;
         }
-        by_region
     }
 }
 
@@ -224,6 +231,8 @@ pub struct Book {
     /// counts under them is nobody's to judge.
     closed_below: Vec<Label>,
     mark: u64,
+    /// What the node that asked last had been told, by region: a list that is used again.
+    told: Vec<u64>,
 }
 
 impl Book {
@@ -231,9 +240,21 @@ impl Book {
     pub fn new(keys: Vec<KeyFacts>, regions: usize, facts: Facts) -> Self {
         let open = vec![Vec::new(); keys.len()];
         let closed_below = vec![Label(0); keys.len()];
-        let (lives, alive, weighed) = (Vec::new(), Vec::new(), Vec::new());
+        let (lives, alive, weighed, told) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let clocks = Clocks::default();
-        Self { keys, regions, facts, lives, alive, weighed, clocks, open, closed_below, mark: 0 }
+        Self {
+            keys,
+            regions,
+            facts,
+            lives,
+            alive,
+            weighed,
+            clocks,
+            open,
+            closed_below,
+            mark: 0,
+            told,
+        }
     }
 
     /// Counts what lives learn: says who knew what when.
@@ -411,7 +432,11 @@ impl Book {
     fn weigh_answer(&mut self, life: usize, planned: u64, charge: &Charge) {
         let Some(window) = self.window(charge.key, charge.label) else { return };
         let region = self.lives[life].region;
-        let known = |mark: u64| window.known_at(&self.lives, self.regions, life, mark);
+        let known = |mark: u64| {
+            let mut told = Vec::new();
+            window.known_at(&self.lives, self.regions, life, mark, &mut told);
+            told
+        };
         let (record, told) = (known(self.mark)[region], known(planned));
         let regional = self.keys[charge.key].region.is_some();
         let others = if regional { 0 } else { told.iter().sum::<u64>() - told[region] };
@@ -435,12 +460,12 @@ impl Book {
             let facts = &self.keys[step.key];
             let (regional, quantity) = (facts.region.is_some(), facts.quantity);
             let length = facts.window.length() + RECORD_AFTER;
-            let Self { lives, open, weighed, .. } = self;
+            let Self { lives, open, weighed, told, .. } = self;
             let Some(window) = open[step.key].iter_mut().rev().find(|w| w.label == step.label)
             else {
                 continue;
             };
-            let told = window.known_at(lives, regions, life, planned);
+            window.known_at(lives, regions, life, planned, told);
             // A record outlives the last step by a window at least, not for ever: a region that restarts as a
             // whole, with a clock that is behind, may come back to a label that its store has forgotten.
             let touched = std::mem::replace(&mut window.touched[region], at);
@@ -457,7 +482,10 @@ impl Book {
             if step.cost > 0 {
                 window.use_at(at);
                 let forgotten = window.agreed[region].saturating_sub(window.record[region]);
-                window.last_step[region] = Some(LastStep { told, forgotten });
+                // Written over the one before it: there is one for every admission.
+                let last = window.last_step[region].get_or_insert_default();
+                last.told.clone_from(told);
+                last.forgotten = forgotten;
             }
         }
     }

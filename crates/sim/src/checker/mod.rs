@@ -385,9 +385,22 @@ impl Panel {
                 closed.iter().for_each(|window| checker.close(book, at, window));
             }
         }
-        // Most checkers look away from most of what is seen, several times a request: called by name, that
-        // costs next to nothing.
+        // What every request brings is told by name to those that look at it: most look away from most.
         let book = &self.book;
+        match seen {
+            Seen::Clock { .. } => return,
+            Seen::Stepped { .. } => return self.gate.see(book, at, seen),
+            Seen::Called { .. } | Seen::CallEnded { .. } => {
+                return self.breaker.see(book, at, seen);
+            }
+            Seen::Answered { .. } => {
+                self.conservation.see(book, at, seen);
+                self.gate.see(book, at, seen);
+                self.rights_bound.see(book, at, seen);
+                return self.liveness.see(book, at, seen);
+            }
+            _ => {}
+        }
         self.merge_laws.see(book, at, seen);
         self.conservation.see(book, at, seen);
         self.gate.see(book, at, seen);

@@ -31,6 +31,15 @@ pub(super) enum Plan {
     Drawn { worlds: super::worlds::Worlds, base: Settings, seed: u64 },
 }
 
+impl Cell {
+    pub(super) const fn runs(&self) -> u64 {
+        match &self.plan {
+            Plan::Fixed { seeds, .. } => *seeds,
+            Plan::Drawn { .. } => 1,
+        }
+    }
+}
+
 /// A scenario in the making.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
@@ -58,9 +67,13 @@ impl Settings {
             && let Some(Value::Array(loads)) = self.table.get_mut("load")
         {
             for table in loads.iter_mut().filter_map(Value::as_table_mut) {
-                // A split is one thing: what was set of another shape goes with it.
-                if load.contains_key("split") {
+                // A split is one thing: what was set of another shape goes with it; and what a flash adds
+                // takes the place of a multiple.
+                if let Some(split) = load.get("split") {
                     table.remove("split");
+                    if split.get("add").is_some() {
+                        table.remove("multiple");
+                    }
                 }
                 settings::merge(table, load.clone());
             }
@@ -142,6 +155,10 @@ mod tests {
             (Some(1.0), Some(2))
         );
         assert_eq!(settings.limits, table("quantity = 7\nconsistency = \"strict\""));
+        let flash = table("load = { split = { shape = \"flash\", add = 3.0 } }");
+        settings.set(flash, "here").expect("good");
+        let loads = settings.table["load"].as_array().expect("loads");
+        assert!(loads[0].get("multiple").is_none(), "{loads:?}");
         let error = settings.set(table("limit = 3"), "here").expect_err("no table");
         assert!(error.to_string().contains("here: `limit`"), "{error}");
     }

@@ -115,7 +115,7 @@ impl Measure {
                     // A run that ended in a panic has kept no promise at all.
                     checkers.is_empty() || *name == PANIC || checkers.iter().any(|c| c == name)
                 });
-                wanted.map(|(_, violations)| violations.count as f64).sum()
+                wanted.map(|(_, violations)| violations.count).sum::<u64>() as f64
             }
         }
     }

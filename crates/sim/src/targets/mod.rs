@@ -46,6 +46,13 @@ pub struct Grid {
     cells: Result<Vec<Cell>, String>,
 }
 
+impl Grid {
+    /// How many runs it takes; 0 if its mode is refused.
+    pub fn runs(&self) -> u64 {
+        self.cells.iter().flatten().map(Cell::runs).sum()
+    }
+}
+
 /// One target.
 #[derive(Debug, Clone)]
 pub struct Target {

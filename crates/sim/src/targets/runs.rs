@@ -197,7 +197,7 @@ fn judge(
         let (cell, mut value) = worst;
         let violations = matches!(measure, Measure::Violations(_));
         if violations {
-            value = values.sum();
+            value = values.fold(0.0, |sum, value| sum + value);
         }
         let good = value <= *at_most;
         // That all checkers are content goes without saying.

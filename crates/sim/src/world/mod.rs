@@ -419,6 +419,6 @@ fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
         recover_within: scenario.recover_within,
         roomy,
         store: scenario.store,
-        weights: vec![1; topology.regions.len()],
+        weights: topology.regions.iter().map(|region| region.weight).collect(),
     }
 }
