@@ -157,7 +157,12 @@ impl Exchange {
         let sender = self.peers.get(&from.id)?;
         let of = self.peers.values().find(|peer| peer.index == told.session && peer.connected)?;
         let until = now - sender.distance.delay();
-        (!told.hearsay).then(|| (of.as_of().unwrap_or(until).min(until), until))
+        let since = of.as_of().unwrap_or(until).min(until);
+        // Who is asked for a watched key speaks every period or two. Who was silent for longer was not, and
+        // speaks as soon as it is.
+        let was_idle = until.since(since) > self.gossip.times(5).divided_by(2);
+        let since = if was_idle { until - self.gossip.divided_by(2) } else { since };
+        (!told.hearsay).then_some((since, until))
     }
 
     pub(super) fn merge<S: Shards>(
