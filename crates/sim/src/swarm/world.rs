@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Swarm;
+use super::{Mode, Swarm};
 use crate::rng::Stream;
 
 /// Places at usual distances, and one that is at the same distance from all.
@@ -60,11 +60,28 @@ impl World {
         let shadow = pick(8) == 0;
 
         let mut policies = String::new();
+        // From a stream of their own: modes change nothing else of what a seed draws.
+        let mut modes = Stream::new(seed, "swarm-modes", 0);
         let mut policy = |name: &str, key: &str, shadow: bool, limits: &[(String, &Limit)]| {
+            let mut mode = |limit: &Limit| match limit.scope {
+                "global" => Some(swarm.modes[modes.below(swarm.modes.len() as u64) as usize]),
+                _ => None,
+            };
+            let with: Vec<Option<Mode>> = limits.iter().map(|(_, limit)| mode(limit)).collect();
+            let rights = with.iter().flatten().any(|mode| mode.has_rights());
+            // What is admitted without the store would break their promise.
+            let failure = if rights && failure == "open" { "closed" } else { failure };
             write!(policies, "[[policy]]\nname = \"{name}\"\nkey = {key}\non_store_failure = \"{failure}\"\nshadow = {shadow}\n")
                 .expect("text takes all");
-            for (quantity, Limit { name, scope, seconds }) in limits {
-                let consistency = if *scope == "global" { "consistency = \"plain\"\n" } else { "" };
+            for ((quantity, Limit { name, scope, seconds }), mode) in limits.iter().zip(with) {
+                let consistency = match mode {
+                    None => String::new(),
+                    Some(Mode::Bounded) => {
+                        let percent = 1 + modes.below(20);
+                        format!("consistency = \"bounded\"\noverdraft = \"{percent}%\"\n")
+                    }
+                    Some(mode) => format!("consistency = \"{}\"\n", mode.name()),
+                };
                 write!(policies, "[[policy.limit]]\nname = \"{name}\"\nquantity = {quantity}\nwindow = \"{seconds}s\"\nalgorithm = \"fixed-window\"\nscope = \"{scope}\"\n{consistency}")
                     .expect("text takes all");
             }
