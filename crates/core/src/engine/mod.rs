@@ -13,7 +13,7 @@ use crate::{
     clock::{Clock, ClockStatus},
     counts::{Ages, Known, OverAdmitted, Shard, Tally},
     exchange::{self, Exchange, ExchangeStats, PeerStatus, RegionView, Sentence, Shards},
-    forecast::Participant,
+    forecast::{Participant, Urgency},
     guard::{Guard, Guarding},
     ids::{Key, LimitId, NodeId, RegionIndex, RegionName, RegionNumber, Session},
     invariants::Invariant,
@@ -89,7 +89,7 @@ pub struct Settings {
 
 impl Settings {
     /// The defaults: gossip every 50 ms, 64 shards, 4 M cells, an alarm when the store's clock is off by
-    /// half a second, two seconds until a node that cannot be heard is taken for dead, panics in debug builds only.
+    /// half a second, 30 s until a node that cannot be heard is taken for dead, panics in debug builds only.
     pub fn new(session: Session) -> Self {
         let region = RegionNumber::of(&session.id.region);
         Self {
@@ -103,7 +103,7 @@ impl Settings {
             relays: false,
             call_max: None,
             expects_peers: false,
-            reclaim_after: Span::secs(2),
+            reclaim_after: Span::secs(30),
             clock_error: Span::millis(500),
             strict_invariants: cfg!(debug_assertions),
         }
@@ -429,6 +429,10 @@ impl<G: Guarding> Engine<G> {
         let clock = self.clock.with(|clock| clock.reading(now));
         self.exchange.with(|exchange| {
             let result = exchange.handle_frame(now, clock, from, bytes, &self.shard_set());
+            if exchange.take_demand_news() {
+                // Whoever watches a key wants to know that nobody else is asked for it.
+                self.pace.note(now, self.settings.gossip, Urgency::Later);
+            }
             if exchange.take_rights_news() {
                 self.has_rights.store(true, Ordering::Relaxed);
                 self.pace.want_grants();

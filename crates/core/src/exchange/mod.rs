@@ -188,6 +188,8 @@ pub(crate) struct Exchange {
     quarantine: Quarantine,
     /// Whether anything was heard lately of limits that are spent by rights.
     rights_news: bool,
+    /// Whether anything was heard lately of keys whose demand somebody watches.
+    demand_news: bool,
     /// Sentences that the driver has not been told of; one at most for each peer that was connected.
     sentenced: Vec<Sentence>,
 }
@@ -213,6 +215,7 @@ impl Exchange {
             clocks: Clocks::default(),
             quarantine: Quarantine::default(),
             rights_news: false,
+            demand_news: false,
             sentenced: Vec::new(),
         }
     }
@@ -477,6 +480,7 @@ impl Exchange {
         let merged = self.merge(now, Reading { settled, ..clock }, from, told, shards);
         let heard = Self::hear_rights(now, clock, remarks.stated, shards);
         self.rights_news |= heard.news > 0 || merged.rights;
+        self.demand_news |= merged.watched;
         let ahead = merged.ahead || heard.ahead;
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
@@ -581,6 +585,11 @@ impl Exchange {
     /// Whether anything was heard of limits that are spent by rights since this was last asked.
     pub(crate) const fn take_rights_news(&mut self) -> bool {
         mem::replace(&mut self.rights_news, false)
+    }
+
+    /// Whether anything was heard of keys whose demand somebody watches since this was last asked.
+    pub(crate) const fn take_demand_news(&mut self) -> bool {
+        mem::replace(&mut self.demand_news, false)
     }
 
     /// The next peer whose connection is to be closed. Call until `None`.

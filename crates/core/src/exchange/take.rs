@@ -40,6 +40,8 @@ pub(super) struct Merged {
     pub(super) closed: u64,
     /// Slots that did not fit.
     pub(super) refused: u64,
+    /// Whether any of it is of a key whose demand somebody watches.
+    pub(super) watched: bool,
     /// Whether any of it is of a limit that is spent by rights.
     pub(super) rights: bool,
     /// Whether a label was too far ahead, or too old for a clock that may still be set back.
@@ -155,7 +157,12 @@ impl Exchange {
         let sender = self.peers.get(&from.id)?;
         let of = self.peers.values().find(|peer| peer.index == told.session && peer.connected)?;
         let until = now - sender.distance.delay();
-        (!told.hearsay).then(|| (of.as_of().unwrap_or(until).min(until), until))
+        let since = of.as_of().unwrap_or(until).min(until);
+        // Who is asked for a watched key speaks every period or two. Who was silent for longer was not, and
+        // speaks as soon as it is.
+        let was_idle = until.since(since) > self.gossip.times(5).divided_by(2);
+        let since = if was_idle { until - self.gossip.divided_by(2) } else { since };
+        (!told.hearsay).then_some((since, until))
     }
 
     pub(super) fn merge<S: Shards>(
@@ -190,6 +197,7 @@ impl Exchange {
             for entry in &slots.entries {
                 let entry = entry.read(shape, label, session);
                 merged.rights |= entry.note.rights;
+                merged.watched |= entry.note.weight > 0;
                 let shard = shard_of(entry.caller, shards.count());
                 let grew = shards.with(shard, |shard| {
                     if !closed {

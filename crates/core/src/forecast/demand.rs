@@ -26,6 +26,11 @@ impl Memory {
     }
 }
 
+/// How far back a surge is looked for.
+pub(super) const FAST: Span = Span::millis(40);
+/// So much more than usual is a surge.
+pub(super) const SURGE_FACTOR: f64 = 1.6;
+
 /// An exponentially weighted rate.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Rate {
@@ -71,6 +76,8 @@ pub(super) fn seconds(span: Span) -> f64 {
 /// What one place asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Demand {
+    /// Over the last moments.
+    fast: Rate,
     usual: Rate,
     slow: Rate,
     /// Of the squares of costs: what tells heavy requests from many.
@@ -83,7 +90,7 @@ impl Demand {
     /// Nothing seen yet, watched from `now` on.
     pub(super) const fn new(now: Mono) -> Self {
         const NONE: Rate = Rate { per_second: 0.0, watched: 0.0 };
-        Self { usual: NONE, slow: NONE, squares: NONE, at: now }
+        Self { fast: NONE, usual: NONE, slow: NONE, squares: NONE, at: now }
     }
 
     /// Takes what was asked for between `since` and `now`, and nothing between what was known and `since`.
@@ -98,6 +105,7 @@ impl Demand {
     ) {
         if now == self.at {
             let over = now.since(since);
+            self.fast.add(units, over, FAST);
             self.usual.add(units, over, memory.usual);
             self.slow.add(units, over, memory.slow);
             self.squares.add(squares, over, memory.usual);
@@ -105,6 +113,7 @@ impl Demand {
         }
         for (units, squares, until) in [(0.0, 0.0, since), (units, squares, now)] {
             let over = until.since(self.at);
+            self.fast.observe(units, over, FAST);
             self.usual.observe(units, over, memory.usual);
             self.slow.observe(units, over, memory.slow);
             self.squares.observe(squares, over, memory.usual);
@@ -122,10 +131,18 @@ impl Demand {
         self.usual.per_second()
     }
 
-    /// What is left of units and squares per second when nothing more was asked for until `now`.
+    /// What is left of units and squares per second when nothing more was asked for until `now`. A demand
+    /// that has just surged is taken for what it is in the last moments.
     pub(super) fn fading(&self, now: Mono, memory: Memory) -> (f64, f64) {
-        let left = libm::exp(-seconds(now.since(self.at)) / seconds(memory.usual));
-        (self.usual() * left, self.squares() * left)
+        let silent = seconds(now.since(self.at));
+        let left = libm::exp(-silent / seconds(memory.usual));
+        let usual = (self.usual() * left, self.squares() * left);
+        let fast = self.fast.unwatched_as_none() * libm::exp(-silent / seconds(FAST));
+        if fast > SURGE_FACTOR * usual.0 && usual.0 > 0.0 {
+            (fast, usual.1 * fast / usual.0)
+        } else {
+            usual
+        }
     }
 
     /// Units per second, as if there had been none before it was watched.

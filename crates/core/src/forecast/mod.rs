@@ -19,7 +19,7 @@ use crate::{
     time::{Label, Mono, Span, Window},
 };
 
-use demand::{Demand, Memory, Rate, seconds};
+use demand::{Demand, FAST, Memory, Rate, SURGE_FACTOR, seconds};
 pub(crate) use watched::Watched;
 
 mod demand;
@@ -31,14 +31,12 @@ mod watched;
 const MARGIN: f64 = 2.0;
 /// Own demand is taken note of so often.
 const OWN_EVERY: Span = Span::millis(5);
-/// How far back a surge is looked for.
-const SURGE_MEMORY: Span = Span::millis(40);
-/// So much more than usual is a surge …
-const SURGE_FACTOR: f64 = 1.6;
-/// … if it is so many units at least within its memory.
+/// A surge is one if it is so many units at least within the last moments.
 const SURGE_UNITS: f64 = 5.0;
 /// For so long after a surge began, its share is admitted on evidence only.
 const SURGE_LASTS: Span = Span::millis(500);
+/// Who has not been heard for so long is not waited for.
+const SILENT: Span = Span::millis(1_500);
 /// Nodes whose demand for one key is remembered.
 const TOLD_MAX: usize = 64;
 /// What comes from a place in the time that its news takes is nothing if it is less.
@@ -309,11 +307,11 @@ impl Forecast {
             return Urgency::None;
         }
         let (units, squares) = core::mem::take(&mut self.asked);
-        self.fast.observe(units, over, SURGE_MEMORY);
+        self.fast.observe(units, over, FAST);
         self.own.observe(units, squares, self.own.at(), now, self.memory);
         // A demand that is there for the first time is a surge too.
         let (fast, usual) = (self.fast.unwatched_as_none(), self.own.unwatched_as_none());
-        let surges = fast > SURGE_FACTOR * usual && fast * seconds(SURGE_MEMORY) >= SURGE_UNITS;
+        let surges = fast > SURGE_FACTOR * usual && fast * seconds(FAST) >= SURGE_UNITS;
         if surges && self.surged.is_none_or(|at| now.since(at) >= SURGE_LASTS) {
             self.surged = Some(now);
             return Urgency::Now;
@@ -455,8 +453,6 @@ impl Forecast {
     /// variance.
     fn growth(&self, question: &Question, sight: &Sight<'_>) -> (f64, f64) {
         let others = sight.participants.iter().filter(|p| p.region != RegionIndex::OWN);
-        let all_slow: f64 =
-            self.told.iter().map(|told| told.demand.slow()).sum::<f64>() + self.own.slow();
         others.fold((0.0, 0.0), |(growth, variance), participant| {
             let Some(told) = self.told_by(participant) else {
                 return (growth, variance);
@@ -472,9 +468,9 @@ impl Forecast {
             let counted = if told.label < question.label { age.min(question.elapsed) } else { age };
             let (units, squares) = told.demand.fading(participant.as_of, self.memory);
             let (mut units, mut squares) = (units * seconds(counted), squares * seconds(counted));
-            if !sight.is_heard(participant) && all_slow > 0.0 {
+            if !sight.is_heard(participant) {
                 // Perhaps it is cut off: it will not take more than its share.
-                let most = told.demand.slow() / all_slow * question.quantity as f64;
+                let most = self.share_of(told, question);
                 if units > most {
                     squares *= most / units;
                     units = most;
@@ -482,6 +478,32 @@ impl Forecast {
             }
             (growth + units, variance + squares)
         })
+    }
+
+    /// A node's share of the quantity, by what is asked for over a longer time.
+    fn share_of(&self, told: &Told, question: &Question) -> f64 {
+        let all: f64 = self.told.iter().map(|told| told.demand.slow()).sum();
+        let all = all + self.own.slow();
+        if all > 0.0 { told.demand.slow() / all * question.quantity as f64 } else { 0.0 }
+    }
+
+    /// What is left to nodes of other regions that cannot be heard, and are not taken for dead yet: what they
+    /// will be asked for in the whole label, up to their share, less what is known of it.
+    fn left_to_silent(&self, question: &Question, sight: &Sight<'_>) -> f64 {
+        let silent = sight.participants.iter().filter(|participant| {
+            let age = sight.now.since(participant.as_of);
+            participant.region != RegionIndex::OWN
+                && !sight.is_heard(participant)
+                && age <= sight.reclaim_after
+        });
+        let window = seconds(question.elapsed + question.left);
+        silent
+            .filter_map(|participant| {
+                let told = self.told_by(participant)?;
+                let (rate, _) = told.demand.fading(participant.as_of, self.memory);
+                Some((rate * window).min(self.share_of(told, question)))
+            })
+            .sum()
     }
 
     /// Whether nobody who can be heard will admit any more on a forecast: all have stopped in the label, and
@@ -507,6 +529,7 @@ impl Forecast {
         }
         let used = question.others.saturating_add(question.own_region);
         let left = question.quantity.saturating_sub(used) as f64;
+        let left = (left - self.left_to_silent(question, sight)).max(0.0);
         let own = self.own.fading(sight.now, self.memory).0;
         let all = own + self.demand_of_others(sight);
         let part = if all > 0.0 { left * own / all } else { 0.0 };
@@ -555,7 +578,9 @@ impl Forecast {
         let Some(surged) = self.surged.filter(|at| sight.now.since(*at) < SURGE_LASTS) else {
             return false;
         };
-        let mut heard = sight.participants.iter().filter(|p| sight.is_heard(p));
+        // An idle node is heard of once a second only.
+        let lives = |p: &&Participant| sight.now.since(p.as_of) <= SILENT + p.delay;
+        let mut heard = sight.participants.iter().filter(lives);
         question.own_region as f64 > question.share * question.quantity as f64
             && heard.any(|participant| participant.as_of <= surged)
     }
