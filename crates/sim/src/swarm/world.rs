@@ -124,13 +124,16 @@ impl World {
         let duplication = ["0.0", "0.0", "0.05"][pick(3) as usize];
         let delay = [0, 0, 1, 3, 8][pick(5) as usize];
         let timeout = [20, 30, 50][pick(3) as usize];
+        // Longer than clocks may be apart and still agree: else a label may have been used before a store
+        // that lost its memory thinks that it begins.
+        let fence = [600, 1_000, 3_000][modes.below(3) as usize];
         let records = if store_full { 1 + pick(6) } else { 1_000_000 };
         // Last, so that it changes nothing else of what a seed draws.
         let relays = nodes > 1 && pick(2) == 1;
         let text = format!(
             "begin = \"{begin}ms\"\ngossip = \"{gossip}ms\"\npolicies = \"\"\"\n{policies}\"\"\"\n\
              [topology]\nregions = {regions:?}\nnodes_per_region = {nodes}\nrelays = {relays}\nduplication = {duplication}\n\
-             [store]\ndelay = \"{delay}ms\"\ntimeout = \"{timeout}ms\"\nrecords = {records}\n{loads}"
+             [store]\ndelay = \"{delay}ms\"\ntimeout = \"{timeout}ms\"\nrecords = {records}\nfence = \"{fence}ms\"\n{loads}"
         );
         Self { regions, nodes, text }
     }
