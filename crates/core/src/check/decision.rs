@@ -33,6 +33,18 @@ pub struct RegionUse {
     pub staleness: Option<Span>,
 }
 
+/// How a region stands with its rights to a key in one label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RightsUse {
+    /// What the region may spend in all: 0 while its store may have forgotten some of the label.
+    pub held: u64,
+    /// What it has granted to others.
+    pub granted: u64,
+    /// What regions that cannot be reached hold and have not spent, as far as is known: nobody else can
+    /// spend it in the label.
+    pub stranded: u64,
+}
+
 /// How one limit weighed one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitVerdict {
@@ -64,6 +76,8 @@ pub struct LimitVerdict {
     /// admit now is not known here yet; only of a global limit where use was asked for, and `None` while
     /// peers are expected and none was ever met.
     pub worst_over_admission: Option<u64>,
+    /// Only of a limit that is spent by rights, where use was asked for and the store answered.
+    pub rights: Option<RightsUse>,
 }
 
 impl LimitVerdict {

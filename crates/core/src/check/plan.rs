@@ -173,6 +173,7 @@ impl Planned {
             staleness: None,
             regions: Vec::new(),
             worst_over_admission: None,
+            rights: None,
         }
     }
 }

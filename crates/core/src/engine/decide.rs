@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use super::{Completion, Engine, Outcome, Plan, Sighted, Views};
 use crate::{
     check::{
-        Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, Subject, Ticket,
+        Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject, Ticket,
         plan::{self, Planned},
     },
     counts::{Asked, Known, Shard, Tally, Tick},
@@ -153,7 +153,7 @@ impl<G: Guarding> Engine<G> {
 
     /// Whether a store's epoch is its first: nothing can have been forgotten. It is if it began when the
     /// cluster was founded, and no region knows better: all have told what they knew, and nothing of an
-    /// earlier run of a node of ours. And where nobody else counts, since then a store that
+    /// earlier run of a node of ours, and this node has seen no earlier epoch. And where nobody else counts, since then a store that
     /// loses its memory loses the names of callers with it.
     fn is_founding(&self, epoch: StoreEpoch) -> bool {
         if self.split.regions().len() == 1 {
@@ -161,6 +161,7 @@ impl<G: Guarding> Engine<G> {
         }
         let founded = self.settings.founded;
         founded.is_some_and(|founded| epoch.0 <= (founded + FOUNDING).0)
+            && self.heal_status().epochs == 0
             && self.views.with(|views| views.all_have_answered)
     }
 
@@ -282,7 +283,10 @@ impl<G: Guarding> Engine<G> {
                     .iter()
                     .zip(&operations)
                     .map(|(plan, op)| plan.verdict(op.passes, op.counts, cluster));
-                let limits = self.with_views(now, &ticket, verdicts.collect());
+                let mut limits = self.with_views(now, &ticket, verdicts.collect());
+                if ticket.purpose == Purpose::Usage {
+                    self.add_rights(now, &ticket, &operations, &mut limits);
+                }
                 Completion::Decided(plan::decision(admitted, limits, None))
             }
             Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {
@@ -407,12 +411,48 @@ impl<G: Guarding> Engine<G> {
                     verdict.worst_over_admission = (global(verdict) && views.complete).then(|| {
                         let (ages, cluster) = (views.ages(now), self.cluster_time(now));
                         let limit = (verdict.limit().window, verdict.limit().quantity);
-                        self.with_shard(plan.key, |s| s.exposure(plan.key, limit, cluster, &ages))
+                        let exposure = self.with_shard(plan.key, |shard| {
+                            shard.exposure(plan.key, limit, cluster, &ages)
+                        });
+                        self.possible(verdict.limit(), exposure)
                     });
                 }
             }
         });
         limits
+    }
+
+    /// By how much all regions may exceed a limit at most, if what is under way is `exposure`: what its mode
+    /// promises caps it.
+    pub fn possible(&self, limit: &Limit, exposure: u64) -> u64 {
+        if !limit.consistency.has_rights() {
+            return exposure;
+        }
+        let overdraft = |region| {
+            self.split.overdraft(limit.quantity, limit.consistency.overdraft(), region)
+        };
+        exposure.min(self.split.regions().map(overdraft).sum())
+    }
+
+    /// Adds to verdicts how the region stands with its rights.
+    fn add_rights(
+        &self,
+        now: Mono,
+        ticket: &Ticket,
+        replies: &[OperationReply],
+        limits: &mut [LimitVerdict],
+    ) {
+        let sighted = self.sighted(now);
+        for ((plan, reply), verdict) in ticket.planned.iter().zip(replies).zip(limits) {
+            let Some(holding) = &reply.holding else { continue };
+            verdict.rights = Some(RightsUse {
+                held: if holding.open { holding.held() } else { 0 },
+                granted: holding.given.sum(),
+                stranded: self.with_shard(plan.key, |shard| {
+                    self.stranded(shard, &plan.key, plan.limit(), plan.label, &sighted)
+                }),
+            });
+        }
     }
 
     fn regions_used(

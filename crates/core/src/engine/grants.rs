@@ -330,6 +330,38 @@ impl<G: Guarding> Engine<G> {
         )
     }
 
+    /// What regions hold of a key and have not spent that this node is out of touch with.
+    pub(super) fn stranded(
+        &self,
+        shard: &Shard,
+        key: &Key,
+        limit: &Limit,
+        label: Label,
+        sighted: &Sighted,
+    ) -> u64 {
+        let sight = sighted.sight(self);
+        let by_region = shard.by_region(*key, label);
+        let book = shard.watched.books(key).and_then(|books| books.of(label));
+        let is_reached = |index: RegionIndex| {
+            sighted.participants.iter().any(|p| p.region == index && sight.is_in_touch(p))
+        };
+        let left = |region: RegionNumber| {
+            let index = sighted.regions.iter().find(|(number, _)| *number == region);
+            let index = index.map(|(_, index)| *index);
+            if index.is_some_and(is_reached) {
+                return 0;
+            }
+            let used = by_region.iter().find(|(r, _)| Some(*r) == index);
+            let used = used.map_or(0, |(_, tally)| tally.counts.net());
+            let held = book.map_or_else(
+                || self.split.base(limit.quantity, region),
+                |book| book.held(region, &self.split, limit.quantity),
+            );
+            held.saturating_sub(used)
+        };
+        self.split.regions().filter(|region| *region != self.own_region).map(left).sum()
+    }
+
     /// What the store is told of a key's rights.
     pub(super) fn claim(&self, shard: &Shard, key: Key, limit: &Limit, label: Label) -> Claim {
         let book = shard.watched.books(&key).and_then(|books| books.of(label));

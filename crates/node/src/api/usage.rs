@@ -45,8 +45,7 @@ struct LimitUsage<'a> {
     staleness_ms: Option<u64>,
     /// Not computed yet, hence null.
     worst_over_admission: Option<u64>,
-    /// No consistency of this version has rights.
-    rights: Option<()>,
+    rights: Option<Rights>,
 }
 
 /// The attributes that name the caller, as an object.
@@ -57,6 +56,14 @@ impl Serialize for Key<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_map(self.0.iter().copied())
     }
+}
+
+/// How the region stands with its rights.
+#[derive(Debug, Serialize)]
+struct Rights {
+    held: u64,
+    granted: u64,
+    stranded: u64,
 }
 
 /// Use by region, as an object.
@@ -128,7 +135,11 @@ fn limit_usage(verdict: &LimitVerdict) -> LimitUsage<'_> {
         regions: Regions(&verdict.regions),
         staleness_ms: verdict.staleness.map(Span::as_millis),
         worst_over_admission: verdict.worst_over_admission,
-        rights: None,
+        rights: verdict.rights.map(|rights| Rights {
+            held: rights.held,
+            granted: rights.granted,
+            stranded: rights.stranded,
+        }),
     }
 }
 

@@ -242,7 +242,10 @@ impl View {
                 limit: limit.name.to_string(),
                 admitted: over.admitted,
                 unmeasured: over.unmeasured,
-                possible: stats.over_admission_possible.get(&limit.id).copied().unwrap_or_default(),
+                possible: {
+                    let exposure = stats.over_admission_possible.get(&limit.id);
+                    self.engine.possible(limit, exposure.copied().unwrap_or_default())
+                },
             }
         };
         global.map(sample).collect()

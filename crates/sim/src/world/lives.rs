@@ -79,6 +79,10 @@ impl World<'_> {
         self.note(14, facts.region as u64, loss as u64);
         let time = self.store_time(facts.region, now);
         self.stores[facts.region].lose_memory(kept, time);
+        // What it holds again may have expired by a clock that was set forward since it was copied.
+        let error = |at| self.scenario.faults.store_clock_error(facts.region, at);
+        let saved = facts.back.map(|back| Instant(facts.at.0.saturating_sub(back.0)));
+        let kept = kept.filter(|_| saved.is_some_and(|saved| error(now) <= error(saved)));
         self.panel.see(now, &Seen::StoreLost { region: facts.region, kept });
     }
 

@@ -201,6 +201,7 @@ fn verdict(policy: &Arc<Policy>, index: usize, used: u64, reset_after: Span) -> 
         staleness: (policy.limits[index].scope == Scope::Global).then(|| Span::millis(140)),
         regions: Vec::new(),
         worst_over_admission: None,
+        rights: None,
     }
 }
 

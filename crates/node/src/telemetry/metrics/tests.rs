@@ -53,6 +53,7 @@ fn decision(set: &PolicySet, full: &[&str], reason: Option<Reason>) -> Decision 
         staleness: None,
         regions: Vec::new(),
         worst_over_admission: None,
+        rights: None,
     };
     let limits: Vec<_> = set.policies.iter().map(verdict).collect();
     let binding = (!limits.is_empty()).then_some(0);
