@@ -138,8 +138,16 @@ impl Subject {
     }
 
     /// As [`ask`](Self::ask), with the word that labels of the store's epoch are whole from an instant on.
-    async fn ask_since(&self, opens: u64, operations: Vec<Operation>) -> StoreReply {
+    /// What is said to be granted in epoch 1 is of the store's own.
+    async fn ask_since(&self, opens: u64, mut operations: Vec<Operation>) -> StoreReply {
         let (epoch, opens) = (self.epoch().await, ClusterTime(opens));
+        for operation in &mut operations {
+            if let Some((of, _)) = operation.claim.as_mut().and_then(|c| c.granted.as_mut())
+                && *of == StoreEpoch(1)
+            {
+                *of = epoch;
+            }
+        }
         let opening = Some(Opening { epoch, opens });
         self.store.apply(&StoreCommand { operations, opening }).await.expect("answered")
     }
@@ -367,7 +375,8 @@ async fn redis_keeps_the_contract() {
     contract_of_rights(&subject).await;
 }
 
-/// A random claim of one of two labels' worth of time, of which the later ones are whole.
+/// A random claim of one of two labels' worth of time, of which the later ones are whole. What it knows to
+/// be granted is of the epoch that each store is given as its own.
 fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
     let region = |random: &mut Xoshiro256PlusPlus| RegionNumber(random.random_range(1..4));
     let received = (0..random.random_range(0..3)).map(|_| Received {
@@ -384,6 +393,12 @@ fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
         base: random.random_range(0..20),
         allowance: random.random_range(0..3),
         label_start: ClusterTime(label * 10),
+        granted: random.random_bool(0.3).then(|| {
+            let known = (0..random.random_range(0..3))
+                .map(|_| (region(random), random.random_range(0..9)))
+                .collect();
+            (StoreEpoch(random.random_range(0..2)), known)
+        }),
         received,
         grants,
     }

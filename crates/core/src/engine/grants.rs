@@ -374,6 +374,9 @@ impl<G: Guarding> Engine<G> {
                 self.own_region,
             ),
             label_start: limit.window.start(label),
+            granted: book
+                .and_then(|book| book.of(self.own_region))
+                .map(|told| (told.epoch, told.given.clone())),
             received: received.unwrap_or_default(),
             grants: Vec::new(),
         }

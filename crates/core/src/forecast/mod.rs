@@ -28,7 +28,7 @@ mod tests;
 mod watched;
 
 /// The margin, in standard deviations of what is forecast.
-const MARGIN: f64 = 2.0;
+const MARGIN: f64 = 1.5;
 /// Own demand is taken note of so often.
 const OWN_EVERY: Span = Span::millis(5);
 /// A surge is one if it is so many units at least within the last moments.

@@ -140,6 +140,11 @@ impl Account {
         }
     }
 
+    /// Lifts what was granted to what somebody knows of it, in the epoch of this account.
+    pub fn lift_given(&mut self, known: &Row) {
+        self.given.merge(known);
+    }
+
     /// Whether `cost` may be spent when `net` has been: beyond what is held only up to `allowance`.
     pub fn allows(&self, net: u64, cost: u64, allowance: u64) -> bool {
         net.saturating_add(cost) <= self.held().saturating_add(allowance)

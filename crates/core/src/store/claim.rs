@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::{
-    ids::RegionNumber,
+    ids::{RegionNumber, StoreEpoch},
     rights::{Account, Received, Row},
     time::ClusterTime,
 };
@@ -17,6 +17,9 @@ pub struct Claim {
     pub allowance: u64,
     /// When the label begins.
     pub label_start: ClusterTime,
+    /// What the node knows the region to have granted, and in which epoch of its store: a floor. A record
+    /// that expired since the store's clock was set forward is made good by it.
+    pub granted: Option<(StoreEpoch, Row)>,
     /// What other regions have told of themselves.
     pub received: Vec<Received>,
     /// What to grant to whom, as far as it is held and not spent.

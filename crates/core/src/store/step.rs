@@ -194,6 +194,11 @@ fn spend(
     }
     let net = draft.charged.current.net();
     let account = draft.charged.account.get_or_insert_with(|| Account::new(claim.base).into());
+    if let Some((seen, known)) = &claim.granted
+        && *seen == epoch
+    {
+        account.lift_given(known);
+    }
     for told in &claim.received {
         account.receive(*told);
     }

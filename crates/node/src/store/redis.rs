@@ -222,8 +222,13 @@ impl RedisStore {
 
 /// A claim as the numbers that the script reads.
 fn claim_numbers(claim: &Claim) -> Vec<u64> {
-    let Claim { base, allowance, label_start, received, grants } = claim;
-    let mut numbers = vec![*base, *allowance, label_start.0, received.len() as u64];
+    let Claim { base, allowance, label_start, granted, received, grants } = claim;
+    let mut numbers = vec![*base, *allowance, label_start.0];
+    let (epoch, known) = granted.as_ref().map_or((0, None), |(epoch, row)| (epoch.0, Some(row)));
+    let known: Vec<_> = known.into_iter().flat_map(Row::iter).collect();
+    numbers.extend([epoch, known.len() as u64]);
+    numbers.extend(known.iter().flat_map(|(to, amount)| [u64::from(to.0), *amount]));
+    numbers.push(received.len() as u64);
     for told in received {
         numbers.extend([u64::from(told.from.0), told.epoch.0, told.amount, told.ceiling]);
     }

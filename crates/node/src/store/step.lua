@@ -6,9 +6,9 @@
 --          the caller says that its labels are whole; and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
---          how many numbers of a claim follow (0: none): base, allowance, label start, how many have told of
---          themselves, of each region, epoch, amount, ceiling, how many are granted something, of each region
---          and amount
+--          how many numbers of a claim follow (0: none): base, allowance, label start, an epoch, how many were
+--          granted something in it, of each region and amount, how many have told of themselves, of each region,
+--          epoch, amount, ceiling, how many are granted something, of each region and amount
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
 --          {admitted (1 or 0), now, epoch, and for each operation: passes (1 or 0), used, refunded, and how many
 --          numbers of a holding follow (0: none): open (1 or 0), base, how many were granted something, of each
@@ -173,11 +173,18 @@ end
 local function spend(d, o, c)
   if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
   local function n(i) return tonumber(ARGV[c + i]) end
-  local base, allowance, label_start, at = n(0), n(1), n(2), 4
+  local base, allowance, label_start, at = n(0), n(1), n(2), 5
   local net = d.c[2] - d.c[3]
   if not d.account then d.account = {base = base, given = {}, received = {}} end
   local a = d.account
-  for _ = 1, n(3) do
+  for _ = 1, n(4) do
+    if n(3) == epoch and n(at + 1) > 0 then
+      a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1))
+    end
+    at = at + 2
+  end
+  at = at + 1
+  for _ = 1, n(at - 1) do
     receive(a, n(at), n(at + 1), n(at + 2), n(at + 3))
     at = at + 4
   end
