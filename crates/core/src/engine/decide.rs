@@ -11,7 +11,7 @@ use crate::{
     },
     counts::{Asked, Known, Shard, Tally, Tick},
     exchange::RegionView,
-    forecast::{Ceiling, Question, Urgency},
+    forecast::{Answered, Ceiling, Question, Urgency},
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret, StoreEpoch},
     invariants::Invariant,
@@ -152,17 +152,13 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Whether a store's epoch is its first: nothing can have been forgotten. It is if it began when the
-    /// cluster was founded, and no region knows better: all have told what they knew, and nothing of an
-    /// earlier run of a node of ours, and this node has seen no earlier epoch. And where nobody else counts, since then a store that
-    /// loses its memory loses the names of callers with it.
+    /// cluster was founded, this node has seen no earlier one, and no region knows better: all have told what
+    /// they knew, and nothing of an earlier run of a node of ours.
     fn is_founding(&self, epoch: StoreEpoch) -> bool {
-        if self.split.regions().len() == 1 {
-            return true;
-        }
-        let founded = self.settings.founded;
-        founded.is_some_and(|founded| epoch.0 <= (founded + FOUNDING).0)
+        let began = self.settings.founded;
+        began.is_some_and(|founded| epoch.0 <= (founded + FOUNDING).0)
             && self.heal_status().epochs == 0
-            && self.views.with(|views| views.all_have_answered)
+            && (self.split.regions().len() == 1 || self.views.with(|views| views.all_have_answered))
     }
 
     /// Lowers the ceiling of a planned limit by what the other regions are expected to use meanwhile.
@@ -369,7 +365,8 @@ impl<G: Guarding> Engine<G> {
                 let own =
                     if watched { shard.known(plan.key, plan.label).own_session.net() } else { 0 };
                 let forecast = shard.watched.touch(&plan.key, now)?;
-                Some(forecast.handle_answer(now, plan.label, plan.ceiling, passes, own, region))
+                let answered = Answered { cost: plan.cost, passes, own_session: own, region };
+                Some(forecast.handle_answer(now, plan.label, plan.ceiling, &answered))
             });
             match urgency {
                 Some(Urgency::Now) => self.pace.note(now, self.settings.gossip, Urgency::Now),
@@ -428,9 +425,8 @@ impl<G: Guarding> Engine<G> {
         if !limit.consistency.has_rights() {
             return exposure;
         }
-        let overdraft = |region| {
-            self.split.overdraft(limit.quantity, limit.consistency.overdraft(), region)
-        };
+        let overdraft =
+            |region| self.split.overdraft(limit.quantity, limit.consistency.overdraft(), region);
         exposure.min(self.split.regions().map(overdraft).sum())
     }
 

@@ -481,7 +481,7 @@ impl Exchange {
         let heard = Self::hear_rights(now, clock, remarks.stated, shards);
         self.rights_news |= heard.news > 0 || merged.rights;
         self.demand_news |= merged.watched;
-        let ahead = merged.ahead || heard.ahead;
+        let ahead = merged.ahead || heard.ahead || heard.refused;
         let Some(peer) = self.peers.get_mut(&from.id) else {
             return Err(FrameError::UnknownSender);
         };

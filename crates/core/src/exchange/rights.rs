@@ -34,6 +34,8 @@ pub(super) struct Heard {
     pub(super) news: u64,
     /// Whether a label was too far ahead.
     pub(super) ahead: bool,
+    /// Whether there was no room for something.
+    pub(super) refused: bool,
 }
 
 /// Appends to frames what the own region has granted of the keys whose own slots are told in `entries`,
@@ -122,16 +124,16 @@ impl Exchange {
             let elapsed = clock.cluster.since(shape.window.start(current));
             for (caller, told) in statements {
                 let key = Key { caller, limit: shape.limit };
-                let news = shards.with(shard_of(caller, shards.count()), |shard| {
+                let merged = shards.with(shard_of(caller, shards.count()), |shard| {
                     if shard.watched.get(&key).is_none() {
                         shard.watch(&key, shape.window, current, now, elapsed);
                     }
-                    if let Some(forecast) = shard.watched.touch(&key, now) {
-                        forecast.note_rights();
-                    }
-                    shard.watched.merge(&key, label, &told)
+                    shard.watched.touch(&key, now)?.note_rights();
+                    Some(shard.watched.merge(&key, label, &told))
                 });
-                heard.news += u64::from(news);
+                // Without room it is to be told again: a grant that nobody heard of can be spent by nobody.
+                heard.refused |= merged.is_none();
+                heard.news += u64::from(merged == Some(true));
             }
         }
         heard

@@ -28,7 +28,7 @@ mod tests;
 mod watched;
 
 /// The margin, in standard deviations of what is forecast.
-const MARGIN: f64 = 1.5;
+const MARGIN: f64 = 2.0;
 /// Own demand is taken note of so often.
 const OWN_EVERY: Span = Span::millis(5);
 /// A surge is one if it is so many units at least within the last moments.
@@ -37,6 +37,8 @@ const SURGE_UNITS: f64 = 5.0;
 const SURGE_LASTS: Span = Span::millis(500);
 /// Who has not been heard for so long is not waited for.
 const SILENT: Span = Span::millis(1_500);
+/// A request that costs so many times what is usual says nothing of others when it is refused.
+const HEAVY: u64 = 2;
 /// Nodes whose demand for one key is remembered.
 const TOLD_MAX: usize = 64;
 /// What comes from a place in the time that its news takes is nothing if it is less.
@@ -153,6 +155,18 @@ impl Note {
         let weight = u32::try_from(bits >> 2).unwrap_or(u32::MAX);
         Self { weight, rights: bits & 2 != 0, stopped: bits & 1 != 0 }
     }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Answered {
+    pub(crate) cost: u64,
+    /// Whether it passes by this limit.
+    pub(crate) passes: bool,
+    /// Net use of the own session since.
+    pub(crate) own_session: u64,
+    /// Net use of the own region since, if its store said so.
+    pub(crate) region: Option<u64>,
 }
 
 /// A node has refused in the label.
@@ -413,31 +427,27 @@ impl Forecast {
         free(ceiling)
     }
 
-    /// Takes what became of a request in `label` that was given a `ceiling`: whether it `passes` by this
-    /// limit, and the net use of the own session since, and of the own region if its store said so.
+    /// Takes what became of a request in `label` that was given a `ceiling`. A refusal stops the node in the
+    /// label, but not one of a request that is much heavier than most: others may still fit.
     pub(crate) fn handle_answer(
         &mut self,
         now: Mono,
         label: Label,
         ceiling: Ceiling,
-        passes: bool,
-        own_session: u64,
-        region: Option<u64>,
+        answered: &Answered,
     ) -> Urgency {
         if self.label != label {
             return Urgency::None;
         }
-        self.region = self.region.max(region.unwrap_or(0));
+        self.region = self.region.max(answered.region.unwrap_or(0));
         self.give_back(label, ceiling);
-        match &self.stop {
-            Some(_) => Urgency::None,
-            None if passes => Urgency::None,
-            None => {
-                let stop = Stop { at: now, cap: own_session, settled: None, pending: 0 };
-                self.stop = Some(stop);
-                Urgency::Now
-            }
+        let weight = self.note(SessionIndex::OWN, label).weight;
+        let heavy = answered.cost > u64::from(weight).saturating_mul(HEAVY);
+        if answered.passes || heavy || self.stop.is_some() {
+            return Urgency::None;
         }
+        self.stop = Some(Stop { at: now, cap: answered.own_session, settled: None, pending: 0 });
+        Urgency::Now
     }
 
     /// Forgets what belongs to an earlier label.

@@ -4,6 +4,10 @@ const WINDOW: Span = Span::secs(1);
 const LABEL: Label = Label(7);
 const PEER: SessionIndex = SessionIndex(1);
 
+const fn answered(passes: bool, own_session: u64) -> Answered {
+    Answered { cost: 1, passes, own_session, region: None }
+}
+
 const fn ms(ms: u64) -> Mono {
     Mono(ms * 1_000)
 }
@@ -111,10 +115,13 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
     forecast.handle_asked(ms(200), LABEL, 200);
     forecast.handle_news(&news(200, LABEL, false, 0, 200));
     let refused = Ceiling::certain(0);
-    assert_eq!(forecast.handle_answer(ms(300), LABEL, refused, false, 400, None), Urgency::Now);
+    assert_eq!(
+        forecast.handle_answer(ms(300), LABEL, refused, &answered(false, 400)),
+        Urgency::Now
+    );
     assert!(forecast.has_stopped(LABEL));
     assert_eq!(
-        forecast.handle_answer(ms(301), LABEL, refused, false, 400, None),
+        forecast.handle_answer(ms(301), LABEL, refused, &answered(false, 400)),
         Urgency::None,
         "once"
     );
@@ -128,7 +135,7 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
         let (ceiling, _) = forecast.ceiling(&ask(400 + admitted), &sight(ms(450), &participants));
         let passes = ceiling.net > 400 + admitted;
         admitted += u64::from(passes);
-        forecast.handle_answer(ms(450), LABEL, ceiling, passes, 400 + admitted, None);
+        forecast.handle_answer(ms(450), LABEL, ceiling, &answered(passes, 400 + admitted));
     }
     assert_eq!(admitted, 40, "half of what is left");
 }
@@ -137,13 +144,13 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
 fn what_is_under_way_counts_against_the_part() {
     let mut forecast = forecast();
     forecast.handle_asked(ms(200), LABEL, 200);
-    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), false, 400, None);
+    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), &answered(false, 400));
     let ceilings: Vec<_> = (0..700)
         .map(|_| forecast.ceiling(&question(450, 0, 400), &sight(ms(450), &[])).0)
         .collect();
     assert_eq!(ceilings.iter().filter(|ceiling| ceiling.net > 0).count(), 600);
     for ceiling in ceilings {
-        forecast.handle_answer(ms(460), LABEL, ceiling, false, 400, None);
+        forecast.handle_answer(ms(460), LABEL, ceiling, &answered(false, 400));
     }
     assert!(forecast.ceiling(&question(460, 0, 400), &sight(ms(460), &[])).0.net > 0);
 }
@@ -166,7 +173,21 @@ fn a_surge_is_told_at_once_and_takes_more_than_its_share_on_evidence_only() {
 #[test]
 fn a_new_label_begins_without_stop() {
     let mut forecast = forecast();
-    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), false, 400, None);
+    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), &answered(false, 400));
     forecast.handle_asked(ms(1_000), LABEL.next(), 1);
     assert!(!forecast.has_stopped(LABEL.next()));
+}
+
+#[test]
+fn a_refusal_of_a_heavy_request_stops_nobody() {
+    let mut forecast = forecast();
+    for n in 0..40 {
+        forecast.handle_asked(ms(n * 5), LABEL, 1);
+    }
+    let heavy = Answered { cost: 500, passes: false, own_session: 40, region: None };
+    let ceiling = Ceiling::certain(100);
+    assert_eq!(forecast.handle_answer(ms(210), LABEL, ceiling, &heavy), Urgency::None);
+    assert!(!forecast.has_stopped(LABEL));
+    let light = Answered { cost: 1, ..heavy };
+    assert_eq!(forecast.handle_answer(ms(211), LABEL, ceiling, &light), Urgency::Now);
 }

@@ -173,6 +173,10 @@ impl Server {
             settings.call_max = Some(clock::span(redis.timeout));
             settings.fence = clock::span(redis.fence);
         }
+        if config.cluster.is_none() {
+            // Whoever starts alone begins anew: the names of callers are lost with a store's memory.
+            settings.founded = Some(ClusterTime(u64::MAX));
+        }
         if let Some(cluster) = &config.cluster {
             settings.gossip = clock::span(cluster.gossip);
             settings.relays = cluster.relays;
