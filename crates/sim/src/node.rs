@@ -19,6 +19,9 @@ use crate::{
 
 /// A node that has not heard of every peer serves without its store for so long at most.
 const SYNC_MAX: Span = Span::secs(2);
+/// The cluster was founded so long before virtual time begins: stores that begin with it are its first (to
+/// an engine those of the first five seconds are), and a store that loses its memory under load is none.
+const FOUNDED_BEFORE: Span = Span::millis(3_500);
 /// So many attributes most requests have at most.
 const FEW: usize = 4;
 /// How often a node looks whether a store that cannot be reached can be healed.
@@ -94,7 +97,7 @@ impl Node {
             relays: topology.relays,
             shards: 1,
             split: topology.split(),
-            founded: Some(scenario.schedule.epoch),
+            founded: Some(ClusterTime(scenario.schedule.epoch.0 - FOUNDED_BEFORE.0)),
             fence: store.fence,
             ..Settings::new(session.clone())
         };

@@ -12,6 +12,12 @@ use crate::{ids::RegionNumber, time::Span};
 /// Of what is left, the part that is spread evenly at the beginning of a label.
 const EVEN_PART: f64 = 0.3;
 
+/// Of its last units nobody keeps more than it needs in so long: demand is not known further ahead.
+const LOOKS_AHEAD: Span = Span::secs(10);
+
+/// Who is asked for so many times less than another gives it also its last units.
+const MUCH_LESS: f64 = 4.0;
+
 /// Who has enough for so many rounds does not wait for a grant.
 const PATIENCE: f64 = 8.0;
 
@@ -85,13 +91,15 @@ pub fn grants(
     };
     let lacking: f64 = others().map(lacks).sum();
     // Of a small limit the parts are often less than one, and somebody may wait for one.
-    let spare = mine.left() - mine.demand.rate * seconds(time_left);
+    let ahead = time_left.min(LOOKS_AHEAD);
+    let spare = mine.left() - mine.demand.rate * seconds(ahead);
     let mut over = libm::floor(mine.left()) as u64;
     let mut granted = Vec::new();
     for share in others() {
         let lack = lacks(share);
         let amount = if surplus > 0.0 && lack > 0.0 { surplus * (lack / lacking) } else { 0.0 };
-        let starves = share.demand.stopped && share.left() < 1.0 && lack > 0.0 && spare >= 1.0;
+        let can_spare = spare >= 1.0 || mine.demand.rate * MUCH_LESS < share.demand.rate;
+        let starves = share.demand.stopped && share.left() < 1.0 && lack > 0.0 && can_spare;
         let amount = if starves { libm::ceil(amount) } else { libm::floor(amount) };
         let amount = (amount as u64).min(over);
         if amount > 0 {

@@ -52,7 +52,41 @@ struct Settings {
     safety: Length,
     recover_within: Length,
     converge_within: Length,
+    modes: Vec<Mode>,
     faults: Option<Vec<Kind>>,
+}
+
+/// A mode of global limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Without forecast.
+    Plain,
+    /// With one.
+    Eventual,
+    /// Rights and an overdraft, which is drawn: 1 to 20 %.
+    Bounded,
+    /// Rights alone.
+    Strict,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Eventual, Self::Bounded, Self::Strict];
+
+    /// What it is called in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Eventual => "eventual",
+            Self::Bounded => "bounded",
+            Self::Strict => "strict",
+        }
+    }
+
+    const fn has_rights(self) -> bool {
+        matches!(self, Self::Bounded | Self::Strict)
+    }
 }
 
 impl Default for Settings {
@@ -64,6 +98,7 @@ impl Default for Settings {
             safety: Length(Span::secs(8)),
             recover_within: Length(Span::secs(8)),
             converge_within: Length(Span::millis(2_500)),
+            modes: Mode::ALL.to_vec(),
             faults: None,
         }
     }
@@ -92,6 +127,8 @@ pub struct Swarm {
     pub recover_within: Span,
     /// How soon after the load all nodes must know the same exact sums.
     pub converge_within: Span,
+    /// The modes that global limits may have.
+    pub modes: Vec<Mode>,
     /// The kinds of faults that may be drawn.
     pub kinds: Vec<Kind>,
 }
@@ -136,6 +173,9 @@ impl Swarm {
                 ));
             }
         }
+        if settings.modes.is_empty() {
+            mistakes.push("swarm.modes: there must be one".into());
+        }
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -148,6 +188,7 @@ impl Swarm {
             safety: settings.safety.0,
             recover_within: settings.recover_within.0,
             converge_within: settings.converge_within.0,
+            modes: settings.modes,
             kinds: settings.faults.unwrap_or_else(|| Kind::ALL.to_vec()),
         })
     }
@@ -244,6 +285,28 @@ mod tests {
     }
 
     #[test]
+    fn modes_are_drawn_and_change_nothing_else() {
+        let text = |settings: &str, seed| swarm(settings).draw(seed).text;
+        let without = |text: &str| {
+            let kept = |line: &&str| {
+                let of_mode = ["consistency", "overdraft", "on_store_failure", "fence"];
+                !of_mode.iter().any(|key| line.starts_with(key))
+            };
+            text.lines().filter(kept).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let mut all = String::new();
+        for seed in 0..50 {
+            let plain = text("modes = [\"plain\"]", seed);
+            assert!(!plain.contains("strict") && plain.contains("consistency = \"plain\""));
+            assert_eq!(without(&plain), without(&text("", seed)));
+            all.push_str(&text("", seed));
+        }
+        for mode in Mode::ALL {
+            assert!(all.contains(&format!("consistency = \"{}\"", mode.name())), "{mode:?}");
+        }
+    }
+
+    #[test]
     fn kinds_may_be_named() {
         let swarm = swarm("faults = [\"clock-step\"]");
         assert_eq!(swarm.kinds, [Kind::ClockStep]);
@@ -271,5 +334,6 @@ mod tests {
         }
         assert!(parse("name = \"s\"\n[swarm]\nfaults = [\"flood\"]").contains("flood"));
         assert!(parse("name = \"s\"\n[swarm]\nregionen = 3").contains("regionen"));
+        assert!(parse("name = \"s\"\n[swarm]\nmodes = []").contains("swarm.modes"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::Swarm;
+use super::{Mode, Swarm};
 use crate::rng::Stream;
 
 /// Places at usual distances, and one that is at the same distance from all.
@@ -60,11 +60,28 @@ impl World {
         let shadow = pick(8) == 0;
 
         let mut policies = String::new();
+        // From a stream of their own: modes change nothing else of what a seed draws.
+        let mut modes = Stream::new(seed, "swarm-modes", 0);
         let mut policy = |name: &str, key: &str, shadow: bool, limits: &[(String, &Limit)]| {
+            let mut mode = |limit: &Limit| match limit.scope {
+                "global" => Some(swarm.modes[modes.below(swarm.modes.len() as u64) as usize]),
+                _ => None,
+            };
+            let with: Vec<Option<Mode>> = limits.iter().map(|(_, limit)| mode(limit)).collect();
+            let rights = with.iter().flatten().any(|mode| mode.has_rights());
+            // What is admitted without the store would break their promise.
+            let failure = if rights && failure == "open" { "closed" } else { failure };
             write!(policies, "[[policy]]\nname = \"{name}\"\nkey = {key}\non_store_failure = \"{failure}\"\nshadow = {shadow}\n")
                 .expect("text takes all");
-            for (quantity, Limit { name, scope, seconds }) in limits {
-                let consistency = if *scope == "global" { "consistency = \"plain\"\n" } else { "" };
+            for ((quantity, Limit { name, scope, seconds }), mode) in limits.iter().zip(with) {
+                let consistency = match mode {
+                    None => String::new(),
+                    Some(Mode::Bounded) => {
+                        let percent = 1 + modes.below(20);
+                        format!("consistency = \"bounded\"\noverdraft = \"{percent}%\"\n")
+                    }
+                    Some(mode) => format!("consistency = \"{}\"\n", mode.name()),
+                };
                 write!(policies, "[[policy.limit]]\nname = \"{name}\"\nquantity = {quantity}\nwindow = \"{seconds}s\"\nalgorithm = \"fixed-window\"\nscope = \"{scope}\"\n{consistency}")
                     .expect("text takes all");
             }
@@ -107,13 +124,16 @@ impl World {
         let duplication = ["0.0", "0.0", "0.05"][pick(3) as usize];
         let delay = [0, 0, 1, 3, 8][pick(5) as usize];
         let timeout = [20, 30, 50][pick(3) as usize];
+        // Longer than clocks may be apart and still agree: else a label may have been used before a store
+        // that lost its memory thinks that it begins.
+        let fence = [600, 1_000, 3_000][modes.below(3) as usize];
         let records = if store_full { 1 + pick(6) } else { 1_000_000 };
         // Last, so that it changes nothing else of what a seed draws.
         let relays = nodes > 1 && pick(2) == 1;
         let text = format!(
             "begin = \"{begin}ms\"\ngossip = \"{gossip}ms\"\npolicies = \"\"\"\n{policies}\"\"\"\n\
              [topology]\nregions = {regions:?}\nnodes_per_region = {nodes}\nrelays = {relays}\nduplication = {duplication}\n\
-             [store]\ndelay = \"{delay}ms\"\ntimeout = \"{timeout}ms\"\nrecords = {records}\n{loads}"
+             [store]\ndelay = \"{delay}ms\"\ntimeout = \"{timeout}ms\"\nrecords = {records}\nfence = \"{fence}ms\"\n{loads}"
         );
         Self { regions, nodes, text }
     }
