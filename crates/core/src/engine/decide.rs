@@ -182,7 +182,7 @@ impl<G: Guarding> Engine<G> {
         }
         self.has_rights.fetch_or(rights, Ordering::Relaxed);
         let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
-        if !again {
+        if !again && plan.cost <= quantity {
             let urgency = forecast.handle_asked(now, label, plan.cost);
             self.pace.note(now, self.settings.gossip, urgency);
         }
@@ -347,7 +347,10 @@ impl<G: Guarding> Engine<G> {
                 continue;
             }
             let used = if admitted && passes { plan.cost } else { 0 };
-            let add = Tally { counts: Counts { used, refunded: 0 }, offered: plan.cost };
+            // What can never pass is no demand: nobody would have to keep anything free for it.
+            let can_pass = plan.cost <= plan.limit().quantity;
+            let offered = if can_pass { plan.cost } else { used };
+            let add = Tally { counts: Counts { used, refunded: 0 }, offered };
             let urgency = self.with_shard(plan.key, |shard| {
                 let watched = shard.watched.get(&plan.key).is_some();
                 shard.add_own(
