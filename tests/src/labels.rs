@@ -208,8 +208,7 @@ impl Labels {
         while let Some(ended) = self.askers.join_next().await {
             ended.expect("no asker panics");
         }
-        let books = self.books.lock().clone();
-        books
+        self.books.lock().clone()
     }
 }
 
