@@ -85,7 +85,8 @@ impl Crowd {
 /// Asks these nodes, all at once, until each has refused a hundred times running; what they admitted.
 async fn ask_far_beyond(nodes: &[&Node]) -> u64 {
     let mut asking = tokio::task::JoinSet::new();
-    for node in nodes.iter().copied().cloned() {
+    for node in nodes {
+        let node = Node::clone(node);
         asking.spawn(async move {
             let (mut admitted, mut refused) = (0, 0);
             while refused < REFUSED {
