@@ -9,6 +9,7 @@ pub mod child;
 pub mod dev;
 pub mod forwarder;
 pub mod http;
+pub mod labels;
 pub mod load;
 pub mod node;
 pub mod ports;

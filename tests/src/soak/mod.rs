@@ -41,6 +41,7 @@ mod memory;
 mod network;
 mod processes;
 mod routes;
+pub mod strict;
 mod verdict;
 
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
@@ -105,6 +106,7 @@ impl Soak {
             .collect();
         let pids = |node: &Node| (node.name.clone(), cluster.said_of(&node.name).pid);
         let watch = Watch::new(cluster.nodes().map(pids));
+        let disturbed: Vec<_> = nodes.iter().map(|(node, _)| node.clone()).collect();
         let mut load = Load::start(nodes, self.seed);
 
         let begun = Instant::now();
@@ -121,7 +123,7 @@ impl Soak {
             done = async {
                 tokio::join!(
                     blows.strike(end, random(1 << 60)),
-                    network::disturb(&load.asked, &REGIONS, end, random(2 << 60)),
+                    network::disturb(&disturbed, &REGIONS, end, random(2 << 60)),
                 )
             } => done,
             () = watch.keep_looking(Duration::from_millis(500)) => unreachable!("it never ends"),

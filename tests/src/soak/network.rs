@@ -7,7 +7,6 @@ use rand::{RngExt, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::load::Asked;
 use crate::node::Node;
 
 /// The network is left alone between two faults for so long.
@@ -18,7 +17,7 @@ const FAULT: (u64, u64) = (500, 7_000);
 /// Disturbs the network until `end`; how often in which way. At the end nothing is disturbed any more, as
 /// far as nodes could be reached.
 pub(super) async fn disturb(
-    asked: &[Asked],
+    nodes: &[Node],
     regions: &[&str],
     end: Instant,
     mut random: StdRng,
@@ -56,20 +55,19 @@ pub(super) async fn disturb(
         };
         *done.entry(kind).or_default() += 1;
         for (region, fault) in &faults {
-            for asked in asked.iter().filter(|asked| asked.node.region == *region) {
+            for node in nodes.iter().filter(|node| node.region == *region) {
                 // A node that is being killed hears nothing; it begins without faults.
-                let _heard =
-                    asked.node.ask_admin(Method::PUT, "/v1/faults", fault.to_string()).await;
+                let _heard = node.ask_admin(Method::PUT, "/v1/faults", fault.to_string()).await;
             }
         }
         rest(&mut random, FAULT, end).await;
-        calm(asked.iter().map(|asked| &asked.node)).await;
+        calm(nodes).await;
     }
     done
 }
 
 /// Takes all faults back, where somebody is there.
-async fn calm(nodes: impl Iterator<Item = &Node>) {
+async fn calm(nodes: &[Node]) {
     for node in nodes {
         let _heard = node.ask_admin(Method::DELETE, "/v1/faults", "").await;
     }

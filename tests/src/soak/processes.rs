@@ -56,17 +56,15 @@ impl Blows<'_> {
                     "node killed"
                 }
                 4..6 => {
-                    self.kill_the_redis(region).await;
+                    kill_the_redis(self.cluster, region).await;
                     "Redis killed"
                 }
                 6..8 => {
-                    self.stall_the_redis(region, &mut random).await;
+                    stall_the_redis(self.cluster, region, &mut random).await;
                     "Redis stalled"
                 }
                 8..10 => {
-                    ask_redis::<()>(self.cluster, region, &["FLUSHALL"])
-                        .await
-                        .expect("a Redis that runs can be wiped");
+                    wipe_the_redis(self.cluster, region).await;
                     "Redis wiped"
                 }
                 10 => {
@@ -112,25 +110,6 @@ impl Blows<'_> {
         drop(quiet);
     }
 
-    async fn kill_the_redis(&self, region: &str) {
-        let before = redis_pid(self.cluster, region).await.expect("the Redis runs");
-        child::kill(before);
-        eventually(RETURN, &format!("the Redis of {region} is back"), async || {
-            let now = redis_pid(self.cluster, region).await?;
-            ensure(now != before, || "it is the same".into())
-        })
-        .await;
-        self.all_ready(region).await;
-    }
-
-    async fn stall_the_redis(&self, region: &str, random: &mut StdRng) {
-        let pid = redis_pid(self.cluster, region).await.expect("the Redis runs");
-        child::stand_still(pid);
-        sleep(Duration::from_millis(random.random_range(STALL.0..STALL.1))).await;
-        child::go_on(pid);
-        self.all_ready(region).await;
-    }
-
     async fn change_the_policies(&self, version: usize) {
         let hashes = async || {
             let mut hashes = BTreeSet::new();
@@ -169,12 +148,52 @@ impl Blows<'_> {
         }
         self.cluster.write_policies(&routes::policies(version));
     }
+}
 
-    async fn all_ready(&self, region: &str) {
-        for node in of(self.cluster, region) {
-            node.ready(RETURN).await;
-        }
+/// Kills the Redis of a region, and waits until it is back and used.
+pub(super) async fn kill_the_redis(cluster: &Cluster, region: &str) {
+    let before = redis_pid(cluster, region).await.expect("the Redis runs");
+    child::kill(before);
+    eventually(RETURN, &format!("the Redis of {region} is back"), async || {
+        let now = redis_pid(cluster, region).await?;
+        ensure(now != before, || "it is the same".into())
+    })
+    .await;
+    all_ready(cluster, region).await;
+}
+
+/// Has the Redis of a region stand still for a while.
+pub(super) async fn stall_the_redis(cluster: &Cluster, region: &str, random: &mut StdRng) {
+    let pid = redis_pid(cluster, region).await.expect("the Redis runs");
+    child::stand_still(pid);
+    sleep(Duration::from_millis(random.random_range(STALL.0..STALL.1))).await;
+    child::go_on(pid);
+    all_ready(cluster, region).await;
+}
+
+/// Has the Redis of a region forget everything.
+pub(super) async fn wipe_the_redis(cluster: &Cluster, region: &str) {
+    let wiped = ask_redis::<()>(cluster, region, &["FLUSHALL"]).await;
+    wiped.expect("a Redis that runs can be wiped");
+}
+
+/// Waits until a region can decide again.
+pub(super) async fn all_ready(cluster: &Cluster, region: &str) {
+    for node in of(cluster, region) {
+        node.ready(RETURN).await;
     }
+}
+
+/// Kills a node without a warning, and waits until it is started again.
+pub(super) async fn kill_and_await(cluster: &mut Cluster, name: &str) {
+    let before = cluster.said_of(name).clone();
+    child::kill(before.pid);
+    let after = cluster.next_ready().await;
+    assert_eq!(
+        (after.node, after.restarts),
+        (before.node, before.restarts + 1),
+        "only nodes that are killed are started again"
+    );
 }
 
 /// The value of a series, 0 if it is not there.
