@@ -61,11 +61,7 @@ async fn what_later_versions_bring_is_refused_by_name() {
     for (more, named) in [
         ("algorithm = \"token-bucket\"\n", "token-bucket"),
         ("algorithm = \"sliding-window\"\n", "sliding-window"),
-        ("scope = \"global\"\nconsistency = \"eventual\"\n", "eventual"),
-        ("scope = \"global\"\nconsistency = \"strict\"\n", "strict"),
-        ("scope = \"global\"\n", "consistency"),
         ("burst = 20\n", "burst"),
-        (&format!("{limit}overdraft = \"2%\"\n"), "overdraft"),
         (&format!("{limit}[policy.tier.premium]\nquantity.quota = 9\n"), "tier"),
         (&format!("{limit}[[policy.override]]\nquantity.quota = 9\n"), "override"),
     ] {
