@@ -11,7 +11,7 @@ use tidegate_core::{
 };
 use tidegate_node::{
     clock::Clock,
-    store::{MemoryStore, RedisSettings, RedisStore, Store, StoreError},
+    store::{Doubt, MemoryStore, RedisSettings, RedisStore, Store, StoreError},
 };
 use tidegate_tests::{ensure, eventually, forwarder::Forwarder, redis_server::RedisServer};
 use tokio::{

@@ -127,6 +127,27 @@ async fn a_server_that_may_evict_is_noticed_and_one_that_may_not_is_not() {
     assert!(!Subject::redis().await.store.may_evict());
 }
 
+/// What of strict and bounded limits cannot be left to a server that hands over to a replica while it goes on.
+#[tokio::test]
+async fn a_server_that_goes_on_without_its_replicas_is_in_doubt() {
+    let s = Subject::redis().await;
+    assert_eq!(s.store.doubt(), None);
+    let port = s.redis.as_ref().expect("a server").port().to_string();
+    let replica = RedisServer::start().await.expect("redis-server");
+    replica.ask::<()>(&["REPLICAOF", "127.0.0.1", &port]).await.expect("told");
+    let seen = async |doubt: Option<Doubt>| {
+        eventually(SEEN, "a probe sees it", async || {
+            ensure(s.store.doubt() == doubt, || format!("{:?}", s.store.doubt()))
+        })
+        .await;
+    };
+    seen(Some(Doubt::GoesOnAlone)).await;
+    let mut connection = s.connection().await;
+    let set = ["SET", "min-replicas-to-write", "1"];
+    redis::cmd("CONFIG").arg(&set).query_async::<()>(&mut connection).await.expect("set");
+    seen(None).await;
+}
+
 #[tokio::test]
 async fn a_full_server_refuses_what_writes_and_keeps_what_it_has() {
     let s = Subject::redis().await;

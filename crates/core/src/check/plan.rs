@@ -19,6 +19,10 @@ use crate::{
 /// Limits that may weigh in one check.
 pub const LIMITS_MAX: usize = 16;
 
+/// How much longer than others a record is kept that is spent by rights: nobody but the record knows for sure
+/// what was spent and granted, and a store whose clock is set ahead by no more than this forgets none.
+const RIGHTS_KEPT: Span = Span::secs(600);
+
 /// How far a store's clock may be from the planned label before the store asks for another one.
 pub(crate) const LABEL_TOLERANCE: Span = Span::millis(500);
 
@@ -53,6 +57,12 @@ impl LabelBounds {
             not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
             expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
         }
+    }
+
+    /// The same of a limit that is spent by rights, if it has them.
+    pub(crate) fn with_rights(self, has_rights: bool) -> Self {
+        let kept = if has_rights { RIGHTS_KEPT } else { Span::ZERO };
+        Self { expires: self.expires + kept, ..self }
     }
 }
 
@@ -96,6 +106,8 @@ pub(crate) struct Planned {
     pub(crate) claim: Option<Box<Claim>>,
     /// Whether there was room to count it when it was planned.
     pub(crate) countable: bool,
+    /// Whether it is spent by rights and nothing may be, since the store cannot be relied on.
+    pub(crate) suspended: bool,
 }
 
 impl Planned {
@@ -126,7 +138,7 @@ impl Planned {
 
     /// Whether it is spent by rights.
     pub(crate) fn has_rights(&self) -> bool {
-        self.limit().scope == Scope::Global && self.limit().consistency.has_rights()
+        self.limit().has_rights()
     }
 
     /// The operation, which the store carries out before `until` or not at all.
@@ -137,6 +149,7 @@ impl Planned {
         until: StoreTime,
     ) -> Operation {
         let bounds = LabelBounds::of(self.limit().window, self.label, clock);
+        let bounds = bounds.with_rights(self.has_rights());
         Operation {
             key: self.key,
             action: match purpose {
@@ -146,11 +159,11 @@ impl Planned {
             label: self.label,
             not_before: bounds.not_before,
             not_after: bounds.not_after.min(until),
-            ceiling: self.ceiling.net,
+            ceiling: if self.suspended { 0 } else { self.ceiling.net },
             floor: self.floor,
             enforce: !self.policy.shadow,
             expires: bounds.expires,
-            claim: self.claim.clone(),
+            claim: self.claim.clone().filter(|_| !self.suspended),
         }
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct Clock {
     aimed: i64,
     /// The other regions' store clocks minus monotonic time.
     others: Vec<i64>,
+    /// The furthest cluster time, minus monotonic time, that another region was heard to have labels of.
+    furthest: Option<i64>,
     /// Whether labels are in use: from then on it never runs backwards (INV-9). Before, it is a guess.
     settled: bool,
     started: Mono,
@@ -99,6 +101,7 @@ impl Clock {
             own: None,
             aimed: 0,
             others: Vec::new(),
+            furthest: None,
             settled: false,
             started: now,
             counted: false,
@@ -131,6 +134,28 @@ impl Clock {
     /// [`UNSETTLED_MAX`] at most.
     pub(crate) fn may_forget(&self, now: Mono) -> bool {
         self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX)
+    }
+
+    /// Whether labels under rights may be cut by it: the own store's clock is as far from the others' as is
+    /// allowed at most, and this clock from where it should be. Who knows of no other clock cannot say that
+    /// its own is wrong.
+    pub(crate) fn is_trusted(&self, now: Mono) -> bool {
+        let ahead = offset(self.cluster_time(now), now).saturating_sub(self.shown.target());
+        !self.alarm && ahead <= self.error_max.0 as i64
+    }
+
+    /// A time from which on no label is in use yet, in any region that was heard of; `None` while that
+    /// cannot be said. `alone`: whether there is no other region, or the own labels in use are known.
+    ///
+    /// A node that is new in its region has no other way to know how far its region has been than that
+    /// clocks of regions do not differ by much, as long as they are trusted.
+    pub(crate) fn furthest(&self, now: Mono, alone: bool) -> Option<ClusterTime> {
+        let shown =
+            (self.settled && (alone || !self.others.is_empty())).then(|| self.cluster_time(now))?;
+        let heard = self.furthest.map(|offset| ClusterTime(now.0.saturating_add_signed(offset)));
+        // A peer that claims what cannot be closes a region for an hour at most.
+        let heard = heard.filter(|heard| heard.since(shown) <= FOLLOW_MAX);
+        Some(heard.map_or(shown, |heard| heard.max(shown)))
     }
 
     /// What to tell others.
@@ -180,6 +205,11 @@ impl Clock {
     pub(crate) fn handle_others(&mut self, now: Mono, others: Vec<i64>) {
         self.others = others;
         self.aim(now);
+    }
+
+    /// Takes how far other regions were heard to be, minus monotonic time.
+    pub(crate) fn handle_furthest(&mut self, furthest: Option<i64>) {
+        self.furthest = furthest;
     }
 
     /// A node of this region whose labels are in use showed `time` just before: this one is not behind

@@ -4,6 +4,8 @@ use alloc::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
+mod rights;
+
 use super::*;
 use crate::{
     check::{Purpose, Subject},
@@ -33,8 +35,20 @@ key = ["api_key"]
 name = "minute"
 quantity = 40
 window = "1m"
+
+[[policy]]
+name = "strict"
+match = { route = "/strict" }
+key = ["api_key"]
+[[policy.limit]]
+name = "minute"
+quantity = 90
+window = "1m"
+scope = "global"
+consistency = "strict"
 "#;
 const SECRET: Secret = Secret([3; 16]);
+const REGIONS: [&str; 3] = ["eu", "us", "ap"];
 /// A full minute.
 const START: u64 = 1_700_000_040_000_000;
 const MS: u64 = 1_000;
@@ -104,9 +118,11 @@ impl World {
 
     /// A run of the node `at`, whose own guess at the time is off by `guess` µs.
     fn started(&self, at: usize, region: usize, boot: u64, guess: i64) -> Node {
-        let id = NodeId::new(["eu", "us", "ap"][region], &alloc::format!("n-{at}")).expect("names");
+        let id = NodeId::new(REGIONS[region], &alloc::format!("n-{at}")).expect("names");
         let session = Session { id, boot: Boot(boot) };
-        let settings = Settings { shards: 1, cells_max: 1_000, ..Settings::new(session) };
+        let regions: Vec<_> = (0..self.stores.len()).map(region_number).collect();
+        let split = Split::even(&regions).expect("regions");
+        let settings = Settings { shards: 1, cells_max: 1_000, split, ..Settings::new(session) };
         let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(at as u64));
         let guess = ClusterTime((START + self.now).saturating_add_signed(guess));
         let engine = Engine::new(settings, Mono(0), guess, random);
@@ -185,29 +201,34 @@ impl World {
     /// Asks a node, and its store as often as need be. The answer is the store's, and comes with no more
     /// than one relabel; a node's labels only grow.
     fn ask(&mut self, at: usize, route: &'static str) -> bool {
-        let mono = self.mono(at);
-        let attributes: &Attributes<'_> = &[("route", route), ("api_key", "k")];
-        let region = self.nodes[at].region;
-        let time = self.store_time(region);
-        let Node { engine, labels, .. } = &mut self.nodes[at];
-        let subject = [Subject { attributes, cost: 1 }];
-        let plan = engine.plan(&self.policies, &SECRET, mono, &subject, Purpose::Charge);
-        let Ok(Plan::Ask(mut command, mut ticket)) = plan else { panic!("{plan:?}") };
-        let decision = loop {
-            let reply = self.stores[region].table.apply(&command, time).expect("room");
-            match engine.complete(mono, ticket, Outcome::Reply(reply)) {
-                Completion::Decided(decision) => break decision,
-                Completion::Again(again, same) => (command, ticket) = (again, same),
-            }
-        };
+        let decision = self.check(at, route);
+        let Node { labels, region, .. } = &mut self.nodes[at];
         assert!(!decision.degraded, "answered without the store at {} µs", self.now);
         let label = decision.limits[0].label;
         let latest = labels.entry(route).or_insert(label);
         assert!(*latest <= label, "{latest:?} then {label:?}");
         *latest = label;
-        let whose = if route == "/region" { region } else { 0 };
+        let whose = if route == "/region" { *region } else { 0 };
         *self.admitted.entry((route, whose, label)).or_default() += u64::from(decision.allowed);
         decision.allowed
+    }
+
+    /// Asks a node, and its store as often as need be.
+    fn check(&mut self, at: usize, route: &'static str) -> Decision {
+        let mono = self.mono(at);
+        let attributes: &Attributes<'_> = &[("route", route), ("api_key", "k")];
+        let Node { engine, region, .. } = &self.nodes[at];
+        let time = self.store_time(*region);
+        let subject = [Subject { attributes, cost: 1 }];
+        let plan = engine.plan(&self.policies, &SECRET, mono, &subject, Purpose::Charge);
+        let Ok(Plan::Ask(mut command, mut ticket)) = plan else { panic!("{plan:?}") };
+        loop {
+            let reply = self.stores[*region].table.apply(&command, time).expect("room");
+            match engine.complete(mono, ticket, Outcome::Reply(reply)) {
+                Completion::Decided(decision) => return decision,
+                Completion::Again(again, same) => (command, ticket) = (again, same),
+            }
+        }
     }
 
     /// Asks a node whose store has no room. Returns the label, and what the node knows to be used in it.
@@ -264,6 +285,10 @@ impl World {
         }
         labels
     }
+}
+
+fn region_number(region: usize) -> RegionNumber {
+    RegionNumber::of(&RegionName::new(REGIONS[region]).expect("a name"))
 }
 
 /// The label of a minute that a cluster time lies in.

@@ -61,6 +61,7 @@ impl<G: Guarding> Engine<G> {
                     ceiling: Ceiling::default(),
                     claim: None,
                     countable: true,
+                    suspended: false,
                 }));
             }
         }
@@ -96,6 +97,8 @@ impl<G: Guarding> Engine<G> {
         ticket.asked_at = now;
         let sighted = self.sighted_for(ticket, now);
         let again = ticket.relabelled;
+        let charges = ticket.purpose == Purpose::Charge;
+        let suspended = charges && self.rights_are_suspended(now);
         for plan in &mut ticket.planned {
             self.with_shard(plan.key, |shard| {
                 if again && let Some(forecast) = shard.watched.touch(&plan.key, now) {
@@ -104,6 +107,7 @@ impl<G: Guarding> Engine<G> {
                 plan.label = plan.limit().window.label_at(cluster);
                 let known = shard.known(plan.key, plan.label);
                 plan.know(&known);
+                plan.suspended = suspended && plan.has_rights();
                 if let Some(sighted) = sighted.as_ref().filter(|_| plan.has_forecast()) {
                     self.forecast(shard, plan, &known, sighted, again);
                 }
@@ -138,17 +142,32 @@ impl<G: Guarding> Engine<G> {
         (charges && ticket.planned.iter().any(Planned::has_forecast)).then(|| self.sighted(now))
     }
 
-    /// What the store is told of when its labels are whole: from now on, and a fence. Nothing before it was
-    /// first heard of, or while the own clock may still be set back.
+    /// What the store is told of when its labels are whole: from the furthest label that any region is known
+    /// to use, and a fence. Nothing before it was first heard of, while the own clock may still be set back,
+    /// or while a node that has just begun knows of no other region's labels.
     pub(super) fn opening(&self, now: Mono) -> Option<Opening> {
         let epoch = self.epoch.load(Ordering::Relaxed);
         let epoch = (epoch > 0).then_some(StoreEpoch(epoch))?;
         if self.is_founding(epoch) {
             return Some(Opening { epoch, opens: ClusterTime(0) });
         }
-        let reading = self.clock.with(|clock| clock.reading(now));
-        let opens = reading.cluster + self.settings.fence;
-        reading.settled.then_some(Opening { epoch, opens })
+        // Who has seen an earlier epoch of its store knows which labels its region has used.
+        let alone = self.split.regions().len() == 1 || self.heal_status().epochs > 0;
+        let furthest = self.clock.with(|clock| clock.furthest(now, alone))?;
+        Some(Opening { epoch, opens: furthest + self.settings.fence })
+    }
+
+    /// Whether nothing may be spent by rights now: the clock of the store is further from the other regions'
+    /// than [`Settings::clock_error`](super::Settings::clock_error), or
+    /// [`suspend_rights`](Self::suspend_rights) said so.
+    pub fn rights_are_suspended(&self, now: Mono) -> bool {
+        self.suspended.load(Ordering::Relaxed) || !self.clock.with(|clock| clock.is_trusted(now))
+    }
+
+    /// Says whether the store is set up so that it may lose what was spent by rights without telling: then
+    /// nothing is spent by them.
+    pub fn suspend_rights(&self, suspended: bool) {
+        self.suspended.store(suspended, Ordering::Relaxed);
     }
 
     /// Whether a store's epoch is its first: nothing can have been forgotten. It is if it began when the
@@ -182,7 +201,7 @@ impl<G: Guarding> Engine<G> {
         }
         self.has_rights.fetch_or(rights, Ordering::Relaxed);
         let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
-        if !again && plan.cost <= quantity {
+        if !again && plan.cost <= quantity && !plan.suspended {
             let urgency = forecast.handle_asked(now, label, plan.cost);
             self.pace.note(now, self.settings.gossip, urgency);
         }
@@ -283,7 +302,11 @@ impl<G: Guarding> Engine<G> {
                 if ticket.purpose == Purpose::Usage {
                     self.add_rights(now, &ticket, &operations, &mut limits);
                 }
-                Completion::Decided(plan::decision(admitted, limits, None))
+                // Not what was spent speaks against it then, but a store that cannot be relied on.
+                let refuses = |plan: &Planned| plan.suspended && !plan.policy.shadow;
+                let suspended = !admitted && ticket.planned.iter().any(refuses);
+                let unanswered = suspended.then_some(Reason::StoreUnavailable);
+                Completion::Decided(plan::decision(admitted, limits, unanswered))
             }
             Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {
                 self.learn_labels(now, &ticket, reading, &newest);
@@ -348,7 +371,7 @@ impl<G: Guarding> Engine<G> {
             }
             let used = if admitted && passes { plan.cost } else { 0 };
             // What can never pass is no demand: nobody would have to keep anything free for it.
-            let can_pass = plan.cost <= plan.limit().quantity;
+            let can_pass = plan.cost <= plan.limit().quantity && !plan.suspended;
             let offered = if can_pass { plan.cost } else { used };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered };
             let urgency = self.with_shard(plan.key, |shard| {
@@ -367,7 +390,7 @@ impl<G: Guarding> Engine<G> {
                 );
                 let own =
                     if watched { shard.known(plan.key, plan.label).own_session.net() } else { 0 };
-                let forecast = shard.watched.touch(&plan.key, now)?;
+                let forecast = shard.watched.touch(&plan.key, now).filter(|_| !plan.suspended)?;
                 let answered = Answered { cost: plan.cost, passes, own_session: own, region };
                 Some(forecast.handle_answer(now, plan.label, plan.ceiling, &answered))
             });
@@ -425,7 +448,7 @@ impl<G: Guarding> Engine<G> {
     /// By how much all regions may exceed a limit at most, if what is under way is `exposure`: what its mode
     /// promises caps it.
     pub fn possible(&self, limit: &Limit, exposure: u64) -> u64 {
-        if !limit.consistency.has_rights() {
+        if !limit.has_rights() {
             return exposure;
         }
         let overdraft =

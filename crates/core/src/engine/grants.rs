@@ -15,7 +15,7 @@ use crate::{
     forecast::{Forecast, Participant, Sight},
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, RegionNumber, StoreEpoch},
-    policy::{Limit, PolicySet, Scope},
+    policy::{Limit, PolicySet},
     rights::{self, Demand, Share, Statement},
     store::{Action, Claim, Counts, Holding, Operation, StoreCommand, StoreReply},
     time::{Label, Mono, Span},
@@ -96,6 +96,7 @@ impl<G: Guarding> Engine<G> {
             let reading = c.reading(now);
             (c.relation(now), reading.settled || reading.store.is_some())
         });
+        let right = right && !self.rights_are_suspended(now);
         let mut asked = Vec::new();
         let mut operations = Vec::new();
         let (mut at, mut places) = (from, PLACES_MAX);
@@ -108,7 +109,7 @@ impl<G: Guarding> Engine<G> {
                         let Granting { key, limit, label, claim, waiting } = granting;
                         let shape =
                             Shape { limit: limit.id, window: limit.window, scope: limit.scope };
-                        let bounds = LabelBounds::of(limit.window, label, clock);
+                        let bounds = LabelBounds::of(limit.window, label, clock).with_rights(true);
                         let quantity = limit.quantity;
                         asked.push(Asking { key, shape, label, quantity, waiting });
                         operations.push(Operation {
@@ -231,7 +232,7 @@ impl<G: Guarding> Engine<G> {
     ) -> Option<Granting<'a>> {
         let (key, forecast) = shard.watched.at(place).filter(|(_, f)| f.has_rights())?;
         let (_, limit) = policies.limit(key.limit)?;
-        if limit.scope != Scope::Global || !limit.consistency.has_rights() {
+        if !limit.has_rights() {
             return None;
         }
         let label = limit.window.label_at(sighted.cluster);

@@ -137,7 +137,10 @@ impl<G: Guarding> Engine<G> {
             Some((live, HealTicket { epoch, last_pass, from, to, floors }))
         })?;
         let operation = |(floor, live): (Counts, Live)| {
+            let has_rights =
+                policies.limit(live.key.limit).is_some_and(|(_, limit)| limit.has_rights());
             let bounds = LabelBounds::of(live.shape.window, live.label, clock);
+            let bounds = bounds.with_rights(has_rights);
             // The label before the current one is asked for no more, but still weighed.
             let weighed = LabelBounds::of(live.shape.window, live.label.next(), clock);
             Operation {

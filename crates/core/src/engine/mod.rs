@@ -197,6 +197,8 @@ pub struct Engine<G: Guarding> {
     own_region: RegionNumber,
     /// Whether any limit was asked for that is spent by rights.
     has_rights: AtomicBool,
+    /// Whether nothing may be spent by rights, for what the store's settings are.
+    suspended: AtomicBool,
     /// What decisions are told apart by that would else be equal.
     chance: AtomicU64,
     /// The newest epoch of the store, 0 before the first: read by every check without a guard.
@@ -318,6 +320,7 @@ impl<G: Guarding> Engine<G> {
             split: settings.split.clone(),
             own_region: RegionNumber::of(&settings.session.id.region),
             has_rights: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
             chance: AtomicU64::new(chance),
             epoch: AtomicU64::new(0),
             settings,
@@ -528,6 +531,7 @@ impl<G: Guarding> Engine<G> {
         let Some(news) = exchange.poll_clocks(now) else { return };
         self.clock.with(|clock| {
             clock.handle_others(now, news.others);
+            clock.handle_furthest(news.furthest);
             if let Some(time) = news.sibling {
                 clock.handle_sibling(now, time);
             }

@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use crate::{
-    clock::{Estimate, Reading},
+    clock::{Estimate, Reading, TIME_MAX},
     ids::RegionIndex,
     time::{ClusterTime, Mono, Span},
     wire::{ClockReading, StoreClock},
@@ -21,6 +21,9 @@ pub(crate) struct ClockNews {
     pub(crate) others: Vec<i64>,
     /// The latest cluster time that a node of this region was heard to have labels of.
     pub(crate) sibling: Option<ClusterTime>,
+    /// The furthest cluster time, minus monotonic time, in µs, at which another region was heard to have
+    /// labels of.
+    pub(crate) furthest: Option<i64>,
 }
 
 /// Where the store clocks of the other regions stand; one estimate for each, since the nodes of a region
@@ -29,6 +32,8 @@ pub(crate) struct ClockNews {
 pub(super) struct Clocks {
     regions: BTreeMap<RegionIndex, Estimate>,
     sibling: Option<ClusterTime>,
+    /// Of all that was ever heard.
+    furthest: Option<i64>,
     /// When there is something to be told, or to be dropped.
     due: Mono,
 }
@@ -52,6 +57,14 @@ impl Clocks {
             }
             return;
         }
+        if reading.settled && reading.cluster < TIME_MAX {
+            // It has gone on since it was told: later than this is told it is not.
+            let offset = reading.cluster as i64 - now.0 as i64;
+            if self.furthest.is_none_or(|furthest| furthest < offset) {
+                self.furthest = Some(offset);
+                self.due = now;
+            }
+        }
         let (Some(trip), Some(store)) = (trip, reading.store) else { return };
         // The way here took no time at least, and the whole round trip at most.
         let way = trip + ROUNDING;
@@ -70,7 +83,7 @@ impl Clocks {
         self.due = now + REVIEW;
         self.regions.retain(|_, estimate| !estimate.is_old(now));
         let others = self.regions.values().map(Estimate::offset).collect();
-        Some(ClockNews { others, sibling: self.sibling.take() })
+        Some(ClockNews { others, sibling: self.sibling.take(), furthest: self.furthest })
     }
 }
 
@@ -122,7 +135,22 @@ mod tests {
             Some(Span::ZERO),
         );
         let news = clocks.poll(now).expect("due at the start");
-        assert_eq!(news, ClockNews { others: vec![], sibling: None });
+        assert!(news.others.is_empty());
+    }
+
+    #[test]
+    fn the_furthest_labels_that_others_use_are_remembered() {
+        let mut clocks = Clocks::default();
+        let at = |cluster: u64, settled| ClockReading { cluster, settled, store: None };
+        let furthest = |clocks: &mut Clocks, now| clocks.poll(now).and_then(|news| news.furthest);
+        clocks.handle_reading(Mono(100), US, &at(5_000, true), None);
+        clocks.handle_reading(Mono(100), US, &at(9_000, false), None);
+        clocks.handle_reading(Mono(100), US, &at(u64::MAX, true), None);
+        clocks.handle_reading(Mono(100), RegionIndex::OWN, &at(9_000, true), None);
+        assert_eq!(furthest(&mut clocks, Mono(100)), Some(4_900));
+        // A clock that is slewed back, and one whose news took long, are no further.
+        clocks.handle_reading(Mono(1_000), RegionIndex(2), &at(5_500, true), None);
+        assert_eq!(furthest(&mut clocks, Mono(1_000) + REVIEW), Some(4_900));
     }
 
     #[test]
@@ -132,6 +160,9 @@ mod tests {
         clocks.handle_reading(Mono(0), RegionIndex::OWN, &guess, None);
         clocks.handle_reading(Mono(0), RegionIndex::OWN, &reading(5), None);
         let news = clocks.poll(Mono(0)).expect("something new");
-        assert_eq!(news, ClockNews { others: vec![], sibling: Some(ClusterTime(7)) });
+        assert_eq!(
+            news,
+            ClockNews { others: vec![], sibling: Some(ClusterTime(7)), furthest: None }
+        );
     }
 }

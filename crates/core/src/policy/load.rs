@@ -324,7 +324,7 @@ fn percent(field: &Field<'_>) -> Option<u32> {
 
 /// What a limit that is spent by rights cannot be under its policy.
 fn check_rights(limits: &[Limit], policy: &Fields<'_>, on_store_failure: OnStoreFailure) {
-    let spent = limits.iter().find(|limit| limit.consistency.has_rights());
+    let spent = limits.iter().find(|limit| limit.has_rights());
     if let Some(limit) = spent.filter(|_| on_store_failure == OnStoreFailure::Open) {
         let (name, consistency) = (&limit.name, limit.consistency.as_str());
         let message = format_args!(

@@ -148,6 +148,13 @@ pub struct Limit {
     pub id: LimitId,
 }
 
+impl Limit {
+    /// Whether it is spent by rights: `bounded` and `strict`.
+    pub const fn has_rights(&self) -> bool {
+        self.consistency.has_rights()
+    }
+}
+
 /// Matches requests by attributes, names the caller, carries limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -236,7 +243,7 @@ impl PolicySet {
             .iter()
             .flat_map(|policy| policy.limits.iter().map(move |limit| (policy, limit)));
         let mut warnings = Vec::new();
-        for (policy, limit) in limits.filter(|(_, limit)| limit.consistency.has_rights()) {
+        for (policy, limit) in limits.filter(|(_, limit)| limit.has_rights()) {
             let consistency = limit.consistency.as_str();
             let place = format!("policy \"{}\", limit \"{}\"", policy.name, limit.name);
             if limit.quantity < RIGHTS_QUANTITY {

@@ -103,6 +103,9 @@ pub fn step<R: Records>(
         Some(Opening { epoch: seen, opens }) if seen == epoch => Some(opens),
         _ => None,
     });
+    if let Some(opens) = opens.filter(|_| records.opens().is_none()) {
+        records.open(opens);
+    }
     let mut drafts: Vec<Draft> = Vec::with_capacity(command.operations.len());
     let mut replies = Vec::with_capacity(command.operations.len());
     let mut admitted = true;
@@ -142,9 +145,6 @@ pub fn step<R: Records>(
         replies.push(OperationReply { passes, counts: Counts::default(), holding });
     }
 
-    if let Some(opens) = opens.filter(|_| records.opens().is_none()) {
-        records.open(opens);
-    }
     let writes = command.operations.iter().any(|o| o.action != Action::Peek);
     let fresh = drafts.iter().filter(|draft| draft.found.is_none()).count();
     if writes && fresh > 0 && !records.make_room(fresh, now) {

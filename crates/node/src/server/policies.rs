@@ -64,7 +64,7 @@ pub(super) fn read_policies_for(
 ) -> Result<PolicySet, PolicyFileError> {
     let policies = read_policies(path)?;
     let spent = policies.policies.iter().flat_map(|policy| {
-        let limits = policy.limits.iter().filter(|limit| limit.consistency.has_rights());
+        let limits = policy.limits.iter().filter(|limit| limit.has_rights());
         limits.map(move |limit| (&**policy, limit))
     });
     let knows_regions = config.cluster.as_ref().is_none_or(|cluster| cluster.regions.is_some());

@@ -46,8 +46,21 @@ pub(super) async fn upkeep(
         start,
         look_after(store),
         tell_broken_invariants(view),
+        watch_doubt(store, view),
         clocks::watch(limiter, view)
     );
+}
+
+/// Suspends what is spent by rights while the store's settings would make the promise false.
+async fn watch_doubt(store: &Store, view: &View) {
+    let Store::Redis(redis) = store else { return };
+    let mut doubt = redis.doubt();
+    loop {
+        view.engine.suspend_rights(doubt.borrow_and_update().is_some());
+        if doubt.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Says in the log what the engine counted: a broken invariant is a bug, and must not go unseen.

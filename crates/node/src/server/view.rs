@@ -194,6 +194,7 @@ impl View {
                 .collect(),
             clock_error: clock.error.map(|us| us as f64 / 1e6),
             clock_alarm: clock.alarm,
+            rights_suspended: self.engine.rights_are_suspended(now),
             relabelled: stats.relabelled,
             unwatched: stats.unwatched,
             frames_dropped,

@@ -12,11 +12,13 @@ use tidegate_core::{
 };
 
 pub use complaints::Complaints;
+pub use doubt::Doubt;
 pub use guarded::{Permit, StoreGuard};
 pub use memory::MemoryStore;
 pub use redis::{RedisSettings, RedisStore};
 
 mod complaints;
+mod doubt;
 mod guarded;
 mod memory;
 mod redis;
@@ -162,12 +164,17 @@ impl Store {
         }
     }
 
+    /// Why what is spent by rights cannot be left to it, as far as was seen.
+    pub fn doubt(&self) -> Option<Doubt> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Redis(redis) => *redis.doubt().borrow(),
+        }
+    }
+
     /// Whether it may forget records for want of memory.
     pub fn may_evict(&self) -> bool {
-        match self {
-            Self::Memory(_) => false,
-            Self::Redis(redis) => redis.may_evict(),
-        }
+        self.doubt() == Some(Doubt::Evicts)
     }
 
     /// Whether the store can be asked at the moment.

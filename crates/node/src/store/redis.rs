@@ -22,9 +22,9 @@ use tidegate_core::{
     store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
     time::{Label, StoreTime},
 };
-use tokio::time;
+use tokio::{sync::watch, time};
 
-use super::StoreError;
+use super::{Doubt, StoreError};
 use probe::PROBE_TIMEOUT;
 
 mod probe;
@@ -67,7 +67,8 @@ pub struct RedisStore {
     history: ArcSwapOption<String>,
     /// The epoch that the last probe found, 0 before the first.
     epoch: AtomicU64,
-    evicts: AtomicBool,
+    /// Why what is spent by rights cannot be left to the server.
+    doubt: watch::Sender<Option<Doubt>>,
     /// Hex of the script's SHA-1, by which it is called.
     hash: String,
     /// The key of the marker.
@@ -95,7 +96,7 @@ impl RedisStore {
             trouble: ArcSwapOption::empty(),
             history: ArcSwapOption::empty(),
             epoch: AtomicU64::new(0),
-            evicts: AtomicBool::new(false),
+            doubt: watch::Sender::new(Some(Doubt::NotSeen)),
             hash: redis::Script::new(SCRIPT).get_hash().to_owned(),
         })
     }

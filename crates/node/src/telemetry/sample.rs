@@ -21,6 +21,8 @@ pub struct NodeSample {
     pub clock_error: Option<f64>,
     /// Whether that is more than `cluster.clock_error`.
     pub clock_alarm: bool,
+    /// Whether nothing may be spent by rights now.
+    pub rights_suspended: bool,
     /// Checks whose labels did not fit, and which the store was asked again.
     pub relabelled: u64,
     /// Times that there was no room to watch a key's demand.
@@ -238,6 +240,11 @@ impl Collector for NodeSample {
             "tidegate_clock_alarm",
             "Whether that is more than cluster.clock_error (1) or not (0)",
             u64::from(self.clock_alarm),
+        )?;
+        out.gauge(
+            "tidegate_rights_suspended",
+            "Whether nothing is spent of strict and bounded limits now (1) or not (0)",
+            u64::from(self.rights_suspended),
         )?;
         out.counter(
             "tidegate_checks_relabelled",

@@ -11,10 +11,11 @@ use redis::{
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 use tidegate_core::{ids::StoreEpoch, store::StoreCommand};
-use tokio::time;
+use tokio::{sync::watch, time};
 use tracing::{info, warn};
 
-use super::{RedisStore, SCRIPT, StoreError};
+use super::{Doubt, RedisStore, SCRIPT, StoreError};
+use crate::store::doubt::doubt_of;
 
 /// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -35,12 +36,12 @@ impl RedisStore {
         let mut every = time::interval(PROBE_EVERY);
         every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut told = None;
-        let mut probes = 0_u32;
+        let (mut probes, mut policy) = (0_u32, String::new());
         loop {
             every.tick().await;
             let is_new = self.manager.load().is_none();
             let most = if is_new { CONNECT_MAX } else { self.patience() };
-            let probe = time::timeout(most, self.probe(&mut probes)).await;
+            let probe = time::timeout(most, self.probe(&mut probes, &mut policy)).await;
             let answer = probe.unwrap_or(Err(StoreError::Timeout));
             let is_up = answer.is_ok();
             if !is_up {
@@ -69,7 +70,7 @@ impl RedisStore {
 
     /// Carries out a step over nothing, which needs the rights of every other, and says in which epoch
     /// Redis is.
-    async fn probe(&self, probes: &mut u32) -> Result<(), StoreError> {
+    async fn probe(&self, probes: &mut u32, policy: &mut String) -> Result<(), StoreError> {
         let (manager, is_new) = match self.manager.load_full() {
             Some(manager) => (manager, false),
             None => (Arc::new(self.connect().await?), true),
@@ -87,9 +88,14 @@ impl RedisStore {
         };
         self.history.store(Some(Arc::new(history.to_owned())));
         if is_new || probes.is_multiple_of(PROBES_PER_LOOK) {
-            self.look_at_eviction(&mut connection, is_new).await?;
+            let memory = info(&mut connection, "memory").await?;
+            // A server that does not say is taken at its default.
+            *policy = field(&memory, "maxmemory_policy").unwrap_or("noeviction").to_owned();
         }
         *probes = probes.wrapping_add(1);
+        let replicas = field(&replication, "connected_slaves").and_then(|n| n.parse().ok());
+        let stops_alone = field(&replication, "min_slaves_good_slaves").is_some();
+        self.note_doubt(doubt_of(policy, replicas.unwrap_or(0), stops_alone), is_new);
         let reply = self.apply_on(&mut connection, &StoreCommand::default()).await?;
         self.epoch.store(reply.epoch().0, Ordering::Relaxed);
         if is_new {
@@ -140,29 +146,21 @@ impl RedisStore {
         redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async::<()>(connection).await
     }
 
-    /// Warns, once per connection and change, of a server that may forget records for want of memory.
-    async fn look_at_eviction(
-        &self,
-        connection: &mut impl ConnectionLike,
-        is_new: bool,
-    ) -> Result<(), StoreError> {
-        let memory = info(connection, "memory").await?;
-        // A server that does not say is taken at its default.
-        let policy = field(&memory, "maxmemory_policy").unwrap_or("noeviction");
-        let evicts = policy != "noeviction";
-        let did = self.evicts.swap(evicts, Ordering::Relaxed);
-        if evicts && (is_new || !did) {
-            warn!(
-                policy,
-                "redis may forget counts when its memory is full: set `maxmemory-policy noeviction`"
-            );
+    /// Takes note of what speaks against the server's settings, and says it once per connection and change.
+    fn note_doubt(&self, doubt: Option<Doubt>, is_new: bool) {
+        let changed = self.doubt.send_if_modified(|known| {
+            let changed = *known != doubt;
+            *known = doubt;
+            changed
+        });
+        if let Some(doubt) = doubt.filter(|_| changed || is_new) {
+            warn!("{doubt}; until then nothing is spent of `strict` and `bounded` limits");
         }
-        Ok(())
     }
 
-    /// Whether Redis may forget records for want of memory, as far as was seen.
-    pub fn may_evict(&self) -> bool {
-        self.evicts.load(Ordering::Relaxed)
+    /// Why what is spent by rights cannot be left to the server, as far as was seen.
+    pub fn doubt(&self) -> watch::Receiver<Option<Doubt>> {
+        self.doubt.subscribe()
     }
 
     /// The epoch that the last probe found; `None` before the first.

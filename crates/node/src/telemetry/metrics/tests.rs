@@ -162,6 +162,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
         clock_error: Some(0.75),
         clock_alarm: true,
+        rights_suspended: true,
         relabelled: 11,
         unwatched: 12,
         frames_dropped: vec![("malformed", 7)],
@@ -207,6 +208,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_clock_offset_seconds{region="us"} -0.25"#);
     assert_has(&lines, "tidegate_clock_error_seconds 0.75");
     assert_has(&lines, "tidegate_clock_alarm 1");
+    assert_has(&lines, "tidegate_rights_suspended 1");
     assert_has(&lines, "tidegate_checks_relabelled_total 11");
     assert_has(&lines, "tidegate_forecasts_refused_total 12");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
