@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
     ids::{Caller, Key, LimitId, RegionNumber, StoreEpoch},
-    rights::Received,
-    store::{Action, Claim, Counts, Holding, Opening, Operation, StoreCommand, StoreReply},
+    rights::{Received, Reopening, Row},
+    store::{Action, Bound, Claim, Counts, Holding, Opening, Operation, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Span, StoreTime},
 };
 use tidegate_node::{
@@ -138,15 +138,14 @@ impl Subject {
     }
 
     /// As [`ask`](Self::ask), with the word that labels of the store's epoch are whole from an instant on.
-    /// What is said to be granted in epoch 1 is of the store's own.
+    /// What is said of epoch 1 is said of the store's own.
     async fn ask_since(&self, opens: u64, mut operations: Vec<Operation>) -> StoreReply {
         let (epoch, opens) = (self.epoch().await, ClusterTime(opens));
-        for operation in &mut operations {
-            if let Some((of, _)) = operation.claim.as_mut().and_then(|c| c.granted.as_mut())
-                && *of == StoreEpoch(1)
-            {
-                *of = epoch;
-            }
+        let own = |of: &mut StoreEpoch| *of = if *of == StoreEpoch(1) { epoch } else { *of };
+        for claim in operations.iter_mut().filter_map(|operation| operation.claim.as_deref_mut()) {
+            claim.granted.iter_mut().for_each(|(of, _)| own(of));
+            claim.bound.iter_mut().for_each(|bound| own(&mut bound.epoch));
+            claim.reopening.iter_mut().for_each(|reopening| own(&mut reopening.epoch));
         }
         let opening = Some(Opening { epoch, opens });
         self.store.apply(&StoreCommand { operations, opening }).await.expect("answered")
@@ -342,7 +341,7 @@ async fn contract_of_rights(s: &Subject) {
         ask(told).await;
     }
     let after = ask(Operation { action: Action::Peek, ..s.claim(20, 100, 1) }).await;
-    assert_eq!((after.holding().received.of(THERE), after.holding().held()), (3, 9));
+    assert_eq!((after.holding().received.sum(), after.holding().held()), (3, 9));
     assert_eq!(s.used(20, 100).await, 8);
     // An account ends with its label, and of the label before nothing is spent.
     assert!(admitted(&ask(s.claim(20, 101, 10)).await));
@@ -361,11 +360,66 @@ async fn contract_of_rights(s: &Subject) {
     assert!(!admitted(&ask(overdrawn(99)).await), "12 of 10 and 2");
 }
 
+/// What every store must keep of long labels: bounded by what others hold, and reopened by what they know.
+async fn contract_of_long_labels(s: &Subject) {
+    const THERE: RegionNumber = RegionNumber(7);
+    let epoch = s.epoch().await;
+    let ask = async |operation| Outcome::of(s.ask_since(1_000, vec![operation]).await);
+    let with = |cost, label, change: &dyn Fn(&mut Claim)| {
+        let mut charge = s.claim(30, label, cost);
+        charge.claim.iter_mut().for_each(|claim| change(claim));
+        charge
+    };
+    let bounded = |ceiling, of: StoreEpoch| {
+        move |claim: &mut Claim| claim.bound = Some(Bound { block: 2, ceiling, epoch: of })
+    };
+    // A block beyond the ceiling that somebody holds, and no more.
+    assert!(admitted(&ask(with(2, 100, &bounded(0, epoch))).await));
+    assert!(!admitted(&ask(with(1, 100, &bounded(0, epoch))).await));
+    assert!(!admitted(&ask(with(1, 100, &bounded(3, StoreEpoch(epoch.0 - 1)))).await));
+    assert!(admitted(&ask(with(3, 100, &bounded(3, epoch))).await));
+    // What is held of others is told, ceilings and newer epochs among it.
+    let told = |of: u64, amount, ceiling| {
+        let word = Received { from: THERE, epoch: StoreEpoch(of), amount, ceiling };
+        move |claim: &mut Claim| claim.received = vec![word]
+    };
+    ask(with(9, 100, &told(3, 1, 4))).await;
+    let held = ask(with(9, 100, &told(5, 0, 0))).await.holding().received.of(THERE);
+    assert_eq!(held, Some(Received { from: THERE, epoch: StoreEpoch(5), amount: 1, ceiling: 4 }));
+    ask(with(9, 100, &told(3, 6, 9))).await;
+    assert_eq!(ask(with(9, 100, &|_| {})).await.holding().received.of(THERE), held);
+    // A label that the store's epoch has forgotten is closed, until the epoch is reopened in it.
+    let reopening = |of: StoreEpoch| {
+        let received = vec![Received { from: THERE, epoch: StoreEpoch(5), amount: 2, ceiling: 7 }];
+        let given = Row::from_iter([(THERE, 1)]);
+        move |claim: &mut Claim| {
+            let (given, received) = (given.clone(), received.clone());
+            claim.reopening = Some(Reopening { epoch: of, used: 6, given, received });
+        }
+    };
+    let grant = |change: &dyn Fn(&mut Claim)| Operation {
+        action: Action::Grant,
+        key: s.claim(31, 99, 1).key,
+        ..with(1, 99, change)
+    };
+    let charge = |cost| Operation { key: s.claim(31, 99, 1).key, ..with(cost, 99, &|_| {}) };
+    assert!(!admitted(&ask(charge(1)).await));
+    assert!(!ask(grant(&reopening(StoreEpoch(epoch.0 - 1)))).await.holding().open);
+    for _ in 0..2 {
+        let reopened = ask(grant(&reopening(epoch))).await;
+        assert!(reopened.holding().open);
+        assert_eq!((reopened.holding().held(), s.used(31, 99).await), (11, 6));
+    }
+    assert!(!admitted(&ask(charge(6)).await));
+    assert!(admitted(&ask(charge(5)).await));
+}
+
 #[tokio::test]
 async fn memory_keeps_the_contract() {
     let subject = Subject::memory();
     contract(&subject).await;
     contract_of_rights(&subject).await;
+    contract_of_long_labels(&subject).await;
 }
 
 #[tokio::test]
@@ -373,19 +427,25 @@ async fn redis_keeps_the_contract() {
     let subject = Subject::redis().await;
     contract(&subject).await;
     contract_of_rights(&subject).await;
+    contract_of_long_labels(&subject).await;
+}
+
+/// What some of three regions have told.
+fn random_words(random: &mut Xoshiro256PlusPlus) -> Vec<Received> {
+    let word = |random: &mut Xoshiro256PlusPlus| Received {
+        from: RegionNumber(random.random_range(1..4)),
+        epoch: StoreEpoch(random.random_range(1..3)),
+        amount: random.random_range(0..15),
+        ceiling: random.random_range(0..15),
+    };
+    (0..random.random_range(0..3)).map(|_| word(random)).collect()
 }
 
 /// A random claim of one of two labels' worth of time, of which the later ones are whole. What it knows to
 /// be granted is of the epoch that each store is given as its own.
 fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
     let region = |random: &mut Xoshiro256PlusPlus| RegionNumber(random.random_range(1..4));
-    let received = (0..random.random_range(0..3)).map(|_| Received {
-        from: region(random),
-        epoch: StoreEpoch(random.random_range(1..3)),
-        amount: random.random_range(0..15),
-        ceiling: random.random_range(0..15),
-    });
-    let received = received.collect();
+    let received = random_words(random);
     let grants = (0..random.random_range(0..3))
         .map(|_| (region(random), random.random_range(0..9)))
         .collect();
@@ -393,6 +453,19 @@ fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
         base: random.random_range(0..20),
         allowance: random.random_range(0..3),
         label_start: ClusterTime(label * 10),
+        bound: random.random_bool(0.3).then(|| Bound {
+            block: random.random_range(1..10),
+            ceiling: random.random_range(0..15),
+            epoch: StoreEpoch(random.random_range(0..2)),
+        }),
+        reopening: random.random_bool(0.1).then(|| Reopening {
+            epoch: StoreEpoch(random.random_range(0..2)),
+            used: random.random_range(0..15),
+            given: (0..random.random_range(0..3))
+                .map(|_| (region(random), random.random_range(0..9)))
+                .collect(),
+            received: random_words(random),
+        }),
         granted: random.random_bool(0.3).then(|| {
             let known = (0..random.random_range(0..3))
                 .map(|_| (region(random), random.random_range(0..9)))

@@ -247,7 +247,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 30] = [
+    let expected: [(&str, Felt); 31] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
         ("link-corrupt", slow),
@@ -282,6 +282,11 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("store-too-slow", |r| opened(r, "slow") == 2 && opened(r, "probe") > 0),
         ("store-twice", normal),
         ("store-wiped", normal),
+        // Without recovery it would refuse all but what came in the first third.
+        ("store-wiped-long-label", |r| {
+            let there = &r.regions["us-east"];
+            there.refused > 60 && there.admitted * 10 > there.offered * 9
+        }),
     ];
     let folder = folder().join("faults");
     let mut names = Vec::new();
@@ -306,6 +311,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
             "store-failing",
             "store-overloaded",
             "store-too-slow",
+            "store-wiped-long-label",
         ];
         if !other_traffic.contains(&name) {
             assert_eq!(

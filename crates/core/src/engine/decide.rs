@@ -3,7 +3,7 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{Completion, Engine, Outcome, Plan, Sighted, Views};
+use super::{Completion, Engine, Outcome, Plan, Sighted, Views, grants::Seen};
 use crate::{
     check::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject, Ticket,
@@ -16,6 +16,7 @@ use crate::{
     ids::{Key, RegionIndex, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Limit, OnStoreFailure, PolicySet, Scope},
+    rights,
     store::{Counts, Opening, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
@@ -291,7 +292,7 @@ impl<G: Guarding> Engine<G> {
                 }
                 let passes = operations.iter().map(|op| (op.passes, Some(op.counts.net())));
                 self.count(now, &ticket, admitted, passes);
-                self.note_holdings(&ticket, epoch, &operations);
+                self.note_holdings(now, &ticket, epoch, &operations);
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -402,13 +403,45 @@ impl<G: Guarding> Engine<G> {
         }
     }
 
-    /// Takes the store's word of what the own region has granted: whoever granted it may be gone.
-    fn note_holdings(&self, ticket: &Ticket, epoch: StoreEpoch, replies: &[OperationReply]) {
+    /// Takes the store's word of the own region's rights: whoever granted of them may be gone. Ceilings that
+    /// others have to hold before more can be spent are told at once.
+    fn note_holdings(
+        &self,
+        now: Mono,
+        ticket: &Ticket,
+        epoch: StoreEpoch,
+        replies: &[OperationReply],
+    ) {
         for (plan, reply) in ticket.planned.iter().zip(replies) {
             let Some(holding) = &reply.holding else { continue };
-            self.with_shard(plan.key, |shard| {
-                self.note_holding(shard, plan.key, plan.label, epoch, holding)
+            // Who only looks asks nobody else.
+            if !holding.open && (ticket.purpose == Purpose::Usage || !plan.countable) {
+                continue;
+            }
+            let window = plan.limit().window;
+            let seen = Seen {
+                key: plan.key,
+                label: plan.label,
+                window,
+                epoch,
+                holding,
+                net: reply.counts.net(),
+                refused: if reply.passes { 0 } else { plan.cost },
+            };
+            let news = self.with_shard(plan.key, |shard| {
+                let news = self.note_holding(shard, now, &seen);
+                let long = rights::block(holding.base, window).is_some();
+                if news && long {
+                    let (quantity, add) = (plan.limit().quantity, Tally::default());
+                    let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
+                    let asked = Asked { caller, shape, label, quantity, add, tell: true };
+                    shard.add_own(&asked, Tick::of(now));
+                }
+                news && long
             });
+            if news {
+                self.pace.note(now, self.settings.gossip, Urgency::Now);
+            }
         }
     }
 

@@ -16,9 +16,11 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, RegionNumber, StoreEpoch},
     policy::{Limit, PolicySet},
-    rights::{self, Demand, Share, Statement},
-    store::{Action, Claim, Counts, Holding, Operation, StoreCommand, StoreReply},
-    time::{Label, Mono, Span},
+    rights::{self, Demand, Receipts, Reopening, Share, Statement},
+    store::{
+        Action, Bound, COUNT_MAX, Claim, Counts, Holding, Operation, StoreCommand, StoreReply,
+    },
+    time::{Label, Mono, Span, Window},
 };
 
 /// Operations in one command.
@@ -58,6 +60,30 @@ struct Granting<'a> {
 
 /// A grant of less than this part of the own base waits until it is more, unless somebody waits for it.
 const WORTH_TELLING: u64 = 100;
+
+/// What the store has said of the rights to a key.
+pub(super) struct Seen<'a> {
+    pub(super) key: Key,
+    pub(super) label: Label,
+    pub(super) window: Window,
+    /// The store's.
+    pub(super) epoch: StoreEpoch,
+    pub(super) holding: &'a Holding,
+    /// What the region has used by then.
+    pub(super) net: u64,
+    /// What was asked for beside, and not given.
+    pub(super) refused: u64,
+}
+
+impl Seen<'_> {
+    /// The ceiling to tell when `told` is what was told before: a block ahead of what is used, and told anew
+    /// when half of that is left, lest anybody waits for the others' word.
+    fn ceiling(&self, told: u64, block: u64) -> u64 {
+        let ahead = block.max(self.refused);
+        let is_near = self.net.saturating_add(ahead / 2) >= told;
+        if is_near { self.net.saturating_add(ahead).min(COUNT_MAX) } else { told }
+    }
+}
 
 /// Where the granting stands.
 #[derive(Debug, Default)]
@@ -161,7 +187,16 @@ impl<G: Guarding> Engine<G> {
             let Asking { key, shape, label, quantity, .. } = asking;
             let Some(holding) = &reply.holding else { continue };
             let news = self.with_shard(*key, |shard| {
-                let news = self.note_holding(shard, *key, *label, *epoch, holding);
+                let seen = Seen {
+                    key: *key,
+                    label: *label,
+                    window: shape.window,
+                    epoch: *epoch,
+                    holding,
+                    net: reply.counts.net(),
+                    refused: 0,
+                };
+                let news = self.note_holding(shard, now, &seen);
                 if news {
                     // Beside the own slot it is told, and there may be none yet.
                     let Key { caller, .. } = *key;
@@ -205,21 +240,37 @@ impl<G: Guarding> Engine<G> {
         })
     }
 
-    /// Takes the store's word of what the own region has granted. Returns whether others do not know of it.
-    pub(super) fn note_holding(
-        &self,
-        shard: &mut Shard,
-        key: Key,
-        label: Label,
-        epoch: StoreEpoch,
-        holding: &Holding,
-    ) -> bool {
-        // A replica that lags has granted what its epoch may not have granted when it is open.
-        if !holding.open || holding.given.is_empty() {
+    /// Takes the store's word of the own region's rights. Returns whether others do not know of it.
+    pub(super) fn note_holding(&self, shard: &mut Shard, now: Mono, seen: &Seen<'_>) -> bool {
+        let Seen { key, label, window, epoch, holding, .. } = *seen;
+        let block = rights::block(holding.base, window);
+        if !holding.open {
+            // A replica that lags has granted what its epoch may not have granted when it is open. Of a long
+            // label the others are asked for what they know; not while a server may go on that was replaced,
+            // since it might answer what others ask in the place of this one.
+            if block.is_none() || !self.is_past_the_fence(now) {
+                return false;
+            }
+            if shard.watched.get(&key).is_none() {
+                let elapsed = self.cluster_time(now).since(window.start(label));
+                shard.watch(&key, window, label, now, elapsed);
+            }
+            return shard.watched.touch(&key, now).is_some_and(|forecast| {
+                forecast.note_rights();
+                true
+            }) && shard.watched.ask(&key, label, self.own_region, epoch);
+        }
+        let known = shard.watched.books(&key).and_then(|books| books.of(label));
+        let told = known.and_then(|book| book.of(self.own_region));
+        let told = told.filter(|told| told.epoch == epoch).map_or(0, |told| told.ceiling);
+        let ceiling = block.map_or(0, |block| seen.ceiling(told, block));
+        let heard = if block.is_some() { holding.received.clone() } else { Receipts::new() };
+        let (from, given) = (self.own_region, holding.given.clone());
+        if given.is_empty() && ceiling == 0 && heard.is_empty() {
             return false;
         }
-        let (from, given) = (self.own_region, holding.given.clone());
-        shard.watched.merge(&key, label, &Statement { from, epoch, given, ceiling: 0 })
+        let statement = Statement { from, epoch, given, ceiling, heard };
+        shard.watched.merge(&key, label, &statement)
     }
 
     /// What is to be granted of the key that is watched at a place.
@@ -236,22 +287,31 @@ impl<G: Guarding> Engine<G> {
             return None;
         }
         let label = limit.window.label_at(sighted.cluster);
+        let book = shard.watched.books(key).and_then(|books| books.of(label));
+        let mut claim = self.claim(shard, *key, limit, label);
+        if let Some(epoch) = book.and_then(|book| book.question(self.own_region)) {
+            // The own store has forgotten the label: it has nothing to grant or to tell before it knows more.
+            let own = (self.own_region, epoch);
+            let block = claim.bound.map_or(0, |bound| bound.block);
+            claim.reopening = Some(Reopening::of(book?, own, &self.split, block)?);
+            return Some(Granting { key: *key, limit, label, claim, waiting: Vec::new() });
+        }
         if !self.leads(key, label, forecast, sighted) {
             return None;
         }
         let time_left = limit.window.end(label).since(sighted.cluster);
         let shares = self.shares(shard, key, limit, label, forecast, sighted);
         let mut grants = rights::grants(self.own_region, &shares, time_left, limit.window.length());
-        let claim = self.claim(shard, *key, limit, label);
         let waits = |to: RegionNumber| {
             let share = shares.iter().find(|share| share.region == to);
             share.is_some_and(|share| share.is_hungry(self.settings.gossip))
         };
         grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.base || waits(*to));
         let waiting = grants.iter().map(|(to, _)| *to).filter(|to| waits(*to)).collect();
-        let claim = Claim { grants, ..claim };
+        let is_behind = claim.bound.is_some() && book.is_some_and(|b| b.is_behind(self.own_region));
+        claim.grants = grants;
         let granting = Granting { key: *key, limit, label, claim, waiting };
-        (!granting.claim.grants.is_empty()).then_some(granting)
+        (is_behind || !granting.claim.grants.is_empty()).then_some(granting)
     }
 
     /// Whether this node is the one of its region that grants of a key: of those that know of it, the first
@@ -367,14 +427,23 @@ impl<G: Guarding> Engine<G> {
     pub(super) fn claim(&self, shard: &Shard, key: Key, limit: &Limit, label: Label) -> Claim {
         let book = shard.watched.books(&key).and_then(|books| books.of(label));
         let received = book.map(|book| book.received(self.own_region, &self.split, limit.quantity));
+        let base = self.split.base(limit.quantity, self.own_region);
+        let epoch = StoreEpoch(self.epoch.load(Ordering::Relaxed));
+        let bound = rights::block(base, limit.window).map(|block| Bound {
+            block,
+            ceiling: book.map_or(0, |book| book.acknowledged(self.own_region, epoch)),
+            epoch,
+        });
         Claim {
-            base: self.split.base(limit.quantity, self.own_region),
+            base,
             allowance: self.split.overdraft(
                 limit.quantity,
                 limit.consistency.overdraft(),
                 self.own_region,
             ),
             label_start: limit.window.start(label),
+            bound,
+            reopening: None,
             granted: book
                 .and_then(|book| book.of(self.own_region))
                 .map(|told| (told.epoch, told.given.clone())),

@@ -69,6 +69,8 @@ type Place = (usize, u32);
 #[derive(Debug, Default)]
 pub(super) struct Heal {
     status: HealStatus,
+    /// When the newest epoch was first met.
+    met: Mono,
     walk: Option<Walk>,
     in_flight: usize,
 }
@@ -96,9 +98,17 @@ impl<G: Guarding> Engine<G> {
                 }
                 _ => {}
             }
+            if status.epoch < Some(epoch) {
+                heal.met = now;
+            }
             status.epoch = status.epoch.max(Some(epoch));
             self.epoch.store(status.epoch.map_or(0, |newest| newest.0), Ordering::Relaxed);
         });
+    }
+
+    /// Whether no server of an earlier epoch goes on any more: it knows by now that it was replaced.
+    pub(super) fn is_past_the_fence(&self, now: Mono) -> bool {
+        now.since(self.heal.with(|heal| heal.met)) >= self.settings.fence
     }
 
     /// The next healing command, if one is due: have the store carry it out, then call

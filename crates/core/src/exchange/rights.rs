@@ -8,23 +8,35 @@ use crate::{
     counts::{Entry, Shape},
     ids::{Caller, Key, LimitId, RegionNumber, Session, SessionIndex, StoreEpoch},
     policy::Scope,
-    rights::{REGIONS_MAX, Row, Statement},
+    rights::{REGIONS_MAX, Received, Row, Statement},
     store::COUNT_MAX,
     time::{Label, Mono, Span, Window},
-    wire::{FrameError, Rights, RightsEntry, Section},
+    wire::{FrameError, HeardEntry, Rights, RightsEntry, Section},
 };
 
 /// The most bytes of a rights section without its entries, and of an entry without its row.
 const SECTION_BYTES_MAX: usize = 48;
-const ENTRY_BYTES_MAX: usize = 16 + 9 + 9 + 1;
-/// The most bytes of one region's amount.
+const ENTRY_BYTES_MAX: usize = 16 + 9 + 9 + 1 + 1 + 1;
+/// The most bytes of one region's amount, and of what is held of one region.
 const AMOUNT_BYTES_MAX: usize = 5 + 9;
+const HEARD_BYTES_MAX: usize = 5 + 3 * 9;
+
+/// Entries of a section: with all regions in each, they fit in a frame.
+const ENTRIES_MAX: usize = 32;
 
 /// A frame's statements, checked.
 pub(super) struct Stated {
     shape: Shape,
     label: Label,
-    statements: Vec<(Caller, Statement)>,
+    statements: Vec<(Caller, Told)>,
+}
+
+/// A region's word of its rights to a key.
+enum Told {
+    /// How its store stands.
+    Statement(Statement),
+    /// Its store has forgotten the label.
+    Question(RegionNumber, StoreEpoch),
 }
 
 /// What became of them.
@@ -51,26 +63,34 @@ pub(super) fn pack<S: Shards>(
         let shard = shard_of(entry.caller, shards.count());
         let told = shards.with(shard, |shard| {
             let book = shard.watched.books(&entry.key())?.of(entry.label)?;
-            book.of(own).cloned()
+            match book.question(own) {
+                Some(epoch) => Some(Told::Question(own, epoch)),
+                None => book.of(own).cloned().map(Told::Statement),
+            }
         })?;
-        (!told.given.is_empty() || told.ceiling > 0).then_some((entry, told))
+        let says_something = match &told {
+            Told::Question(..) => true,
+            Told::Statement(told) => {
+                !told.given.is_empty() || told.ceiling > 0 || !told.heard.is_empty()
+            }
+        };
+        says_something.then_some((entry, told))
     });
     let stated: Vec<_> = stated.collect();
     for group in
         stated.chunk_by(|(a, _), (b, _)| (a.shape.limit, a.label) == (b.shape.limit, b.label))
     {
         let shape = group[0].0.shape;
-        let entry = |(entry, told): &(&Entry, Statement)| RightsEntry {
-            caller: entry.caller.to_bytes(),
-            epoch: told.epoch.0,
-            ceiling: told.ceiling,
-            given: told.given.iter().map(|(region, amount)| (region.0, amount)).collect(),
-        };
-        let needs = |(_, told): &(&Entry, Statement)| {
-            ENTRY_BYTES_MAX + AMOUNT_BYTES_MAX * told.given.iter().len()
+        let entry = |(entry, told): &(&Entry, Told)| entry_of(entry.caller, told);
+        let needs = |(_, told): &(&Entry, Told)| {
+            let (given, heard) = match told {
+                Told::Question(..) => (0, 0),
+                Told::Statement(told) => (told.given.iter().len(), told.heard.iter().len()),
+            };
+            ENTRY_BYTES_MAX + AMOUNT_BYTES_MAX * given + HEARD_BYTES_MAX * heard
         };
         // So few that a section surely fits in a frame.
-        for part in group.chunks(64) {
+        for part in group.chunks(ENTRIES_MAX) {
             let needs = SECTION_BYTES_MAX + part.iter().map(needs).sum::<usize>();
             let section = Rights {
                 limit: shape.limit.0,
@@ -83,23 +103,70 @@ pub(super) fn pack<S: Shards>(
     }
 }
 
-/// Checks what a region tells of its rights: it speaks for itself only, since its name is not in it.
+fn entry_of(caller: Caller, told: &Told) -> RightsEntry {
+    let caller = caller.to_bytes();
+    match told {
+        Told::Question(_, epoch) => RightsEntry {
+            caller,
+            epoch: epoch.0,
+            ceiling: 0,
+            given: Vec::new(),
+            asks: true,
+            heard: Vec::new(),
+        },
+        Told::Statement(told) => RightsEntry {
+            caller,
+            epoch: told.epoch.0,
+            ceiling: told.ceiling,
+            given: told.given.iter().map(|(region, amount)| (region.0, amount)).collect(),
+            asks: false,
+            heard: told
+                .heard
+                .iter()
+                .map(|held| HeardEntry {
+                    from: held.from.0,
+                    epoch: held.epoch.0,
+                    amount: held.amount,
+                    ceiling: held.ceiling,
+                })
+                .collect(),
+        },
+    }
+}
+
+/// What an entry says, if it may be said; it speaks for its sender's region only, whose name is not in it.
+fn told_of(from: RegionNumber, entry: RightsEntry) -> Result<(Caller, Told), FrameError> {
+    let RightsEntry { caller, epoch, ceiling, given, asks, heard } = entry;
+    let sorted = given.windows(2).all(|pair| pair[0].0 < pair[1].0)
+        && heard.windows(2).all(|pair| pair[0].from < pair[1].from);
+    let most = given.iter().map(|(_, amount)| *amount).chain([epoch, ceiling]);
+    let most = most.chain(heard.iter().flat_map(|h| [h.epoch, h.amount, h.ceiling])).max();
+    let few = given.len() <= REGIONS_MAX && heard.len() <= REGIONS_MAX;
+    if !sorted || !few || most > Some(COUNT_MAX) {
+        return Err(FrameError::Unsound);
+    }
+    let (caller, epoch) = (Caller::from_bytes(caller), StoreEpoch(epoch));
+    if asks {
+        return Ok((caller, Told::Question(from, epoch)));
+    }
+    let given: Row = given.into_iter().map(|(to, n)| (RegionNumber(to), n)).collect();
+    let held = |HeardEntry { from, epoch, amount, ceiling }| Received {
+        from: RegionNumber(from),
+        epoch: StoreEpoch(epoch),
+        amount,
+        ceiling,
+    };
+    let heard = heard.into_iter().map(held).collect();
+    Ok((caller, Told::Statement(Statement { from, epoch, given, ceiling, heard })))
+}
+
+/// Checks what a region tells of its rights.
 pub(super) fn checked(from: &Session, rights: Rights) -> Result<Stated, FrameError> {
     let window = Window::new(Span(rights.window)).ok_or(FrameError::Unsound)?;
     let shape = Shape { limit: LimitId(rights.limit), window, scope: Scope::Global };
     let from = RegionNumber::of(&from.id.region);
-    let statement = |entry: RightsEntry| {
-        let sorted = entry.given.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        let counts = entry.given.iter().all(|(_, amount)| *amount <= COUNT_MAX);
-        if !sorted || !counts || entry.given.len() > REGIONS_MAX || entry.ceiling > COUNT_MAX {
-            return Err(FrameError::Unsound);
-        }
-        let given: Row = entry.given.into_iter().map(|(to, n)| (RegionNumber(to), n)).collect();
-        let epoch = StoreEpoch(entry.epoch);
-        let told = Statement { from, epoch, given, ceiling: entry.ceiling };
-        Ok((Caller::from_bytes(entry.caller), told))
-    };
-    let statements = rights.entries.into_iter().map(statement).collect::<Result<_, _>>()?;
+    let statements = rights.entries.into_iter().map(|entry| told_of(from, entry));
+    let statements = statements.collect::<Result<_, _>>()?;
     Ok(Stated { shape, label: Label(rights.label), statements })
 }
 
@@ -129,7 +196,12 @@ impl Exchange {
                         shard.watch(&key, shape.window, current, now, elapsed);
                     }
                     shard.watched.touch(&key, now)?.note_rights();
-                    Some(shard.watched.merge(&key, label, &told))
+                    Some(match &told {
+                        Told::Statement(told) => shard.watched.merge(&key, label, told),
+                        Told::Question(from, epoch) => {
+                            shard.watched.ask(&key, label, *from, *epoch)
+                        }
+                    })
                 });
                 // Without room it is to be told again: a grant that nobody heard of can be spent by nobody.
                 heard.refused |= merged.is_none();

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 
 use super::Forecast;
 use crate::{
-    ids::Key,
+    ids::{Key, RegionNumber, StoreEpoch},
     rights::{Books, Statement},
     slab::Slab,
     store::table::hash_of,
@@ -124,6 +124,19 @@ impl Watched {
     pub(crate) fn merge(&mut self, key: &Key, label: Label, told: &Statement) -> bool {
         let watch = self.find(key).and_then(|at| self.slab.get_mut(at));
         watch.is_some_and(|watch| watch.books.merge(label, told))
+    }
+
+    /// Takes the question of a region whose store has forgotten a label of a key that is watched. Returns
+    /// whether that is news.
+    pub(crate) fn ask(
+        &mut self,
+        key: &Key,
+        label: Label,
+        region: RegionNumber,
+        epoch: StoreEpoch,
+    ) -> bool {
+        let watch = self.find(key).and_then(|at| self.slab.get_mut(at));
+        watch.is_some_and(|watch| watch.books.ask(label, region, epoch))
     }
 
     /// Places that watched keys have had: those to look at from 0 on.

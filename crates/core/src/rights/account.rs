@@ -10,34 +10,12 @@
 //! - a store that may have lost memory spends nothing in labels of which it may have forgotten something
 //!   (INV-15).
 
-use alloc::vec::Vec;
-
-use super::{Reopening, Row, Statement};
+use super::{Receipts, Received, Reopening, Row, Statement};
 use crate::{
     ids::{RegionNumber, StoreEpoch},
     store::COUNT_MAX,
     time::ClusterTime,
 };
-
-/// What another region has told of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Received {
-    /// Who says so.
-    pub from: RegionNumber,
-    /// The epoch of its store that says so.
-    pub epoch: StoreEpoch,
-    /// What it has granted to this region in the label so far.
-    pub amount: u64,
-    /// It spends no more in the label than this and one block, until somebody holds a higher one.
-    pub ceiling: u64,
-}
-
-impl Received {
-    /// Nothing, told in `epoch`.
-    pub const fn nothing(from: RegionNumber, epoch: StoreEpoch) -> Self {
-        Self { from, epoch, amount: 0, ceiling: 0 }
-    }
-}
 
 /// When an operation's label began, and from when on a store's epoch knows labels whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,8 +40,7 @@ impl Fence {
 pub struct Account {
     base: u64,
     given: Row,
-    /// By giver.
-    received: Vec<Received>,
+    received: Receipts,
     /// The epoch that has recovered this label although it began before.
     reopened: Option<StoreEpoch>,
 }
@@ -71,7 +48,7 @@ pub struct Account {
 impl Account {
     /// An account with nothing given and nothing received. The base stays what it is until the label ends.
     pub const fn new(base: u64) -> Self {
-        Self { base, given: Row::new(), received: Vec::new(), reopened: None }
+        Self { base, given: Row::new(), received: Receipts::new(), reopened: None }
     }
 
     /// The region's part of the quantity, of which it may grant.
@@ -84,8 +61,8 @@ impl Account {
         &self.given
     }
 
-    /// What each region has granted, as far as it has been heard of.
-    pub fn received(&self) -> &[Received] {
+    /// What each region has told, as far as it has been heard of.
+    pub const fn received(&self) -> &Receipts {
         &self.received
     }
 
@@ -96,7 +73,7 @@ impl Account {
 
     /// What the region may spend and grant in all: base and received, less what is given.
     pub fn held(&self) -> u64 {
-        let sum = self.received.iter().fold(self.base, |sum, r| sum.saturating_add(r.amount));
+        let sum = self.base.saturating_add(self.received.sum());
         sum.min(COUNT_MAX).saturating_sub(self.given.sum())
     }
 
@@ -105,39 +82,21 @@ impl Account {
     /// than what its epoch will have granted when it is open.
     pub fn statement(
         &self,
-        (own, epoch): (RegionNumber, StoreEpoch),
+        (from, epoch): (RegionNumber, StoreEpoch),
         fence: Fence,
         ceiling: u64,
     ) -> Option<Statement> {
-        let given = self.given.clone();
-        self.is_open(epoch, fence).then_some(Statement { from: own, epoch, given, ceiling })
-    }
-
-    /// What a region has told of itself, as far as this account holds it.
-    pub fn of(&self, region: RegionNumber) -> Option<Received> {
-        let found = self.received.binary_search_by_key(&region, |received| received.from);
-        found.ok().map(|at| self.received[at])
+        let (given, heard) = (self.given.clone(), self.received.clone());
+        let statement = Statement { from, epoch, given, ceiling, heard };
+        self.is_open(epoch, fence).then_some(statement)
     }
 
     /// Takes note of what another region tells of itself, unless an epoch tells it that is older than what
-    /// is known, or than the account was frozen for. Returns whether anything grew.
+    /// is known. Returns whether anything changed.
+    ///
+    /// So [nothing](Received::nothing) in a region's new epoch ends what older ones may still tell.
     pub fn receive(&mut self, told: Received) -> bool {
-        match self.received.binary_search_by_key(&told.from, |received| received.from) {
-            Ok(at) => {
-                let known = &mut self.received[at];
-                let before = *known;
-                if told.epoch >= known.epoch {
-                    known.epoch = told.epoch;
-                    known.amount = known.amount.max(told.amount);
-                    known.ceiling = known.ceiling.max(told.ceiling);
-                }
-                *known != before
-            }
-            Err(at) => {
-                self.received.insert(at, told);
-                true
-            }
-        }
+        self.received.receive(told)
     }
 
     /// Lifts what was granted to what somebody knows of it, in the epoch of this account.
@@ -155,13 +114,6 @@ impl Account {
         let granted = amount.min(self.held().saturating_sub(net));
         self.given.add(to, granted);
         granted
-    }
-
-    /// From now on nothing is taken any more of what epochs of `region` before `epoch` tell. Returns what
-    /// they have told.
-    pub fn freeze(&mut self, region: RegionNumber, epoch: StoreEpoch) -> Received {
-        self.receive(Received::nothing(region, epoch));
-        self.of(region).unwrap_or(Received::nothing(region, epoch))
     }
 
     /// Makes good what was forgotten, if `epoch` is the store's; what was spent is to be lifted beside.
@@ -182,6 +134,8 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
 
     const A: RegionNumber = RegionNumber(1);
@@ -226,13 +180,14 @@ mod tests {
     fn what_an_older_epoch_grants_counts_no_more_after_it_was_frozen() {
         let mut account = Account::new(0);
         account.receive(from(A, 1, 4));
-        assert_eq!(account.freeze(A, StoreEpoch(2)).amount, 4);
+        account.receive(Received::nothing(A, StoreEpoch(2)));
+        assert_eq!(account.received().of(A).map(|told| told.amount), Some(4));
         assert!(!account.receive(from(A, 1, 7)));
         assert_eq!(account.held(), 4);
         assert!(account.receive(from(A, 2, 5)));
         assert_eq!(account.held(), 5);
         // Nothing had come: nothing will.
-        assert_eq!(account.freeze(B, StoreEpoch(9)).amount, 0);
+        account.receive(Received::nothing(B, StoreEpoch(9)));
         assert!(!account.receive(from(B, 8, 3)));
     }
 

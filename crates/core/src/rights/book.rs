@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Received, Row, Split};
+use super::{Receipts, Received, Row, Split};
 use crate::ids::{RegionNumber, StoreEpoch};
 
 /// What a region tells everybody of its rights, in one epoch of its store.
@@ -19,6 +19,8 @@ pub struct Statement {
     pub given: Row,
     /// It spends no more in the label than this and one block, until somebody holds a higher one.
     pub ceiling: u64,
+    /// Of a long label: what its store holds of what others have told of themselves.
+    pub heard: Receipts,
 }
 
 /// The newest statements of all regions, the own one among them.
@@ -26,6 +28,8 @@ pub struct Statement {
 pub struct Book {
     /// By region.
     statements: Vec<Statement>,
+    /// Regions whose stores have forgotten the label, by region, and the epochs in which they ask for it.
+    questions: Vec<(RegionNumber, StoreEpoch)>,
 }
 
 impl Book {
@@ -44,13 +48,64 @@ impl Book {
                     return false;
                 }
                 known.ceiling = known.ceiling.max(told.ceiling);
-                known.given.merge(&told.given) || grew
+                let heard = known.heard.merge(&told.heard);
+                known.given.merge(&told.given) | heard | grew
             }
             Err(at) => {
                 self.statements.insert(at, told.clone());
                 true
             }
         }
+    }
+
+    /// Takes the question of a region whose store has forgotten the label, in its new epoch. Returns whether
+    /// that is news; it is not if the epoch has stated something already.
+    pub fn ask(&mut self, region: RegionNumber, epoch: StoreEpoch) -> bool {
+        if self.of(region).is_some_and(|told| told.epoch >= epoch) {
+            return false;
+        }
+        match self.questions.binary_search_by_key(&region, |(of, _)| *of) {
+            Ok(at) if self.questions[at].1 >= epoch => false,
+            Ok(at) => {
+                self.questions[at].1 = epoch;
+                true
+            }
+            Err(at) => {
+                self.questions.insert(at, (region, epoch));
+                true
+            }
+        }
+    }
+
+    /// The epoch in which a region asks, as long as it has stated nothing in it.
+    pub fn question(&self, region: RegionNumber) -> Option<StoreEpoch> {
+        let at = self.questions.binary_search_by_key(&region, |(of, _)| *of).ok()?;
+        let asked = self.questions[at].1;
+        self.of(region).is_none_or(|told| told.epoch < asked).then_some(asked)
+    }
+
+    /// The highest ceiling of region `own` in `epoch` that another one's store holds.
+    pub fn acknowledged(&self, own: RegionNumber, epoch: StoreEpoch) -> u64 {
+        let held = self.statements.iter().filter(|told| told.from != own);
+        let held = held.filter_map(|told| told.heard.of(own)).filter(|held| held.epoch == epoch);
+        held.map(|held| held.ceiling).max().unwrap_or(0)
+    }
+
+    /// Whether the store of region `own` is to hear of something that others wait for it to say that it has:
+    /// a ceiling, or a question.
+    pub fn is_behind(&self, own: RegionNumber) -> bool {
+        let held = |region: RegionNumber| self.of(own).and_then(|told| told.heard.of(region));
+        let of_ceilings = self.statements.iter().any(|told| {
+            let behind = |held: Received| {
+                held.epoch < told.epoch || (held.epoch == told.epoch && held.ceiling < told.ceiling)
+            };
+            told.from != own && told.ceiling > 0 && held(told.from).is_none_or(behind)
+        });
+        let of_questions = self.questions.iter().any(|(region, _)| {
+            let asked = self.question(*region).filter(|_| *region != own);
+            asked.is_some_and(|asked| held(*region).is_none_or(|h| h.epoch < asked))
+        });
+        of_ceilings || of_questions
     }
 
     /// The newest statement of a region.
@@ -65,7 +120,7 @@ impl Book {
 
     /// What others tell `own` of themselves, as its store is to hear it: of grants no more than the giver
     /// can have, that is its base and what others are known to have granted to it. The rest waits until
-    /// that is known too.
+    /// that is known too. Questions come last: nothing of older epochs counts after them.
     pub fn received(&self, own: RegionNumber, split: &Split, quantity: u64) -> Vec<Received> {
         let others = self.statements.iter().filter(|told| told.from != own);
         let read = |told: &Statement| {
@@ -75,7 +130,9 @@ impl Book {
             let amount = amount.min(has.saturating_sub(elsewhere));
             Received { from: told.from, epoch: told.epoch, amount, ceiling: told.ceiling }
         };
-        others.map(read).collect()
+        let asked = self.questions.iter().filter(|(region, _)| *region != own);
+        let asked = asked.map(|(region, epoch)| Received::nothing(*region, *epoch));
+        others.map(read).chain(asked).collect()
     }
 
     /// What a region seems to hold: its base and what it was granted, less what it has.
@@ -104,7 +161,7 @@ mod tests {
 
     fn says(from: RegionNumber, epoch: u64, given: &[(RegionNumber, u64)]) -> Statement {
         let given = Row::from_iter(given.iter().copied());
-        Statement { from, epoch: StoreEpoch(epoch), given, ceiling: 0 }
+        Statement { from, epoch: StoreEpoch(epoch), given, ceiling: 0, heard: Receipts::new() }
     }
 
     fn split() -> Split {

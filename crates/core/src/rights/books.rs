@@ -1,7 +1,10 @@
 //! What one node has heard of all regions' rights to a key, label by label.
 
 use super::{Book, Statement};
-use crate::time::Label;
+use crate::{
+    ids::{RegionNumber, StoreEpoch},
+    time::Label,
+};
 
 /// Labels whose books are kept: the previous, the current and the next one.
 const LABELS_MAX: usize = 3;
@@ -22,35 +25,44 @@ impl Books {
     /// Takes a statement, unless its label is older than all that there is room for. Returns whether
     /// anything changed.
     pub(crate) fn merge(&mut self, label: Label, told: &Statement) -> bool {
-        if let Some((_, book)) = self.books.iter_mut().find(|(of, _)| *of == label) {
-            return book.merge(told);
-        }
-        if self.books.len() == LABELS_MAX {
-            if self.books[0].0 > label {
-                return false;
+        self.book(label).is_some_and(|book| book.merge(told))
+    }
+
+    /// Takes a region's question for a label, in the same way.
+    pub(crate) fn ask(&mut self, label: Label, region: RegionNumber, epoch: StoreEpoch) -> bool {
+        self.book(label).is_some_and(|book| book.ask(region, epoch))
+    }
+
+    /// The book of a label, unless the label is older than all that there is room for.
+    fn book(&mut self, label: Label) -> Option<&mut Book> {
+        let at = match self.books.binary_search_by_key(&label, |(of, _)| *of) {
+            Ok(at) => at,
+            Err(0) if self.books.len() == LABELS_MAX => return None,
+            Err(at) => {
+                let full = self.books.len() == LABELS_MAX;
+                let at = if full { at - 1 } else { at };
+                if full {
+                    self.books.remove(0);
+                }
+                self.books.insert(at, (label, Book::default()));
+                at
             }
-            self.books.remove(0);
-        }
-        let at = self.books.partition_point(|(of, _)| *of < label);
-        self.books.insert(at, (label, Book::default()));
-        self.books[at].1.merge(told)
+        };
+        Some(&mut self.books[at].1)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ids::{RegionNumber, StoreEpoch},
-        rights::Row,
-    };
+    use crate::rights::{Receipts, Row};
 
     #[test]
     fn labels_that_are_over_make_room() {
         let from = RegionNumber(1);
         let told = |n: u64| {
             let given = Row::from_iter([(RegionNumber(2), n)]);
-            Statement { from, epoch: StoreEpoch(1), given, ceiling: 0 }
+            Statement { from, epoch: StoreEpoch(1), given, ceiling: 0, heard: Receipts::new() }
         };
         let mut books = Books::default();
         for label in [7, 6, 8] {

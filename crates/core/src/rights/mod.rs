@@ -16,11 +16,12 @@
 //!
 //! Everything here is integers, but for the demand: a model checker holds these very types.
 
-pub use account::{Account, Fence, Received};
+pub use account::{Account, Fence};
 pub use book::{Book, Statement};
 pub(crate) use books::Books;
 pub use grant::{Demand, Share, grants};
-pub use recovery::{Answer, Recovery, Reopening, answer};
+pub use receipts::{Receipts, Received};
+pub use recovery::{Reopening, block};
 pub use row::Row;
 pub use split::{REGIONS_MAX, Split, SplitError, WEIGHT_MAX};
 
@@ -30,6 +31,7 @@ mod books;
 mod grant;
 #[cfg(test)]
 mod model;
+mod receipts;
 mod recovery;
 mod row;
 mod split;

@@ -48,9 +48,6 @@ struct Region {
     /// A server that has lost its role and does not know it yet.
     old: Option<Server>,
     book: Book,
-    /// The highest ceiling that some other region holds, by the epoch that told it.
-    acknowledged: (StoreEpoch, u64),
-    recovery: Option<Recovery>,
     /// What clients were admitted in all.
     admitted: u64,
 }
@@ -61,17 +58,24 @@ struct World {
     regions: Vec<Region>,
     /// The newest statement of each epoch of each region's store.
     told: BTreeMap<(usize, StoreEpoch), Statement>,
+    /// The newest question of each region.
+    asked: BTreeMap<usize, StoreEpoch>,
     accidents: u8,
 }
 
 impl World {
     /// Returns whether it is news.
     fn tell(&mut self, region: usize, statement: &Statement) -> bool {
-        let nothing = Statement { given: Row::new(), ceiling: 0, ..statement.clone() };
+        let nothing = Statement {
+            given: Row::new(),
+            ceiling: 0,
+            heard: Receipts::new(),
+            ..statement.clone()
+        };
         let told = self.told.entry((region, statement.epoch)).or_insert(nothing);
         let grew = told.ceiling < statement.ceiling;
         told.ceiling = told.ceiling.max(statement.ceiling);
-        told.given.merge(&statement.given) || grew
+        told.given.merge(&statement.given) | told.heard.merge(&statement.heard) | grew
     }
 }
 
@@ -100,11 +104,8 @@ enum Event {
         from: usize,
         epoch: StoreEpoch,
     },
-    /// Another region's store takes the ceiling that its node has heard of, and says so.
-    Acknowledge {
-        region: usize,
-        of: usize,
-    },
+    /// A store takes what its node has heard of, ceilings and questions, and says what it holds.
+    Hold(usize),
     Wipe(usize),
     /// The replica has that much.
     FailOver {
@@ -113,8 +114,9 @@ enum Event {
         given: Row,
         received: Vec<Received>,
     },
+    /// A node of a region whose store has forgotten the label asks for it.
     Ask(usize),
-    Answer {
+    HearQuestion {
         region: usize,
         asker: usize,
     },
@@ -128,6 +130,8 @@ struct Rights {
     allowance: u64,
     /// Wipes and failovers in all.
     accidents: u8,
+    /// Whether there are replicas that may take over; else all accidents are wipes.
+    replicas: bool,
     /// Units beyond an acknowledged ceiling that a store may spend; without, the label is short.
     block: Option<u64>,
 }
@@ -170,25 +174,32 @@ impl Rights {
         for told in &received {
             server.account.receive(*told);
         }
-        let (epoch, ceiling) = it.acknowledged;
-        if let Some(block) = self.block
-            && server.used >= block + if epoch == server.epoch { ceiling } else { 0 }
-        {
-            return None;
-        }
         let before = server.used;
         if !operation(server) {
             return None;
         }
         let own = (Self::number(region), server.epoch);
-        let fence = Self::fence(server.epoch);
-        let statement = server.account.statement(own, fence, 0)?;
+        if let Some(block) = self.block
+            && server.used > before
+            && server.used > it.book.acknowledged(own.0, own.1) + block
+        {
+            return None;
+        }
+        let statement = self.statement(server, region, 0)?;
         it.admitted += server.used - before;
         it.book.merge(&statement);
-        if !statement.given.is_empty() {
+        if !statement.given.is_empty() || !statement.heard.is_empty() {
             next.tell(region, &statement);
         }
         Some(next)
+    }
+
+    /// What a region tells of its store; of others only where the label is long.
+    fn statement(&self, server: &Server, region: usize, ceiling: u64) -> Option<Statement> {
+        let own = (Self::number(region), server.epoch);
+        let told = server.account.statement(own, Self::fence(server.epoch), ceiling)?;
+        let heard = if self.block.is_some() { told.heard } else { Receipts::new() };
+        Some(Statement { heard, ..told })
     }
 
     /// Another server takes the place of a region's; returns the one before.
@@ -196,7 +207,6 @@ impl Rights {
         world.accidents += 1;
         let it = &mut world.regions[region];
         let epoch = StoreEpoch(world.now.max(it.server.epoch.0 + 1));
-        it.recovery = None;
         core::mem::replace(&mut it.server, Server { epoch, used, account })
     }
 
@@ -213,10 +223,10 @@ impl Rights {
             let all = replicas.iter().flat_map(|r| (0..=most).map(move |amount| with(r, amount)));
             replicas = all.collect();
         }
-        for told in server.account.received() {
+        for told in server.account.received().iter() {
             let with = |(used, given, received): &(u64, Row, Vec<Received>), amount| {
                 let mut received = received.clone();
-                received.push(Received { amount, ..*told });
+                received.push(Received { amount, ..told });
                 (*used, given.clone(), received)
             };
             let all = replicas.iter().flat_map(|r| (0..=told.amount).map(move |n| with(r, n)));
@@ -235,12 +245,10 @@ impl Model for Rights {
             server: Server::new(self.base(at)),
             old: None,
             book: Book::default(),
-            acknowledged: (StoreEpoch(0), 0),
-            recovery: None,
             admitted: 0,
         };
         let regions = (0..self.regions).map(region).collect();
-        vec![World { now: 0, regions, told: BTreeMap::new(), accidents: 0 }]
+        vec![World { now: 0, regions, told: BTreeMap::new(), asked: BTreeMap::new(), accidents: 0 }]
     }
 
     fn actions(&self, world: &World, events: &mut Vec<Event>) {
@@ -250,7 +258,8 @@ impl Model for Rights {
         for (region, it) in world.regions.iter().enumerate() {
             if world.accidents < self.accidents {
                 events.push(Event::Wipe(region));
-                let replicas = Self::replicas(&it.server).into_iter();
+                let replicas = if self.replicas { Self::replicas(&it.server) } else { vec![] };
+                let replicas = replicas.into_iter();
                 events.extend(replicas.map(|(used, given, received)| Event::FailOver {
                     region,
                     used,
@@ -281,11 +290,9 @@ impl Model for Rights {
             if self.block.is_none() {
                 continue;
             }
-            events.extend([Event::Ask(region), Event::Reopen(region)]);
-            for other in (0..self.regions).filter(|other| *other != region) {
-                events.push(Event::Acknowledge { region, of: other });
-                events.push(Event::Answer { region, asker: other });
-            }
+            events.extend([Event::Ask(region), Event::Hold(region), Event::Reopen(region)]);
+            let others = world.asked.keys().filter(|asker| **asker != region);
+            events.extend(others.map(|asker| Event::HearQuestion { region, asker: *asker }));
         }
     }
 
@@ -313,11 +320,9 @@ impl Model for Rights {
             Event::Raise { region, old } => {
                 let it = &mut next.regions[region];
                 let server = if old { it.old.as_ref()? } else { &it.server };
-                let block = self.block?;
-                let own = (Self::number(region), server.epoch);
-                let ceiling = server.used.next_multiple_of(block);
-                let fence = Self::fence(server.epoch);
-                let statement = server.account.statement(own, fence, ceiling)?;
+                let ceiling = server.used.next_multiple_of(self.block?);
+                let statement = self.statement(server, region, ceiling)?;
+                it.book.merge(&statement);
                 if !next.tell(region, &statement) {
                     return None;
                 }
@@ -327,21 +332,9 @@ impl Model for Rights {
                     return None;
                 }
             }
-            Event::Acknowledge { region, of } => {
-                let (split, number) = (self.split(), Self::number(region));
-                let it = &mut next.regions[region];
-                let received = it.book.received(number, &split, self.quantity);
-                let told = *received.iter().find(|told| told.from == Self::number(of))?;
-                if !it.server.account.is_open(it.server.epoch, Self::fence(it.server.epoch)) {
-                    return None;
-                }
-                it.server.account.receive(told);
-                let held = it.server.account.of(Self::number(of))?;
-                let acknowledged = &mut next.regions[of].acknowledged;
-                if (held.epoch, held.ceiling) <= *acknowledged || held.epoch != told.epoch {
-                    return None;
-                }
-                *acknowledged = (held.epoch, held.ceiling);
+            Event::Hold(region) => {
+                // Nothing but to hear: what the step takes note of before any operation.
+                next = self.step(world, region, false, |_| true)?;
             }
             Event::Wipe(region) => {
                 let account = Account::new(self.base(region));
@@ -360,33 +353,32 @@ impl Model for Rights {
             }
             Event::Ask(region) => {
                 let it = &mut next.regions[region];
-                let fence = Self::fence(it.server.epoch);
-                let open = it.server.account.is_open(it.server.epoch, fence);
-                if open || it.recovery.is_some() {
+                let epoch = it.server.epoch;
+                let open = it.server.account.is_open(epoch, Self::fence(epoch));
+                // While a server goes on that has lost its role, it might answer others in the place of this.
+                if it.old.is_some() || open || !it.book.ask(Self::number(region), epoch) {
                     return None;
                 }
-                let (number, split) = (Self::number(region), self.split());
-                it.recovery = Some(Recovery::new(number, it.server.epoch, &split));
+                next.asked.insert(region, epoch);
             }
-            Event::Answer { region, asker } => {
-                let asked_in = next.regions[asker].server.epoch;
-                let recovery = next.regions[asker].recovery.as_ref()?;
-                if !recovery.missing().contains(&Self::number(region)) {
+            Event::HearQuestion { region, asker } => {
+                let epoch = world.asked[&asker];
+                if !next.regions[region].book.ask(Self::number(asker), epoch) {
                     return None;
                 }
-                let server = &mut next.regions[region].server;
-                let own = (Self::number(region), server.epoch, Self::fence(server.epoch));
-                let answer = answer(&mut server.account, own, (Self::number(asker), asked_in))?;
-                next.regions[asker].recovery.as_mut()?.handle_answer(&answer);
             }
             Event::Reopen(region) => {
                 let it = &mut next.regions[region];
-                let reopening = it.recovery.as_ref()?.reopening(self.block?)?;
+                let own = (Self::number(region), it.server.epoch);
+                it.book.question(own.0).filter(|asked| *asked == own.1)?;
+                let reopening = Reopening::of(&it.book, own, &self.split(), self.block?)?;
                 if !it.server.account.reopen(it.server.epoch, &reopening) {
                     return None;
                 }
                 it.server.used = it.server.used.max(reopening.used);
-                it.recovery = None;
+                let statement = self.statement(&next.regions[region].server, region, 0)?;
+                next.regions[region].book.merge(&statement);
+                next.tell(region, &statement);
             }
         }
         (next != *world).then_some(next)
@@ -446,36 +438,61 @@ fn explore(name: &str, model: Rights) {
 
 #[test]
 fn two_regions() {
-    let rights = Rights { regions: 2, quantity: 4, allowance: 0, accidents: 0, block: None };
+    let rights =
+        Rights { regions: 2, quantity: 4, allowance: 0, accidents: 0, replicas: true, block: None };
     explore("two regions", rights);
 }
 
 #[test]
 fn two_regions_with_an_accident() {
-    let rights = Rights { regions: 2, quantity: 3, allowance: 0, accidents: 1, block: None };
+    let rights =
+        Rights { regions: 2, quantity: 3, allowance: 0, accidents: 1, replicas: true, block: None };
     explore("two regions, one accident", rights);
 }
 
 #[test]
 fn two_regions_with_two_accidents() {
-    let rights = Rights { regions: 2, quantity: 2, allowance: 0, accidents: 2, block: None };
+    let rights =
+        Rights { regions: 2, quantity: 2, allowance: 0, accidents: 2, replicas: true, block: None };
     explore("two regions, two accidents", rights);
 }
 
 #[test]
 fn two_regions_with_an_overdraft() {
-    let rights = Rights { regions: 2, quantity: 2, allowance: 1, accidents: 1, block: None };
+    let rights =
+        Rights { regions: 2, quantity: 2, allowance: 1, accidents: 1, replicas: true, block: None };
     explore("two regions, overdraft, one accident", rights);
 }
 
 #[test]
 fn three_regions() {
-    let rights = Rights { regions: 3, quantity: 2, allowance: 0, accidents: 0, block: None };
+    let rights =
+        Rights { regions: 3, quantity: 2, allowance: 0, accidents: 0, replicas: true, block: None };
     explore("three regions", rights);
 }
 
 #[test]
 fn two_regions_recover_a_long_label() {
-    let rights = Rights { regions: 2, quantity: 2, allowance: 0, accidents: 1, block: Some(1) };
+    let rights = Rights {
+        regions: 2,
+        quantity: 2,
+        allowance: 0,
+        accidents: 1,
+        replicas: true,
+        block: Some(1),
+    };
     explore("two regions, one accident, recovery", rights);
+}
+
+#[test]
+fn two_regions_recover_one_after_the_other() {
+    let rights = Rights {
+        regions: 2,
+        quantity: 2,
+        allowance: 0,
+        accidents: 2,
+        replicas: false,
+        block: Some(1),
+    };
+    explore("two regions, two accidents, recovery", rights);
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     ids::{RegionNumber, StoreEpoch},
-    rights::{Account, Received, Row},
+    rights::{Account, Receipts, Received, Reopening, Row},
     time::ClusterTime,
 };
 
@@ -17,6 +17,10 @@ pub struct Claim {
     pub allowance: u64,
     /// When the label begins.
     pub label_start: ClusterTime,
+    /// Of a long label: up to where it may be spent.
+    pub bound: Option<Bound>,
+    /// What a store that has forgotten the label may go on with.
+    pub reopening: Option<Reopening>,
     /// What the node knows the region to have granted, and in which epoch of its store: a floor. A record
     /// that expired since the store's clock was set forward is made good by it.
     pub granted: Option<(StoreEpoch, Row)>,
@@ -24,6 +28,25 @@ pub struct Claim {
     pub received: Vec<Received>,
     /// What to grant to whom, as far as it is held and not spent.
     pub grants: Vec<(RegionNumber, u64)>,
+}
+
+/// Up to where a long label may be spent: so that others know enough of it when the store has forgotten it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Bound {
+    /// Units beyond the ceiling.
+    pub block: u64,
+    /// The highest ceiling that another region's store holds …
+    pub ceiling: u64,
+    /// … of this epoch: in others it is nothing.
+    pub epoch: StoreEpoch,
+}
+
+impl Bound {
+    /// What the net use in `epoch` may come to.
+    pub fn most(&self, epoch: StoreEpoch) -> u64 {
+        let ceiling = if epoch == self.epoch { self.ceiling } else { 0 };
+        ceiling.saturating_add(self.block)
+    }
 }
 
 /// How a key's account stands.
@@ -35,19 +58,14 @@ pub struct Holding {
     pub base: u64,
     /// What was granted to each region.
     pub given: Row,
-    /// What each region has granted to this one.
-    pub received: Row,
+    /// What each region has told of itself.
+    pub received: Receipts,
 }
 
 impl Holding {
     pub(crate) fn of(account: &Account, open: bool) -> Self {
-        let received = account.received().iter().map(|told| (told.from, told.amount));
-        Self {
-            open,
-            base: account.base(),
-            given: account.given().clone(),
-            received: received.filter(|(_, amount)| *amount > 0).collect(),
-        }
+        let (given, received) = (account.given().clone(), account.received().clone());
+        Self { open, base: account.base(), given, received }
     }
 
     /// What may be spent and granted in all.

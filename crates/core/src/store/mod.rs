@@ -10,7 +10,7 @@ use crate::{
     time::{ClusterTime, Label, StoreTime},
 };
 
-pub use claim::{Claim, Holding};
+pub use claim::{Bound, Claim, Holding};
 
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;

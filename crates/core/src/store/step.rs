@@ -6,7 +6,8 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::{
-    Action, Claim, Counts, Holding, Opening, Operation, OperationReply, StoreCommand, StoreReply,
+    Action, COUNT_MAX, Claim, Counts, Holding, Opening, Operation, OperationReply, StoreCommand,
+    StoreReply,
 };
 use crate::{
     ids::{Key, StoreEpoch},
@@ -192,8 +193,16 @@ fn spend(
     if operation.label != draft.charged.label {
         return (operation.action == Action::Peek, Holding::default());
     }
-    let net = draft.charged.current.net();
     let account = draft.charged.account.get_or_insert_with(|| Account::new(claim.base).into());
+    if let Some(reopening) = &claim.reopening
+        && account.reopen(epoch, reopening)
+    {
+        for counts in [&mut draft.lifted.current, &mut draft.charged.current] {
+            let used = counts.refunded.saturating_add(reopening.used).min(COUNT_MAX);
+            counts.used = counts.used.max(used);
+        }
+    }
+    let net = draft.charged.current.net();
     if let Some((seen, known)) = &claim.granted
         && *seen == epoch
     {
@@ -207,7 +216,8 @@ fn spend(
         Action::Charge { cost } => {
             let within = net.saturating_add(cost) <= operation.ceiling;
             let allowance = if within { claim.allowance } else { 0 };
-            open && account.allows(net, cost, allowance)
+            let most = claim.bound.map_or(u64::MAX, |bound| bound.most(epoch));
+            open && net.saturating_add(cost) <= most && account.allows(net, cost, allowance)
         }
         Action::Grant => {
             for (to, amount) in claim.grants.iter().filter(|_| open) {

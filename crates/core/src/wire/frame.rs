@@ -130,6 +130,23 @@ pub(crate) struct RightsEntry {
     pub(crate) ceiling: u64,
     /// Number of a region, and what it was granted so far; by number.
     pub(crate) given: Vec<(u32, u64)>,
+    /// Whether the store has forgotten the label, and asks what others know of it; then nothing else is said.
+    pub(crate) asks: bool,
+    /// What the store holds of what others have told of themselves, in long labels; by number.
+    pub(crate) heard: Vec<HeardEntry>,
+}
+
+/// What a region's store holds of what another one has told of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct HeardEntry {
+    /// Number of the other region.
+    pub(crate) from: u32,
+    /// The epoch of its store.
+    pub(crate) epoch: u64,
+    /// What it has granted.
+    pub(crate) amount: u64,
+    /// Its ceiling.
+    pub(crate) ceiling: u64,
 }
 
 /// The sender's region's word of its rights under one limit and label.

@@ -18,7 +18,7 @@ use redis::{
 };
 use tidegate_core::{
     ids::{Key, RegionNumber, Secret, StoreEpoch},
-    rights::Row,
+    rights::{Receipts, Received, Row},
     store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
     time::{Label, StoreTime},
 };
@@ -223,19 +223,36 @@ impl RedisStore {
 
 /// A claim as the numbers that the script reads.
 fn claim_numbers(claim: &Claim) -> Vec<u64> {
-    let Claim { base, allowance, label_start, granted, received, grants } = claim;
+    let Claim { base, allowance, label_start, bound, reopening, granted, received, grants } = claim;
+    let bound = bound.map_or([0; 3], |bound| [bound.block, bound.ceiling, bound.epoch.0]);
     let mut numbers = vec![*base, *allowance, label_start.0];
-    let (epoch, known) = granted.as_ref().map_or((0, None), |(epoch, row)| (epoch.0, Some(row)));
-    let known: Vec<_> = known.into_iter().flat_map(Row::iter).collect();
-    numbers.extend([epoch, known.len() as u64]);
-    numbers.extend(known.iter().flat_map(|(to, amount)| [u64::from(to.0), *amount]));
-    numbers.push(received.len() as u64);
-    for told in received {
-        numbers.extend([u64::from(told.from.0), told.epoch.0, told.amount, told.ceiling]);
+    numbers.extend(bound);
+    match reopening {
+        Some(reopening) => {
+            numbers.extend([reopening.epoch.0, reopening.used]);
+            push_row(&mut numbers, reopening.given.iter());
+            push_told(&mut numbers, &reopening.received);
+        }
+        None => numbers.extend([0; 4]),
     }
-    numbers.push(grants.len() as u64);
-    numbers.extend(grants.iter().flat_map(|(to, amount)| [u64::from(to.0), *amount]));
+    let nothing = Row::new();
+    let (epoch, known) = granted.as_ref().map_or((0, &nothing), |(epoch, row)| (epoch.0, row));
+    numbers.push(epoch);
+    push_row(&mut numbers, known.iter());
+    push_told(&mut numbers, received);
+    push_row(&mut numbers, grants.iter().copied());
     numbers
+}
+
+fn push_row(numbers: &mut Vec<u64>, row: impl ExactSizeIterator<Item = (RegionNumber, u64)>) {
+    numbers.push(row.len() as u64);
+    numbers.extend(row.flat_map(|(region, amount)| [u64::from(region.0), amount]));
+}
+
+fn push_told(numbers: &mut Vec<u64>, told: &[Received]) {
+    numbers.push(told.len() as u64);
+    let each = |t: &Received| [u64::from(t.from.0), t.epoch.0, t.amount, t.ceiling];
+    numbers.extend(told.iter().flat_map(each));
 }
 
 /// The key of a record: `namespace:{caller}limit`, caller and limit in hex. The braces make the caller
@@ -343,14 +360,13 @@ fn read_operation(numbers: &mut &[u64]) -> Option<OperationReply> {
     }
     let mut next = || holding.split_off_first().copied();
     let (open, base) = (next()? == 1, next()?);
-    let mut row = || {
-        let amounts = (0..next()?).map(|_| {
-            let region = RegionNumber(u32::try_from(next()?).ok()?);
-            Some((region, next()?))
-        });
-        amounts.collect::<Option<Row>>()
-    };
-    let (given, received) = (row()?, row()?);
+    let region = |number: u64| u32::try_from(number).ok().map(RegionNumber);
+    let given = (0..next()?).map(|_| Some((region(next()?)?, next()?))).collect::<Option<Row>>()?;
+    let told = (0..next()?).map(|_| {
+        let (from, epoch) = (region(next()?)?, StoreEpoch(next()?));
+        Some(Received { from, epoch, amount: next()?, ceiling: next()? })
+    });
+    let received = told.collect::<Option<Receipts>>()?;
     let holding = Holding { open, base, given, received };
     Some(OperationReply { holding: Some(Box::new(holding)), ..reply })
 }

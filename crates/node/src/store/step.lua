@@ -6,13 +6,16 @@
 --          the caller says that its labels are whole; and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
---          how many numbers of a claim follow (0: none): base, allowance, label start, an epoch, how many were
---          granted something in it, of each region and amount, how many have told of themselves, of each region,
---          epoch, amount, ceiling, how many are granted something, of each region and amount
+--          how many numbers of a claim follow (0: none): base, allowance, label start; block (0: the label is
+--          short), ceiling and its epoch; the epoch that is reopened (0: none), what it is taken to have used,
+--          how many were granted something, of each region and amount, how many have told of themselves, of each
+--          region, epoch, amount, ceiling; an epoch, how many were granted something in it, of each region and
+--          amount, how many have told of themselves, of each region, epoch, amount, ceiling, how many are
+--          granted something, of each region and amount
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
 --          {admitted (1 or 0), now, epoch, and for each operation: passes (1 or 0), used, refunded, and how many
 --          numbers of a holding follow (0: none): open (1 or 0), base, how many were granted something, of each
---          region and amount, how many have granted something, of each region and amount}
+--          region and amount, how many have told of themselves, of each region, epoch, amount, ceiling}
 --
 -- All times are microseconds; all numbers stay below 2^53, where Lua's doubles count exactly.
 -- A record is MessagePack: version 1, label, used, refunded, previous used, previous refunded; or version 2, the
@@ -173,12 +176,29 @@ end
 local function spend(d, o, c)
   if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
   local function n(i) return tonumber(ARGV[c + i]) end
-  local base, allowance, label_start, at = n(0), n(1), n(2), 5
-  local net = d.c[2] - d.c[3]
+  local base, allowance, label_start = n(0), n(1), n(2)
+  local block, ceiling, at = n(3), n(5) == epoch and n(4) or 0, 9
   if not d.account then d.account = {base = base, given = {}, received = {}} end
   local a = d.account
-  for _ = 1, n(4) do
-    if n(3) == epoch and n(at + 1) > 0 then
+  -- What a store that has forgotten the label may go on with.
+  local reopens = n(6) == epoch and a.reopened ~= epoch
+  if reopens then
+    a.given, a.reopened = {}, epoch
+    for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(7), COUNT_MAX)) end
+  end
+  for _ = 1, n(at - 1) do
+    if reopens and n(at + 1) > 0 then a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1)) end
+    at = at + 2
+  end
+  at = at + 1
+  for _ = 1, n(at - 1) do
+    if reopens then receive(a, n(at), n(at + 1), n(at + 2), n(at + 3)) end
+    at = at + 4
+  end
+  local net, seen = d.c[2] - d.c[3], n(at)
+  at = at + 2
+  for _ = 1, n(at - 1) do
+    if seen == epoch and n(at + 1) > 0 then
       a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1))
     end
     at = at + 2
@@ -193,6 +213,7 @@ local function spend(d, o, c)
   if o[2] == CHARGE then
     if net + o[3] > o[7] then allowance = 0 end
     passes = open and net + o[3] <= held(a) + allowance
+    if block > 0 and net + o[3] > ceiling + block then passes = false end
   elseif o[2] == GRANT and open then
     for _ = 1, n(at) do
       local to, amount = n(at + 1), math.min(n(at + 2), math.max(held(a) - net, 0))
@@ -200,19 +221,16 @@ local function spend(d, o, c)
       at = at + 2
     end
   end
-  local given, granted = sorted(a.given), {}
-  for _, region in ipairs(sorted(a.received)) do
-    if a.received[region][2] > 0 then granted[#granted + 1] = region end
-  end
+  local given, received = sorted(a.given), sorted(a.received)
   local holding = {open and 1 or 0, a.base, #given}
   for _, region in ipairs(given) do
     holding[#holding + 1] = region
     holding[#holding + 1] = a.given[region]
   end
-  holding[#holding + 1] = #granted
-  for _, region in ipairs(granted) do
+  holding[#holding + 1] = #received
+  for _, region in ipairs(received) do
     holding[#holding + 1] = region
-    holding[#holding + 1] = a.received[region][2]
+    for i = 1, 3 do holding[#holding + 1] = a.received[region][i] end
   end
   if passes and o[2] == CHARGE then d.c[2] = d.c[2] + o[3] end
   return passes, holding

@@ -289,7 +289,7 @@ mod tests {
         let text = |settings: &str, seed| swarm(settings).draw(seed).text;
         let without = |text: &str| {
             let kept = |line: &&str| {
-                let of_mode = ["consistency", "overdraft", "on_store_failure", "fence"];
+                let of_mode = ["consistency", "overdraft", "on_store_failure", "fence", "window"];
                 !of_mode.iter().any(|key| line.starts_with(key))
             };
             text.lines().filter(kept).map(str::to_owned).collect::<Vec<_>>()

@@ -8,6 +8,9 @@ use crate::rng::Stream;
 /// Places at usual distances, and one that is at the same distance from all.
 const REGIONS: [&str; 6] = ["us-east", "eu-west", "ap-south", "us-west", "ap-northeast", "mars"];
 
+/// The windows of limits that a store which forgets them recovers.
+const LONG_SECONDS: u64 = 90;
+
 /// What the drawing of faults must know of a world.
 pub(super) struct World {
     /// Names of regions.
@@ -74,6 +77,10 @@ impl World {
             write!(policies, "[[policy]]\nname = \"{name}\"\nkey = {key}\non_store_failure = \"{failure}\"\nshadow = {shadow}\n")
                 .expect("text takes all");
             for ((quantity, Limit { name, scope, seconds }), mode) in limits.iter().zip(with) {
+                // Half of the longer ones so long that a store which forgets them recovers them.
+                let long =
+                    mode.is_some_and(Mode::has_rights) && (30..LONG_SECONDS).contains(seconds);
+                let seconds = if long && modes.below(2) == 0 { LONG_SECONDS } else { *seconds };
                 let consistency = match mode {
                     None => String::new(),
                     Some(Mode::Bounded) => {
