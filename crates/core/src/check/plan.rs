@@ -209,34 +209,21 @@ impl Ticket {
     }
 }
 
-/// How a failed store is answered, limit by limit, in order: `known` gives what is known of the region
-/// now, `live_nodes` how many nodes share what is left.
+/// How a failed store is answered, limit by limit, in order: `take` takes a limit's cost of this node's share
+/// of what is left, if it is there.
 pub(crate) fn decide_without_store(
     planned: &[Planned],
-    live_nodes: u64,
-    mut known: impl FnMut(&Planned) -> Counts,
+    mut take: impl FnMut(&Planned) -> bool,
 ) -> (bool, Vec<bool>) {
-    let mut passes: Vec<bool> = Vec::with_capacity(planned.len());
-    for (i, plan) in planned.iter().enumerate() {
+    let passes = planned.iter().map(|plan| match plan.policy.on_store_failure {
         // What is spent by rights only the store can spend.
-        passes.push(match plan.policy.on_store_failure {
-            _ if plan.has_rights() => false,
-            OnStoreFailure::Open => true,
-            OnStoreFailure::Closed => false,
-            OnStoreFailure::Degrade => {
-                // An earlier limit of this check on the same key has not been counted yet.
-                let pending: u64 = planned[..i]
-                    .iter()
-                    .filter(|p| p.key == plan.key && p.label == plan.label)
-                    .map(|p| p.cost)
-                    .sum();
-                // Every live node may admit the same at the same time before it hears of the others.
-                let asked = plan.cost.saturating_mul(live_nodes).saturating_add(pending);
-                // What cannot be counted cannot be limited.
-                plan.countable && known(plan).net().saturating_add(asked) <= plan.ceiling.net
-            }
-        });
-    }
+        _ if plan.has_rights() => false,
+        OnStoreFailure::Open => true,
+        OnStoreFailure::Closed => false,
+        // What cannot be counted cannot be limited.
+        OnStoreFailure::Degrade => plan.countable && take(plan),
+    });
+    let passes: Vec<bool> = passes.collect();
     let admitted = planned.iter().zip(&passes).all(|(plan, passes)| *passes || plan.policy.shadow);
     (admitted, passes)
 }

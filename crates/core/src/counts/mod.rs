@@ -5,12 +5,14 @@
 //! window can never leak into another.
 
 pub use closing::OverAdmitted;
+pub(crate) use degraded::Wanted;
 pub(crate) use digest::{Compared, Tick, place_of};
 pub(crate) use exposure::Ages;
 pub(crate) use shard::{Asked, Cursor, Entry, Known, Live, Shape, Shard, WalkFilter};
 pub use tally::Tally;
 
 mod closing;
+mod degraded;
 mod digest;
 mod exposure;
 mod log;

@@ -6,12 +6,13 @@ use hashbrown::HashTable;
 
 use super::{
     closing::{Closing, Group, Weighed},
+    degraded::Degraded,
     digest::Tick,
     log::{Item, Log},
     tally::Tally,
 };
 use crate::{
-    forecast::{News, Note, Watched},
+    forecast::{News, Note, Watched, Whose},
     ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
     policy::Scope,
     slab::Slab,
@@ -196,6 +197,8 @@ pub(crate) struct Shard {
     slots: usize,
     /// Keys whose demand is watched.
     pub(crate) watched: Watched,
+    /// What is admitted while the store cannot be asked.
+    pub(crate) degraded: Degraded,
 }
 
 fn hash_of(caller: Caller, shape: u16, label: Label) -> u64 {
@@ -217,6 +220,7 @@ impl Shard {
             cells_max,
             slots: 0,
             watched: Watched::new(cells_max.div_ceil(WATCHED_PART)),
+            degraded: Degraded::new(cells_max),
         }
     }
 
@@ -238,6 +242,7 @@ impl Shard {
             + self.log.memory_bytes()
             + self.closing_bytes()
             + self.watched.memory_bytes()
+            + self.degraded.memory_bytes()
     }
 
     pub(crate) const fn log_head(&self) -> u64 {
@@ -353,7 +358,7 @@ impl Shard {
     ) {
         if entry.note.rights && self.watched.get(&entry.key()).is_none() {
             let (window, label) = (entry.shape.window, entry.label);
-            self.watch(&entry.key(), window, label, told, elapsed);
+            self.watch(&entry.key(), window, label, told, elapsed, Whose::Told);
             if let Some(forecast) = self.watched.touch(&entry.key(), told) {
                 forecast.note_rights();
             }
@@ -374,13 +379,14 @@ impl Shard {
         label: Label,
         now: Mono,
         elapsed: Span,
+        whose: Whose,
     ) {
         let of = |label: Label| {
             let slots = self.slots_of(*key, label).iter();
             slots.filter(|slot| slot.session != SessionIndex::OWN).copied().collect::<Vec<_>>()
         };
         let (before, current) = (of(label.previous()), of(label));
-        let Some(forecast) = self.watched.watch(key, window, label, now) else { return };
+        let Some(forecast) = self.watched.watch(key, window, label, now, whose) else { return };
         let began = now - elapsed;
         let told = [(label.previous(), before, began - window.length(), began)]
             .into_iter()

@@ -9,9 +9,9 @@ use crate::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject, Ticket,
         plan::{self, Planned},
     },
-    counts::{Asked, Known, Shard, Tally, Tick},
+    counts::{Asked, Known, Shard, Tally, Tick, Wanted},
     exchange::RegionView,
-    forecast::{Answered, Ceiling, Question, Urgency},
+    forecast::{Answered, Ceiling, Question, Urgency, Whose},
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, Secret, StoreEpoch},
     invariants::Invariant,
@@ -198,7 +198,7 @@ impl<G: Guarding> Engine<G> {
         let worth_it = used >= WATCHED_FROM.min(quantity / 4)
             && (rights || may_be_under_way(quantity, window));
         if worth_it && shard.watched.get(&plan.key).is_none() {
-            shard.watch(&plan.key, window, label, now, elapsed);
+            shard.watch(&plan.key, window, label, now, elapsed, Whose::Own);
         }
         self.has_rights.fetch_or(rights, Ordering::Relaxed);
         let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
@@ -271,6 +271,7 @@ impl<G: Guarding> Engine<G> {
                         clock.settle();
                     }
                 });
+                self.end_outage();
                 let believable = operations.len() == ticket.planned.len()
                     && self.holds(Invariant::AllOrNothing, {
                         let enforced = |(plan, op): (&Planned, &OperationReply)| {
@@ -333,14 +334,39 @@ impl<G: Guarding> Engine<G> {
     /// so the next command's floor charges it exactly once, also where the store had charged it after all.
     /// Only what `open` admits while there is no room for its key is not counted.
     fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
-        let live_nodes = self.views.with(|views| views.live_nodes);
+        let charges = ticket.purpose == Purpose::Charge;
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region();
-        let (admitted, passes) = plan::decide_without_store(&ticket.planned, live_nodes, known);
-        if ticket.purpose == Purpose::Charge && ticket.planned.iter().any(|plan| plan.countable) {
+        let (nodes, outage) = (self.views.with(|views| views.live_nodes), self.outage());
+        let cluster = self.cluster_time(now);
+        let wanted = |plan: &Planned| Wanted {
+            key: plan.key,
+            label: plan.label,
+            ends: plan.limit().window.end(plan.label),
+            cost: plan.cost,
+            ceiling: plan.ceiling.net,
+            nodes,
+        };
+        let mut taken = Vec::new();
+        let (admitted, passes) = plan::decide_without_store(&ticket.planned, |plan| {
+            let wanted = wanted(plan);
+            let took = self.with_shard(plan.key, |shard| {
+                let used = shard.known(plan.key, plan.label).own_region().net();
+                shard.degraded.take(outage, &wanted, used, cluster)
+            });
+            if took {
+                taken.push(wanted);
+            }
+            took
+        });
+        if !(admitted && charges) {
+            for wanted in taken {
+                self.with_shard(wanted.key, |shard| shard.degraded.give_back(&wanted));
+            }
+        }
+        if charges && ticket.planned.iter().any(|plan| plan.countable) {
             self.clock.with(|clock| clock.handle_count(now));
         }
         self.count(now, ticket, admitted, passes.iter().map(|passes| (*passes, None)));
-        let cluster = self.cluster_time(now);
         let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {
             let mut verdict = plan.verdict(*passes, known(plan), cluster);
             if plan.policy.on_store_failure == OnStoreFailure::Closed {
@@ -351,6 +377,19 @@ impl<G: Guarding> Engine<G> {
         });
         let limits = self.with_views(now, ticket, verdicts.collect());
         plan::decision(admitted, limits, Some(reason))
+    }
+
+    /// Which outage of the store this is: what was left is shared anew in each.
+    fn outage(&self) -> u64 {
+        self.fails.store(true, Ordering::Relaxed);
+        self.outages.load(Ordering::Relaxed)
+    }
+
+    /// The store has answered: if it was out, that is over.
+    fn end_outage(&self) {
+        if self.fails.load(Ordering::Relaxed) && self.fails.swap(false, Ordering::Relaxed) {
+            self.outages.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a

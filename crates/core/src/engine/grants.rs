@@ -12,7 +12,7 @@ use super::{Engine, Outcome, Sighted};
 use crate::{
     check::plan::LabelBounds,
     counts::{Asked, Shape, Shard, Tally, Tick},
-    forecast::{Forecast, Participant, Sight},
+    forecast::{Forecast, Participant, Sight, Whose},
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, RegionNumber, StoreEpoch},
     policy::{Limit, PolicySet},
@@ -253,7 +253,7 @@ impl<G: Guarding> Engine<G> {
             }
             if shard.watched.get(&key).is_none() {
                 let elapsed = self.cluster_time(now).since(window.start(label));
-                shard.watch(&key, window, label, now, elapsed);
+                shard.watch(&key, window, label, now, elapsed, Whose::Own);
             }
             return shard.watched.touch(&key, now).is_some_and(|forecast| {
                 forecast.note_rights();

@@ -197,6 +197,9 @@ pub struct Engine<G: Guarding> {
     own_region: RegionNumber,
     /// Whether any limit was asked for that is spent by rights.
     has_rights: AtomicBool,
+    /// Whether the last check was answered without the store, and how often that has ended.
+    fails: AtomicBool,
+    outages: AtomicU64,
     /// Whether nothing may be spent by rights, for what the store's settings are.
     suspended: AtomicBool,
     /// What decisions are told apart by that would else be equal.
@@ -295,6 +298,7 @@ impl<G: Guarding> Engine<G> {
                 settings.session.clone(),
                 settings.gossip,
                 settings.relays,
+                settings.split.clone(),
                 random,
             )),
             clock: Guard::new(Clock::new(now, clock, settings.clock_error)),
@@ -320,6 +324,8 @@ impl<G: Guarding> Engine<G> {
             split: settings.split.clone(),
             own_region: RegionNumber::of(&settings.session.id.region),
             has_rights: AtomicBool::new(false),
+            fails: AtomicBool::new(false),
+            outages: AtomicU64::new(0),
             suspended: AtomicBool::new(false),
             chance: AtomicU64::new(chance),
             epoch: AtomicU64::new(0),
@@ -546,8 +552,7 @@ impl<G: Guarding> Engine<G> {
             views.participants = exchange.participants(now);
             views.numbers = exchange.numbers();
             views.fingerprint = exchange.own_fingerprint();
-            views.all_have_answered |=
-                exchange.have_answered(&self.split) && !exchange.knows_gone_siblings();
+            views.all_have_answered |= exchange.have_answered() && !exchange.knows_gone_siblings();
         });
     }
 

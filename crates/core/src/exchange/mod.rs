@@ -174,6 +174,8 @@ pub struct ExchangeStats {
 
 /// All peers of one node.
 pub(crate) struct Exchange {
+    /// The regions that share limits under rights: nobody else is heard of them.
+    split: Split,
     sessions: Sessions,
     peers: BTreeMap<NodeId, Peer>,
     /// The largest number of a frame to a peer that was forgotten.
@@ -200,9 +202,11 @@ impl Exchange {
         own: Session,
         gossip: Span,
         relays: bool,
+        split: Split,
         random: Box<dyn Rng + Send>,
     ) -> Self {
         Self {
+            split,
             sessions: Sessions::new(own),
             peers: BTreeMap::new(),
             forgotten_number: 0,
@@ -309,7 +313,7 @@ impl Exchange {
     }
 
     /// Whether a node of every other configured region has told all that it knew when the two met.
-    pub(crate) fn have_answered(&self, split: &Split) -> bool {
+    pub(crate) fn have_answered(&self) -> bool {
         let answered = |region: RegionNumber| {
             self.peers.values().any(|peer| {
                 peer.connected
@@ -317,7 +321,8 @@ impl Exchange {
                     && RegionNumber::of(&peer.session.id.region) == region
             })
         };
-        split.regions().filter(|region| *region != self.sessions.own_region()).all(answered)
+        let own = self.sessions.own_region();
+        self.split.regions().filter(|region| *region != own).all(answered)
     }
 
     /// Whether a session of the own region is known that is over.

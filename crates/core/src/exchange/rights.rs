@@ -6,9 +6,10 @@ use super::{Exchange, Shards, cut::Packer, shard_of};
 use crate::{
     clock::Reading,
     counts::{Entry, Shape},
+    forecast::Whose,
     ids::{Caller, Key, LimitId, RegionNumber, Session, SessionIndex, StoreEpoch},
     policy::Scope,
-    rights::{REGIONS_MAX, Received, Row, Statement},
+    rights::{REGIONS_MAX, Received, Row, Split, Statement},
     store::COUNT_MAX,
     time::{Label, Mono, Span, Window},
     wire::{FrameError, HeardEntry, Rights, RightsEntry, Section},
@@ -135,7 +136,12 @@ fn entry_of(caller: Caller, told: &Told) -> RightsEntry {
 }
 
 /// What an entry says, if it may be said; it speaks for its sender's region only, whose name is not in it.
-fn told_of(from: RegionNumber, entry: RightsEntry) -> Result<(Caller, Told), FrameError> {
+/// Of regions that share nothing nothing is kept, so that what is known of a key has a bound.
+fn told_of(
+    from: RegionNumber,
+    split: &Split,
+    entry: RightsEntry,
+) -> Result<(Caller, Told), FrameError> {
     let RightsEntry { caller, epoch, ceiling, given, asks, heard } = entry;
     let sorted = given.windows(2).all(|pair| pair[0].0 < pair[1].0)
         && heard.windows(2).all(|pair| pair[0].from < pair[1].from);
@@ -149,24 +155,28 @@ fn told_of(from: RegionNumber, entry: RightsEntry) -> Result<(Caller, Told), Fra
     if asks {
         return Ok((caller, Told::Question(from, epoch)));
     }
-    let given: Row = given.into_iter().map(|(to, n)| (RegionNumber(to), n)).collect();
+    let given = given.into_iter().map(|(to, n)| (RegionNumber(to), n));
+    let given: Row = given.filter(|(to, _)| split.has(*to)).collect();
     let held = |HeardEntry { from, epoch, amount, ceiling }| Received {
         from: RegionNumber(from),
         epoch: StoreEpoch(epoch),
         amount,
         ceiling,
     };
-    let heard = heard.into_iter().map(held).collect();
+    let heard = heard.into_iter().map(held).filter(|held| split.has(held.from)).collect();
     Ok((caller, Told::Statement(Statement { from, epoch, given, ceiling, heard })))
 }
 
 /// Checks what a region tells of its rights.
-pub(super) fn checked(from: &Session, rights: Rights) -> Result<Stated, FrameError> {
+pub(super) fn checked(from: &Session, split: &Split, rights: Rights) -> Result<Stated, FrameError> {
     let window = Window::new(Span(rights.window)).ok_or(FrameError::Unsound)?;
     let shape = Shape { limit: LimitId(rights.limit), window, scope: Scope::Global };
     let from = RegionNumber::of(&from.id.region);
-    let statements = rights.entries.into_iter().map(|entry| told_of(from, entry));
-    let statements = statements.collect::<Result<_, _>>()?;
+    let statements = rights.entries.into_iter().map(|entry| told_of(from, split, entry));
+    let mut statements = statements.collect::<Result<Vec<_>, _>>()?;
+    if !split.has(from) {
+        statements.clear();
+    }
     Ok(Stated { shape, label: Label(rights.label), statements })
 }
 
@@ -193,7 +203,7 @@ impl Exchange {
                 let key = Key { caller, limit: shape.limit };
                 let merged = shards.with(shard_of(caller, shards.count()), |shard| {
                     if shard.watched.get(&key).is_none() {
-                        shard.watch(&key, shape.window, current, now, elapsed);
+                        shard.watch(&key, shape.window, current, now, elapsed, Whose::Told);
                     }
                     shard.watched.touch(&key, now)?.note_rights();
                     Some(match &told {

@@ -92,7 +92,9 @@ impl Exchange {
                 Section::Relay => remarks.role = Some(Role::Relay),
                 Section::Relayed => remarks.role = Some(Role::Relayed),
                 Section::Heard(heard) => remarks.heard.push(heard),
-                Section::Rights(rights) => remarks.stated.push(rights::checked(from, rights)?),
+                Section::Rights(rights) => {
+                    remarks.stated.push(rights::checked(from, &self.split, rights)?)
+                }
             }
         }
         // What a relay is told of the sender's region is for its siblings too.

@@ -20,7 +20,7 @@ use crate::{
 };
 
 use demand::{Demand, FAST, Memory, Rate, SURGE_FACTOR, seconds};
-pub(crate) use watched::Watched;
+pub(crate) use watched::{Watched, Whose};
 
 mod demand;
 #[cfg(test)]
@@ -251,6 +251,11 @@ impl Forecast {
             region: 0,
             rights: false,
         }
+    }
+
+    /// Bytes held beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.told.capacity() * size_of::<Told>()
     }
 
     /// The limit is spent by rights.

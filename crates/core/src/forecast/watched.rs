@@ -19,6 +19,15 @@ const ROOM_SWEEP_PLACES: u32 = 64;
 /// The shortest time after which nobody asks for a key any more.
 const IDLE_MIN: Span = Span::secs(10);
 
+/// For whom a key is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// It is asked for here.
+    Own,
+    /// Only another node tells of it: such keys leave a quarter of the table for those that are asked for.
+    Told,
+}
+
 #[derive(Debug)]
 struct Watch {
     key: Key,
@@ -60,9 +69,11 @@ impl Watched {
         self.refused
     }
 
-    /// Bytes held, without what single forecasts hold of other nodes.
+    /// Bytes held.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.slab.memory_bytes() + self.index.allocation_size()
+        let watches = (0..self.slab.places()).filter_map(|at| self.slab.get(at));
+        let of_each = watches.map(|w| w.forecast.memory_bytes() + w.books.memory_bytes());
+        self.slab.memory_bytes() + self.index.allocation_size() + of_each.sum::<usize>()
     }
 
     fn find(&self, key: &Key) -> Option<u32> {
@@ -92,11 +103,16 @@ impl Watched {
         window: Window,
         label: Label,
         now: Mono,
+        whose: Whose,
     ) -> Option<&mut Forecast> {
-        if self.slab.len() >= self.keys_max {
+        let most = match whose {
+            Whose::Own => self.keys_max,
+            Whose::Told => self.keys_max - self.keys_max / 4,
+        };
+        if self.slab.len() >= most {
             self.sweep(now, ROOM_SWEEP_PLACES);
         }
-        if self.slab.len() >= self.keys_max {
+        if self.slab.len() >= most {
             self.refused += 1;
             return None;
         }
@@ -176,17 +192,27 @@ mod tests {
     }
 
     #[test]
+    fn what_others_tell_of_leaves_room_for_what_is_asked_for_here() {
+        let window = Window::new(Span::secs(1)).expect("a second");
+        let mut watched = Watched::new(8);
+        let mut watch =
+            |n, whose| watched.watch(&key(n), window, Label(1), Mono(0), whose).is_some();
+        assert_eq!((0..20).filter(|n| watch(*n, Whose::Told)).count(), 6);
+        assert_eq!((20..40).filter(|n| watch(*n, Whose::Own)).count(), 2);
+    }
+
+    #[test]
     fn it_is_bounded_and_forgets_who_is_idle_only() {
         let window = Window::new(Span::secs(1)).expect("a second");
         let mut watched = Watched::new(2);
         for n in 0..2 {
-            assert!(watched.watch(&key(n), window, Label(1), Mono(0)).is_some());
+            assert!(watched.watch(&key(n), window, Label(1), Mono(0), Whose::Own).is_some());
         }
-        assert!(watched.watch(&key(2), window, Label(1), Mono(1)).is_none());
+        assert!(watched.watch(&key(2), window, Label(1), Mono(1), Whose::Own).is_none());
         assert_eq!(watched.refused(), 1);
         let later = Mono(IDLE_MIN.0 + 2);
         assert!(watched.touch(&key(1), later).is_some());
-        assert!(watched.watch(&key(2), window, Label(12), later).is_some());
+        assert!(watched.watch(&key(2), window, Label(12), later, Whose::Own).is_some());
         assert!(watched.get(&key(0)).is_none(), "nobody asked for it");
         assert!(watched.get(&key(1)).is_some() && watched.get(&key(2)).is_some());
     }

@@ -108,6 +108,17 @@ impl Book {
         of_ceilings || of_questions
     }
 
+    /// Bytes held beside itself: there are as many statements as regions at most, and as much in each.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let of_each = self.statements.iter().map(|told| {
+            told.given.iter().len() * size_of::<(RegionNumber, u64)>()
+                + told.heard.iter().len() * size_of::<Received>()
+        });
+        self.statements.capacity() * size_of::<Statement>()
+            + self.questions.capacity() * size_of::<(RegionNumber, StoreEpoch)>()
+            + of_each.sum::<usize>()
+    }
+
     /// The newest statement of a region.
     pub fn of(&self, region: RegionNumber) -> Option<&Statement> {
         self.find(region).ok().map(|at| &self.statements[at])

@@ -22,6 +22,12 @@ impl Books {
         self.books.iter().find(|(of, _)| *of == label).map(|(_, book)| book)
     }
 
+    /// Bytes held beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let books = self.books.iter().map(|(_, book)| book.memory_bytes());
+        self.books.capacity() * size_of::<(Label, Book)>() + books.sum::<usize>()
+    }
+
     /// Takes a statement, unless its label is older than all that there is room for. Returns whether
     /// anything changed.
     pub(crate) fn merge(&mut self, label: Label, told: &Statement) -> bool {
