@@ -30,12 +30,12 @@ pub struct SkewedRedis {
 }
 
 impl SkewedRedis {
-    /// Starts one whose clock is so many seconds ahead.
+    /// Starts one whose clock is right as yet.
     ///
     /// # Errors
     ///
     /// If the server does not start.
-    pub async fn start(ahead: i64) -> io::Result<Self> {
+    pub async fn start() -> io::Result<Self> {
         let server = RedisServer::start().await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (address, port) = (listener.local_addr()?, server.port());
@@ -44,14 +44,22 @@ impl SkewedRedis {
                 tokio::spawn(forward(client, port));
             }
         });
-        let redis = Self { server, address, task };
-        redis.set_ahead(ahead).await;
-        Ok(redis)
+        Ok(Self { server, address, task })
     }
 
     /// Where it listens.
     pub fn url(&self) -> String {
         format!("redis://{}/0", self.address)
+    }
+
+    /// The time of the machine, in seconds since 1970.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not tell it.
+    pub async fn true_time(&self) -> i64 {
+        let time = self.server.ask::<(i64, i64)>(&["TIME"]).await;
+        time.expect("the server knows the time").0
     }
 
     /// Sets its clock: so many seconds ahead of the machine's from now on.

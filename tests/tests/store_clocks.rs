@@ -1,6 +1,6 @@
 //! Stores' clocks that are off by minutes, and are set by minutes: cluster time follows none of them alone.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tidegate_tests::{
     dev::{agree_on, connected},
@@ -15,7 +15,7 @@ const CONVERGENCE: Duration = Duration::from_secs(10);
 const QUANTITY: u64 = 60;
 /// More than a window: whoever followed it would begin another one.
 const STEP: i64 = 400;
-const WINDOW: u64 = 300;
+const WINDOW: i64 = 300;
 const POLICIES: &str = r#"
 [[policy]]
 name = "api"
@@ -30,6 +30,10 @@ consistency = "plain"
 const KEY: [(&str, &str); 1] = [("api_key", "k")];
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
 
+/// How many seconds the stores are ahead at first: so far apart that a node which has heard of the others'
+/// clocks says something else of its own than one that has not.
+const APART: [i64; 3] = [9, 0, -9];
+
 /// Three regions with a node and a Redis each, at the begin of a window.
 struct World {
     nodes: Vec<Served>,
@@ -42,16 +46,17 @@ struct World {
 }
 
 impl World {
-    /// Starts it, with the store of the first region so many seconds ahead of the others.
-    async fn start(ahead: i64) -> Self {
+    /// Starts it, with stores that are so many seconds ahead.
+    async fn start(ahead: [i64; 3]) -> Self {
         let site = Site::new(POLICIES);
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-        // No test may run into the next window by itself.
-        let right = -i64::try_from(now.as_secs() % WINDOW).expect("small");
         let mut stores = Vec::new();
-        for region in 0..REGIONS.len() {
-            let ahead = if region == 0 { ahead } else { 0 };
-            stores.push(SkewedRedis::start(right + ahead).await.expect("a Redis starts"));
+        for _ in REGIONS {
+            stores.push(SkewedRedis::start().await.expect("a Redis starts"));
+        }
+        // No test may run into the next window by itself.
+        let right = -(stores[0].true_time().await % WINDOW);
+        for (store, ahead) in stores.iter().zip(ahead) {
+            store.set_ahead(right + ahead).await;
         }
         let places: Vec<_> = REGIONS.map(|r| site.place(r, &format!("{r}-0"))).into();
         let mut world = Self { nodes: Vec::new(), stores, places, right, site };
@@ -62,6 +67,10 @@ impl World {
             served.node.ready(SOON).await;
         }
         connected(world.nodes.iter().map(|served| &served.node), SOON).await;
+        // Who has not heard yet where the others' clocks stand has its own store's alone to go by.
+        for (region, ahead) in ahead.into_iter().enumerate() {
+            world.is_off(region, ahead).await;
+        }
         world
     }
 
@@ -97,12 +106,12 @@ impl World {
     }
 
     /// Waits until a node says of its store's clock that it is off by about so many seconds.
-    async fn is_off(&self, region: usize, seconds: f64) {
+    async fn is_off(&self, region: usize, seconds: i64) {
         let node = self.node(region);
         eventually(SOON, &format!("{} is off by {seconds} s", node.name), async || {
             let off = node.metric("tidegate_clock_error_seconds").await?;
             let alarm = node.metric("tidegate_clock_alarm").await?;
-            let is_so = (off - seconds).abs() < 2.0 && (alarm == 1.0) == (seconds != 0.0);
+            let is_so = (off - seconds as f64).abs() < 2.0 && (alarm == 1.0) == (seconds != 0);
             ensure(is_so, || format!("{off} s, alarm {alarm}"))
         })
         .await;
@@ -128,7 +137,7 @@ impl World {
 
 #[tokio::test]
 async fn a_stores_clock_that_is_set_by_minutes_begins_no_window() {
-    let world = World::start(0).await;
+    let world = World::start(APART).await;
     let label = world.node(0).check(&KEY, 1).await.limits[0].label;
     world.spend(0, 4, label).await;
     world.spend(1, 5, label).await;
@@ -140,12 +149,12 @@ async fn a_stores_clock_that_is_set_by_minutes_begins_no_window() {
     let mut used = [5, 5, 5];
     for (region, step) in [(0, STEP), (2, -STEP)] {
         let mut before = relabelled(region).await;
-        for ahead in [step, 0] {
+        for ahead in [APART[region] + step, APART[region]] {
             world.set(region, ahead).await;
             world.spend(region, 5, label).await;
             used[region] += 5;
             world.agree(used).await;
-            world.is_off(region, ahead as f64).await;
+            world.is_off(region, ahead).await;
             let now = relabelled(region).await;
             assert!(now > before, "the set was met by a check");
             before = now;
@@ -156,9 +165,7 @@ async fn a_stores_clock_that_is_set_by_minutes_begins_no_window() {
 
 #[tokio::test]
 async fn a_store_that_is_minutes_ahead_takes_nobody_along() {
-    let mut world = World::start(STEP).await;
-    world.is_off(0, STEP as f64).await;
-    world.is_off(1, 0.0).await;
+    let mut world = World::start([STEP, 0, -9]).await;
     let label = world.node(1).check(&KEY, 1).await.limits[0].label;
     world.spend(1, 4, label).await;
     world.spend(0, 5, label).await;
