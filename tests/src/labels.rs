@@ -60,6 +60,8 @@ pub struct Sum {
     pub admitted: u64,
     /// The limit, as the answers say.
     pub quantity: u64,
+    /// Answered without the store, which may have charged it all the same.
+    pub degraded: u64,
 }
 
 /// What came of all requests.
@@ -107,6 +109,7 @@ impl Books {
                     let sum = self.windows.entry(window).or_default();
                     sum.offered += 1;
                     sum.admitted += u64::from(answer.allowed);
+                    sum.degraded += u64::from(answer.check.degraded);
                     sum.quantity = verdict.quantity;
                 }
             }
@@ -257,7 +260,7 @@ mod tests {
         let sums = [(9, 9), (200, 100), (200, 110), (80, 76), (200, 100), (1, 1)];
         for (label, (offered, admitted)) in (0..).zip(sums) {
             let window = Window { route: "/r".into(), api_key: "k".into(), label };
-            books.windows.insert(window, Sum { offered, admitted, quantity: 100 });
+            books.windows.insert(window, Sum { offered, admitted, quantity: 100, degraded: 0 });
         }
         let found = books.accuracy(1);
         assert_eq!((found.windows, found.over.1), (3, 10.0));

@@ -16,6 +16,7 @@ pub mod ports;
 pub mod redis_server;
 pub mod region;
 pub mod site;
+pub mod skewed_redis;
 pub mod soak;
 pub mod stranger;
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tidegate_tests::{ensure, eventually, node::Node, redis_server::RedisServer, site::Site};
 
 const SOON: Duration = Duration::from_secs(10);
+/// How soon a changed setting of Redis must be seen, which is looked at every ten seconds.
+const LOOKED: Duration = Duration::from_secs(25);
 const POLICIES: &str = r#"
 [[policy]]
 name = "degrade"
@@ -117,5 +119,57 @@ async fn what_redis_says_of_a_record_is_for_the_log_and_not_for_callers() {
     }
     let log = served.process.log();
     assert!(log.contains("use could not be told") && log.contains("WRONGTYPE"), "{log}");
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_evict_spends_no_rights_until_it_may_not() {
+    let rights = r#"
+[[policy]]
+name = "all"
+key = ["api_key"]
+[[policy.limit]]
+name = "quota"
+quantity = 100
+window = "1s"
+scope = "global"
+consistency = "strict"
+"#;
+    let site = Site::new(rights);
+    let place = site.place("eu", "eu-0");
+    let redis = RedisServer::start().await.unwrap();
+    let set_policy = async |policy: &str| {
+        redis.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", policy]).await.unwrap();
+    };
+    // There is no other server, so the first one need not be given time to notice.
+    let url = redis.url();
+    let store = format!("kind = \"redis\"\nurl = \"{url}\"\ntimeout = \"1s\"\nfence = \"0s\"");
+    let config = site.config_with(&place, &[], &store);
+    let config = config.replace("[cluster]\n", "[cluster]\nregions = { eu = 1 }\n");
+    set_policy("allkeys-lru").await;
+    let served = site.serve_ready(&place, &config).await;
+    let node = &served.node;
+    let key = [("api_key", "k")];
+    let says = async |expected: f64| {
+        eventually(LOOKED, &format!("that the server may evict is {expected}"), async || {
+            let said = node.metric("tidegate_store_may_evict").await?;
+            let suspended = node.metric("tidegate_rights_suspended").await?;
+            ensure([said, suspended] == [expected; 2], || format!("{said}, {suspended}"))
+        })
+        .await;
+    };
+    says(1.0).await;
+    let check = node.check(&key, 1).await;
+    assert!(!check.allowed, "{check:?}");
+    assert_eq!(check.reason.as_deref(), Some("store_unavailable"), "{check:?}");
+
+    set_policy("noeviction").await;
+    says(0.0).await;
+    // Not before a window that the store knows whole.
+    eventually(SOON, "rights are spent again", async || {
+        let check = node.check(&key, 1).await;
+        ensure(check.allowed, || format!("{check:?}"))
+    })
+    .await;
     served.stop().await;
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::json;
 use tidegate_tests::{
     child,
-    dev::{Dev, agree_on},
+    dev::{Dev, agree_on, connected},
     ensure, eventually,
     node::Node,
     region::{heard_each_other, of},
-    site::Site,
+    site::{Place, Site},
 };
 use tokio::time::interval;
 
@@ -137,6 +137,45 @@ async fn what_a_node_told_before_it_was_gone_for_good_stays_known() {
     // What the dead one used is not given out again.
     assert_eq!(eu.spend(&KEY, 1_000).await, 1_000 - 7 - 9 - 6);
     for served in served {
+        served.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_under_a_name_is_refused_until_the_first_is_gone() {
+    let site = Site::new(POLICIES);
+    let (eu_place, us_place) = (site.place("eu", "eu-0"), site.place("us", "us-0"));
+    let eu = site.serve(&eu_place, &site.config(&eu_place, &[&us_place]));
+    let first = site.serve(&us_place, &site.config(&us_place, &[&eu_place]));
+    connected([&eu.node, &first.node], NOTICED).await;
+    assert_eq!(first.node.spend(&KEY, 3).await, 3);
+    agree_on([&eu.node, &first.node], &KEY, &[("eu", 0), ("us", 3)], CONVERGENCE).await;
+
+    // The same name and certificate, at another address.
+    let (http, admin, cluster) = (site.port(), site.port(), site.port());
+    let again = Place { http, admin, cluster, ..us_place };
+    let second = site.serve(&again, &site.config(&again, &[&eu_place]));
+    eventually(NOTICED, "the second is refused, and says so", async || {
+        let series = r#"tidegate_peer_refused_total{reason="duplicate_name"}"#;
+        let refused = eu.node.metric(series).await?;
+        let (_, ready) = second.node.readyz().await?;
+        let reasons = ready["reasons"].to_string();
+        ensure(refused >= 1.0 && reasons.contains("us/us-0"), || format!("{refused} {reasons}"))
+    })
+    .await;
+    // What it admits is heard by nobody, what the first one admits is.
+    let alone = second.node.spend(&KEY, 2).await;
+    assert_eq!((alone, first.node.spend(&KEY, 4).await), (2, 4));
+    agree_on([&eu.node, &first.node], &KEY, &[("eu", 0), ("us", 7)], CONVERGENCE).await;
+
+    first.stop().await;
+    eventually(NOTICED, "the second is let in, and what it admitted is known", async || {
+        let usage = eu.node.usage(&KEY).await?;
+        ensure(usage["regions"]["us"]["used"] == 9, || usage.to_string())
+    })
+    .await;
+    for served in [eu, second] {
+        assert!(!served.process.log().contains("panicked"));
         served.stop().await;
     }
 }

@@ -1,10 +1,13 @@
-//! Memory and open files of processes, as the operating system sees them.
+//! Memory and open files of processes, as the operating system sees them, and what nodes say that they
+//! hold.
 
 use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::{self, Instant};
+
+use crate::node::Node;
 
 /// Looks at all nodes again and again.
 #[derive(Debug)]
@@ -13,11 +16,11 @@ pub(super) struct Watch {
     begun: Instant,
 }
 
-/// One node, since it was started last.
+/// One node that has not been started again.
 #[derive(Debug)]
 struct Life {
+    node: Node,
     pid: i32,
-    restarted: bool,
     samples: Vec<Sample>,
 }
 
@@ -26,32 +29,50 @@ struct Sample {
     at: Duration,
     resident_kib: u64,
     files: u64,
+    held: Held,
 }
 
-/// What became of one node's memory and files: medians of the first and the last quarter of the run.
+/// What a node says that it holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) keys: u64,
+    pub(super) bytes: u64,
+}
+
+/// How a figure went: the median of the first quarter of the faults, what it was after the peace at the
+/// end, and the highest of all that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Course {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) highest: u64,
+}
+
+/// What became of one node's memory and files.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Growth {
     pub(super) node: String,
-    pub(super) rss_kib_first: u64,
-    pub(super) rss_kib_last: u64,
-    /// By least squares over the second half of the run.
+    pub(super) rss_kib: Course,
+    /// By least squares over the second half of the faults.
     pub(super) rss_kib_per_minute: f64,
-    pub(super) files_first: u64,
-    pub(super) files_last: u64,
+    /// `tidegate_keys`.
+    pub(super) keys: Course,
+    /// `tidegate_memory_bytes`.
+    pub(super) memory_bytes: Course,
+    pub(super) files: Course,
 }
 
 impl Watch {
-    /// Watches these processes, by the names of their nodes.
-    pub(super) fn new(processes: impl Iterator<Item = (String, i32)>) -> Self {
-        let life = |pid| Life { pid, restarted: false, samples: Vec::new() };
-        let processes = processes.map(|(name, pid)| (name, life(pid))).collect();
-        Self { processes: Mutex::new(processes), begun: Instant::now() }
+    /// Watches these nodes, each given with its process.
+    pub(super) fn new(processes: impl Iterator<Item = (Node, i32)>) -> Self {
+        let life =
+            |(node, pid): (Node, i32)| (node.name.clone(), Life { node, pid, samples: Vec::new() });
+        Self { processes: Mutex::new(processes.map(life).collect()), begun: Instant::now() }
     }
 
-    /// A node is another process now.
-    pub(super) fn restarted(&self, name: &str, pid: i32) {
-        let life = Life { pid, restarted: true, samples: Vec::new() };
-        self.processes.lock().insert(name.into(), life);
+    /// A node is another process now, and of no interest any more.
+    pub(super) fn restarted(&self, name: &str) {
+        self.processes.lock().remove(name);
     }
 
     /// Looks every so often, for ever.
@@ -59,34 +80,57 @@ impl Watch {
         let mut turn = time::interval(every);
         loop {
             turn.tick().await;
+            self.look().await;
+        }
+    }
+
+    /// Looks once.
+    pub(super) async fn look(&self) {
+        let lives: Vec<_> =
+            self.processes.lock().values().map(|life| (life.node.clone(), life.pid)).collect();
+        for (node, pid) in lives {
+            // A process that was just killed is not there.
+            let (Ok(held), Ok((resident_kib, files))) = (held(&node).await, look(pid)) else {
+                continue;
+            };
             let at = self.begun.elapsed();
-            for life in self.processes.lock().values_mut() {
-                // A process that was just killed is not there.
-                if let Ok((resident_kib, files)) = look(life.pid) {
-                    life.samples.push(Sample { at, resident_kib, files });
-                }
+            if let Some(life) = self.processes.lock().get_mut(&node.name) {
+                life.samples.push(Sample { at, resident_kib, files, held });
             }
         }
     }
 
-    /// Of the nodes that lived all the time, how they grew.
-    pub(super) fn growth(&self) -> Vec<Growth> {
+    /// Of the nodes that lived all the time, how they grew; faults ended so long after the begin.
+    pub(super) fn growth(&self, faults: Duration) -> Vec<Growth> {
         let processes = self.processes.lock();
-        let whole = processes.iter().filter(|(_, life)| !life.restarted);
-        whole.filter_map(|(name, life)| growth(name, &life.samples)).collect()
+        processes.iter().filter_map(|(name, life)| growth(name, &life.samples, faults)).collect()
     }
 }
 
-fn growth(name: &str, samples: &[Sample]) -> Option<Growth> {
-    let quarter = samples.len() / 4;
-    let (first, last) = (samples.get(..quarter)?, samples.get(samples.len() - quarter..)?);
+/// What a node says that it holds.
+pub(super) async fn held(node: &Node) -> Result<Held, String> {
+    let metrics = node.metrics().await?;
+    let value = |series: &str| {
+        let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.ok_or_else(|| format!("{}: no {series}", node.name))
+    };
+    Ok(Held { keys: value("tidegate_keys ")?, bytes: value("tidegate_memory_bytes ")? })
+}
+
+fn growth(name: &str, samples: &[Sample], faults: Duration) -> Option<Growth> {
+    let disturbed = samples.partition_point(|sample| sample.at <= faults);
+    let course = |of: fn(&Sample) -> u64| {
+        let first = median(samples.get(..disturbed / 4)?.iter().map(of))?;
+        let highest = samples.iter().map(of).max()?;
+        Some(Course { first, last: of(samples.last()?), highest })
+    };
     Some(Growth {
         node: name.into(),
-        rss_kib_first: median(first.iter().map(|sample| sample.resident_kib))?,
-        rss_kib_last: median(last.iter().map(|sample| sample.resident_kib))?,
-        rss_kib_per_minute: slope(&samples[samples.len() / 2..]),
-        files_first: median(first.iter().map(|sample| sample.files))?,
-        files_last: median(last.iter().map(|sample| sample.files))?,
+        rss_kib: course(|sample| sample.resident_kib)?,
+        rss_kib_per_minute: slope(&samples[disturbed / 2..disturbed]),
+        keys: course(|sample| sample.held.keys)?,
+        memory_bytes: course(|sample| sample.held.bytes)?,
+        files: course(|sample| sample.files)?,
     })
 }
 
@@ -126,16 +170,19 @@ mod tests {
                 at: Duration::from_secs(i),
                 resident_kib: 1_000 + i * grow,
                 files: 9,
+                held: Held { keys: if i < 80 { 40 + i * grow } else { 7 }, bytes: 4_000 },
             };
-            (0..80).map(sample).collect()
+            (0..=80).map(sample).collect()
         };
-        let level = growth("n", &samples(0)).expect("enough");
-        assert_eq!((level.rss_kib_first, level.rss_kib_last), (1_000, 1_000));
-        assert_eq!((level.rss_kib_per_minute, level.files_last), (0.0, 9));
-        let grown = growth("n", &samples(2)).expect("enough");
-        assert_eq!((grown.rss_kib_first, grown.rss_kib_last), (1_020, 1_140));
+        let faults = Duration::from_secs(79);
+        let level = growth("n", &samples(0), faults).expect("enough");
+        assert_eq!(level.rss_kib, Course { first: 1_000, last: 1_000, highest: 1_000 });
+        assert_eq!((level.rss_kib_per_minute, level.files.last), (0.0, 9));
+        let grown = growth("n", &samples(2), faults).expect("enough");
+        assert_eq!(grown.rss_kib, Course { first: 1_020, last: 1_160, highest: 1_160 });
+        assert_eq!(grown.keys, Course { first: 60, last: 7, highest: 198 });
         assert!((grown.rss_kib_per_minute - 120.0).abs() < 1e-6, "{grown:?}");
-        assert!(growth("n", &[]).is_none());
+        assert!(growth("n", &[], faults).is_none());
     }
 
     #[test]

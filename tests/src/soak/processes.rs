@@ -104,7 +104,7 @@ impl Blows<'_> {
             (before.node, before.restarts + 1),
             "only nodes that are killed are started again"
         );
-        self.watch.restarted(&name, after.pid);
+        self.watch.restarted(&name);
         // What the sibling knew of the dead one must have come before the sibling may die.
         heard_each_other(&of(self.cluster, region)).await;
         drop(quiet);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::labels::Flow;
+
 /// One kind of request, with a policy of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Route {
@@ -66,6 +68,43 @@ impl Route {
     }
 }
 
+/// What the limits allow whose windows are added up one by one; it never changes.
+pub(super) const BY_WINDOW: u64 = 20;
+/// What is asked for of it.
+const MULTIPLE: f64 = 2.0;
+
+/// What one of six nodes is asked of it in a second.
+pub(super) const ASKED_OF_A_NODE: u64 = 7;
+
+/// The callers whose windows are added up one by one, also while nodes are killed.
+pub(super) fn flows() -> [Flow; 2] {
+    ["/eventual", "/strict"].map(|route| Flow {
+        route: route.into(),
+        api_key: "k".into(),
+        per_second: MULTIPLE * BY_WINDOW as f64,
+    })
+}
+
+/// How many cells a node can hold at most for what is asked of so many nodes, in peace: one for each
+/// caller and label, until the label has ended, a window has gone by since, and the grace for what comes
+/// late, which is two seconds as long as gossip is fast.
+pub(super) fn cells_explained(nodes: u32) -> u64 {
+    const GRACE: Duration = Duration::from_secs(2);
+    let cells = |callers: u64, window: u64| {
+        let kept = GRACE + Duration::from_secs(window);
+        callers * (kept.as_secs().div_ceil(window) + 1)
+    };
+    // So many of those that are drawn at random come in a window, and a tenth more.
+    let asked = 5_000.0 * f64::from(nodes) / Route::Churn.pause().as_millis() as f64;
+    let callers = f64::from(Route::Churn.callers());
+    let churn = cells((1.1 * callers * (1.0 - (-asked / callers).exp())) as u64, 5);
+    let busy = Route::Busy.callers().into();
+    let booked: u32 = Route::BOOKED.map(Route::callers).into_iter().sum();
+    // One caller each has what is added up window by window, and the policy that comes and goes.
+    let single = 3 * cells(1, 1);
+    churn + cells(busy, 1) + cells(busy, 60) + u64::from(booked) + single
+}
+
 /// A quantity that no soak reaches, and two others that stand for the same key.
 const PLENTY: [u64; 3] = [1_000_000_000, 2_000_000_000, 500_000_000];
 
@@ -74,8 +113,11 @@ pub(super) fn policies(version: usize) -> String {
     let plenty = PLENTY[version % PLENTY.len()];
     let per_second = [20, 30, 15][version % 3];
     let mut text = String::new();
-    const GLOBAL: &str = "scope = \"global\"\nconsistency = \"plain\"\n";
-    for (name, scope) in [("exact", GLOBAL), ("rough", GLOBAL), ("local", "")] {
+    // Most of what is global is as it is by default, which is `eventual`.
+    const GLOBAL: &str = "scope = \"global\"\n";
+    const PLAIN: &str = "scope = \"global\"\nconsistency = \"plain\"\n";
+    const STRICT: &str = "scope = \"global\"\nconsistency = \"strict\"\n";
+    for (name, scope) in [("exact", GLOBAL), ("rough", PLAIN), ("local", "")] {
         text.push_str(&format!(
             "[[policy]]\nname = \"{name}\"\nmatch = {{ route = \"/{name}\" }}\nkey = [\"api_key\"]\n\
              [[policy.limit]]\nname = \"for-ever\"\nquantity = {plenty}\nwindow = \"400d\"\n\
@@ -88,8 +130,14 @@ pub(super) fn policies(version: usize) -> String {
          {GLOBAL}\
          [[policy.limit]]\nname = \"per-minute\"\nquantity = 600\nwindow = \"1m\"\n\n\
          [[policy]]\nname = \"churn\"\nmatch = {{ route = \"/churn\" }}\nkey = [\"api_key\"]\n\
-         [[policy.limit]]\nname = \"burst\"\nquantity = 2\nwindow = \"5s\"\n{GLOBAL}\n"
+         [[policy.limit]]\nname = \"burst\"\nquantity = 2\nwindow = \"5s\"\n{PLAIN}\n"
     ));
+    for (name, scope) in [("eventual", GLOBAL), ("strict", STRICT)] {
+        text.push_str(&format!(
+            "[[policy]]\nname = \"{name}\"\nmatch = {{ route = \"/{name}\" }}\nkey = [\"api_key\"]\n\
+             [[policy.limit]]\nname = \"per-second\"\nquantity = {BY_WINDOW}\nwindow = \"1s\"\n{scope}\n"
+        ));
+    }
     if version % 2 == 1 {
         text.push_str(
             "[[policy]]\nname = \"fleeting\"\nmatch = { route = \"/busy\" }\nkey = []\n\
@@ -112,6 +160,11 @@ mod tests {
             for route in Route::ALL {
                 let attributes = [("api_key", "k"), ("route", route.path())];
                 assert!(set.matching(&attributes).count() >= 1, "{route:?}");
+            }
+            for flow in flows() {
+                let attributes = [("api_key", "k"), ("route", &*flow.route)];
+                // Windows are told apart by their label alone.
+                assert_eq!(set.matching(&attributes).count(), 1, "{flow:?}");
             }
         }
     }

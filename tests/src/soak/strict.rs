@@ -30,6 +30,8 @@ use crate::{
 const CALM: (u64, u64) = (500, 6_000);
 /// Windows, in seconds.
 const WINDOWS: [u64; 3] = [1, 10, 60];
+/// Windows that are named if they are over.
+const OVER_SHOWN: usize = 10;
 /// What is asked for, of what the limits allow.
 const MULTIPLE: f64 = 3.0;
 
@@ -53,9 +55,14 @@ pub struct OfLimit {
     spent: u64,
     /// The largest sum of any.
     most: u64,
-    admitted: u64,
+    pub(super) admitted: u64,
     offered: u64,
-    over: Vec<String>,
+    /// Answered without the store.
+    pub(super) degraded: u64,
+    /// What was admitted above the quantity, over all windows.
+    pub(super) over_admitted: u64,
+    /// The first windows that were over.
+    pub(super) over: Vec<String>,
 }
 
 /// What came of it.
@@ -194,7 +201,7 @@ impl StrictReport {
     }
 }
 
-fn limits(books: &Books) -> BTreeMap<String, OfLimit> {
+pub(super) fn limits(books: &Books) -> BTreeMap<String, OfLimit> {
     let mut limits = BTreeMap::<_, OfLimit>::new();
     for (window, sum) in &books.windows {
         let limit = limits.entry(window.route.clone()).or_default();
@@ -204,9 +211,14 @@ fn limits(books: &Books) -> BTreeMap<String, OfLimit> {
         limit.most = limit.most.max(sum.admitted);
         limit.admitted += sum.admitted;
         limit.offered += sum.offered;
+        limit.degraded += sum.degraded;
     }
     for (window, sum) in books.over(0) {
         let limit = limits.entry(window.route).or_default();
+        limit.over_admitted += sum.admitted - sum.quantity;
+        if limit.over.len() >= OVER_SHOWN {
+            continue;
+        }
         limit.over.push(format!("label {}: {} of {}", window.label, sum.admitted, sum.quantity));
     }
     limits
