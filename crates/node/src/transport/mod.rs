@@ -276,6 +276,18 @@ impl Transport {
         }
     }
 
+    /// Closes the connection with a session after a pause, if it stands; who is kept dialled is dialled
+    /// again then. Without the pause both would do nothing else.
+    pub fn close_after(&self, session: &Session, pause: Duration, why: &'static str) {
+        let Some(link) = self.inner.registry.of_session(session) else { return };
+        tokio::spawn(async move {
+            // If it ends by itself, there is nothing to close.
+            if tokio::time::timeout(pause, link.connection.closed()).await.is_err() {
+                link.close(Refusal::Limit.code(), why);
+            }
+        });
+    }
+
     /// When this node's own certificate is valid.
     pub fn validity(&self) -> Validity {
         self.inner.credentials.validity()

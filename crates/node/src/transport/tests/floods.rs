@@ -117,6 +117,19 @@ async fn a_message_that_is_too_long_is_told_as_unreadable() {
 }
 
 #[tokio::test]
+async fn a_peer_that_is_not_taken_is_closed_after_a_pause_and_connects_again() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    let asked = tokio::time::Instant::now();
+    eu.transport.close_after(&us.session(), Duration::from_millis(300), "no room");
+    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+    assert!(asked.elapsed() >= Duration::from_millis(300));
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+}
+
+#[tokio::test]
 async fn a_quarantined_node_is_closed_and_refused_until_its_time_is_over() {
     let authority = Authority::generate().unwrap();
     let mut eu = Node::start(config(&authority, "eu", 1));
