@@ -199,7 +199,7 @@ async fn a_region_that_was_cut_off_until_it_counted_as_dead_is_back_at_once() {
         while !of_ap(&gossiper.node.next().await) {}
     }
     cut(false);
-    let healed = tokio::time::Instant::now();
+    let healed = Instant::now();
     for gossiper in &mut gossipers[1..] {
         let event = gossiper.node.next().await;
         assert!(matches!(&event, Event::Connected(s) if s.id == id("ap")), "{event:?}");
@@ -208,4 +208,19 @@ async fn a_region_that_was_cut_off_until_it_counted_as_dead_is_back_at_once() {
     for gossiper in &gossipers {
         gossiper.until(|members| live(members) == everyone).await;
     }
+}
+
+#[test]
+fn gossip_that_dies_again_and_again_is_started_ever_more_seldom_but_never_given_up() {
+    let mut restarts = Restarts::default();
+    let mut waited = Duration::ZERO;
+    for number in 1..1 << RESTART_BITS {
+        waited += restarts.pause_after(Duration::ZERO);
+        assert_eq!(restarts.number, number);
+    }
+    assert!(waited > FORGOTTEN_AFTER * 10, "{waited:?}");
+    assert_eq!((restarts.pause_after(Duration::ZERO), restarts.number), (RESTART_PAUSE_MAX, 0));
+    assert!(generation(Boot(1), restarts.number).is_some());
+    assert_eq!(restarts.pause_after(RESTART_PAUSE_MAX), RESTART_PAUSE);
+    assert_eq!(restarts.pause_after(Duration::ZERO), RESTART_PAUSE * 2);
 }
