@@ -314,15 +314,23 @@ fn read_members(chitchat: &Chitchat) -> Vec<Member> {
     let mut latest: BTreeMap<NodeId, ((bool, u64), Member)> = BTreeMap::new();
     for (id, state) in chitchat.node_states() {
         let Some(member) = read_member(id, state, live.contains(id)) else { continue };
-        if latest.len() >= MEMBERS_MAX && !latest.contains_key(&member.id) {
-            continue;
-        }
         let rank = (member.live, id.generation_id);
         if latest.get(&member.id).is_none_or(|(known, _)| rank > *known) {
             latest.insert(member.id.clone(), (rank, member));
         }
     }
-    latest.into_values().map(|(_, member)| member).collect()
+    cut(latest.into_values().map(|(_, member)| member).collect(), MEMBERS_MAX)
+}
+
+/// At most so many of these members, which are by name: those that live first, so that names that a peer
+/// invented, and that show no sign of life, push nobody out.
+fn cut(mut members: Vec<Member>, max: usize) -> Vec<Member> {
+    if members.len() > max {
+        members.sort_by_key(|member| !member.live);
+        members.truncate(max);
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+    members
 }
 
 /// A member, if its name is one.

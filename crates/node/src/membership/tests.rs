@@ -224,3 +224,24 @@ fn gossip_that_dies_again_and_again_is_started_ever_more_seldom_but_never_given_
     assert_eq!(restarts.pause_after(RESTART_PAUSE_MAX), RESTART_PAUSE);
     assert_eq!(restarts.pause_after(Duration::ZERO), RESTART_PAUSE * 2);
 }
+
+#[test]
+fn names_without_a_sign_of_life_push_no_living_member_out() {
+    let member = |region: &str, live| Member {
+        id: id(region),
+        boot: Boot(1),
+        address: ([127, 0, 0, 1], 1).into(),
+        live,
+        version: String::new(),
+        policy_hash: String::new(),
+    };
+    let known = [("a", false), ("b", true), ("c", false), ("d", true)];
+    let known: Vec<_> = known.map(|(region, live)| member(region, live)).into();
+    let kept = |max| {
+        let kept = cut(known.clone(), max);
+        kept.iter().map(|m| m.id.region.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(4), ["a", "b", "c", "d"]);
+    assert_eq!(kept(3), ["a", "b", "d"]);
+    assert_eq!(kept(2), ["b", "d"]);
+}
