@@ -14,6 +14,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
@@ -21,8 +22,9 @@ use chitchat::{
     Chitchat, ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState,
     spawn_chitchat,
 };
+use futures_util::FutureExt as _;
 use tidegate_core::ids::{Boot, NodeId};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::transport::Transport;
 use seeds::{LOOK_UP, Seeds};
@@ -52,8 +54,12 @@ const TOMBSTONES: Duration = Duration::from_secs(3600);
 /// How often a node gossips with seeds that are given by name; chitchat would look them up itself,
 /// but start only after all were answered.
 const GOSSIP_NAMED: Duration = Duration::from_secs(1);
-/// The pause before a gossip task that has died is started again.
+/// The pause before a gossip task that has died is started again; it doubles while that dies again soon.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// The longest such pause, and the time after which a task that has lived so long did not die soon. So many
+/// of them that all generations of a boot were used last far longer than an ended run is remembered, and
+/// the first may be used again.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How many members are kept; an authority that signs more nodes has made a mistake.
 const MEMBERS_MAX: usize = 1024;
 
@@ -172,21 +178,21 @@ struct Gossip {
 impl Gossip {
     /// Runs chitchat, and starts it again when it dies: a malformed message of a peer can do that.
     async fn supervise(mut self) {
-        let mut restarts = 0;
-        while let Some(generation) = generation(self.config.boot, restarts) {
+        let mut restarts = Restarts::default();
+        while let Some(generation) = generation(self.config.boot, restarts.number) {
+            let began = Instant::now();
             match self.spawn(generation).await {
                 Ok(handle) => {
-                    let ended = self.follow(&Guarded(handle)).await;
+                    let handle = Guarded(handle);
+                    // chitchat's own code runs in it, too.
+                    let followed = AssertUnwindSafe(self.follow(&handle)).catch_unwind().await;
+                    let ended = followed.unwrap_or_else(|_| "it panicked".into());
                     tracing::warn!("gossip has died and is started again: {ended}");
                 }
                 Err(error) => tracing::warn!(%error, "gossip cannot be started, trying again"),
             }
-            restarts += 1;
-            tokio::time::sleep(RESTART_PAUSE).await;
+            tokio::time::sleep(restarts.pause_after(began.elapsed())).await;
         }
-        tracing::error!(
-            "gossip has died too often: the members shown are those of that moment; restart this node"
-        );
     }
 
     async fn spawn(&self, generation: u64) -> anyhow::Result<ChitchatHandle> {
@@ -268,6 +274,24 @@ impl Gossip {
     }
 }
 
+/// How often gossip was started anew, and when it may be again. It never ends for good: a peer that kills it
+/// with every message holds membership up only for as long as it goes on.
+#[derive(Debug, Default)]
+struct Restarts {
+    number: u64,
+    pause: Duration,
+}
+
+impl Restarts {
+    /// The pause before the next start, after a task that has lived for so long.
+    fn pause_after(&mut self, lived: Duration) -> Duration {
+        self.number = (self.number + 1) % (1 << RESTART_BITS);
+        let soon = lived < RESTART_PAUSE_MAX && !self.pause.is_zero();
+        self.pause = if soon { (self.pause * 2).min(RESTART_PAUSE_MAX) } else { RESTART_PAUSE };
+        self.pause
+    }
+}
+
 /// Ends chitchat's task when it is dropped, which its own handle does not.
 struct Guarded(ChitchatHandle);
 
@@ -290,15 +314,23 @@ fn read_members(chitchat: &Chitchat) -> Vec<Member> {
     let mut latest: BTreeMap<NodeId, ((bool, u64), Member)> = BTreeMap::new();
     for (id, state) in chitchat.node_states() {
         let Some(member) = read_member(id, state, live.contains(id)) else { continue };
-        if latest.len() >= MEMBERS_MAX && !latest.contains_key(&member.id) {
-            continue;
-        }
         let rank = (member.live, id.generation_id);
         if latest.get(&member.id).is_none_or(|(known, _)| rank > *known) {
             latest.insert(member.id.clone(), (rank, member));
         }
     }
-    latest.into_values().map(|(_, member)| member).collect()
+    cut(latest.into_values().map(|(_, member)| member).collect(), MEMBERS_MAX)
+}
+
+/// At most so many of these members, which are by name: those that live first, so that names that a peer
+/// invented, and that show no sign of life, push nobody out.
+fn cut(mut members: Vec<Member>, max: usize) -> Vec<Member> {
+    if members.len() > max {
+        members.sort_by_key(|member| !member.live);
+        members.truncate(max);
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+    members
 }
 
 /// A member, if its name is one.

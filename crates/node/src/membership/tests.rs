@@ -199,7 +199,7 @@ async fn a_region_that_was_cut_off_until_it_counted_as_dead_is_back_at_once() {
         while !of_ap(&gossiper.node.next().await) {}
     }
     cut(false);
-    let healed = tokio::time::Instant::now();
+    let healed = Instant::now();
     for gossiper in &mut gossipers[1..] {
         let event = gossiper.node.next().await;
         assert!(matches!(&event, Event::Connected(s) if s.id == id("ap")), "{event:?}");
@@ -208,4 +208,40 @@ async fn a_region_that_was_cut_off_until_it_counted_as_dead_is_back_at_once() {
     for gossiper in &gossipers {
         gossiper.until(|members| live(members) == everyone).await;
     }
+}
+
+#[test]
+fn gossip_that_dies_again_and_again_is_started_ever_more_seldom_but_never_given_up() {
+    let mut restarts = Restarts::default();
+    let mut waited = Duration::ZERO;
+    for number in 1..1 << RESTART_BITS {
+        waited += restarts.pause_after(Duration::ZERO);
+        assert_eq!(restarts.number, number);
+    }
+    assert!(waited > FORGOTTEN_AFTER * 10, "{waited:?}");
+    assert_eq!((restarts.pause_after(Duration::ZERO), restarts.number), (RESTART_PAUSE_MAX, 0));
+    assert!(generation(Boot(1), restarts.number).is_some());
+    assert_eq!(restarts.pause_after(RESTART_PAUSE_MAX), RESTART_PAUSE);
+    assert_eq!(restarts.pause_after(Duration::ZERO), RESTART_PAUSE * 2);
+}
+
+#[test]
+fn names_without_a_sign_of_life_push_no_living_member_out() {
+    let member = |region: &str, live| Member {
+        id: id(region),
+        boot: Boot(1),
+        address: ([127, 0, 0, 1], 1).into(),
+        live,
+        version: String::new(),
+        policy_hash: String::new(),
+    };
+    let known = [("a", false), ("b", true), ("c", false), ("d", true)];
+    let known: Vec<_> = known.map(|(region, live)| member(region, live)).into();
+    let kept = |max| {
+        let kept = cut(known.clone(), max);
+        kept.iter().map(|m| m.id.region.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(4), ["a", "b", "c", "d"]);
+    assert_eq!(kept(3), ["a", "b", "d"]);
+    assert_eq!(kept(2), ["b", "d"]);
 }

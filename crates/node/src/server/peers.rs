@@ -1,6 +1,6 @@
 //! Drives the engine's exchange: events in, frames out, and the timer.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
@@ -22,6 +22,8 @@ mod tests;
 
 /// Events that are handled before frames are looked for.
 const EVENTS_AT_ONCE: usize = 64;
+/// How long a peer that is not taken keeps its connection, and so how often it is tried again.
+const NOT_TAKEN_PAUSE: Duration = Duration::from_secs(2);
 /// How long a stopping node goes on telling: a few periods, so that peers hear the last of it.
 const LAST_WORDS: u64 = 4;
 /// And never longer than this.
@@ -164,7 +166,17 @@ impl Peers {
             match event {
                 Event::Connected(peer) => match self.engine.handle_connected(now, &peer) {
                     Ok(()) => info!(%peer, "connected"),
-                    Err(reason) => warn!(%peer, %reason, "connected, but not taken as a peer"),
+                    Err(reason) => {
+                        warn!(%peer, %reason, "connected, but not taken as a peer: it is closed, and tried again");
+                        // There may be room soon, but of a connection that stands nobody asks again.
+                        if let Some((transport, _)) = &self.network.0 {
+                            transport.close_after(
+                                &peer,
+                                NOT_TAKEN_PAUSE,
+                                "there is no room for this peer",
+                            );
+                        }
+                    }
                 },
                 Event::Disconnected(peer) => {
                     self.engine.handle_disconnected(now, &peer);

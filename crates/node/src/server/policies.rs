@@ -33,6 +33,18 @@ pub enum PolicyFileError {
         /// What they lack.
         refusals: Vec<String>,
     },
+    /// It has no policy, while some are in force.
+    #[error(
+        "{} has no policy, while {in_force} are in force: a file that is written in place may be read while it is \
+         empty, so rename a whole one into place; to have no limits at all, write policy = []",
+        path.display()
+    )]
+    Emptied {
+        /// The file.
+        path: PathBuf,
+        /// How many policies are in force.
+        in_force: usize,
+    },
     /// It holds mistakes, all of which are listed, one a line.
     #[error("{}", lines(path, mistakes))]
     Wrong {
@@ -50,9 +62,16 @@ fn lines(path: &Path, mistakes: &[Mistake]) -> String {
 
 /// Reads a policy file, or says everything that is wrong in it.
 pub fn read_policies(path: &Path) -> Result<PolicySet, PolicyFileError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| PolicyFileError::Unreadable { path: path.into(), source })?;
-    PolicySet::parse(&text)
+    parse(path, &text_of(path)?)
+}
+
+fn text_of(path: &Path) -> Result<String, PolicyFileError> {
+    fs::read_to_string(path)
+        .map_err(|source| PolicyFileError::Unreadable { path: path.into(), source })
+}
+
+fn parse(path: &Path, text: &str) -> Result<PolicySet, PolicyFileError> {
+    PolicySet::parse(text)
         .map_err(|mistakes| PolicyFileError::Wrong { path: path.into(), mistakes })
 }
 
@@ -62,7 +81,31 @@ pub(super) fn read_policies_for(
     path: &Path,
     config: &Config,
 ) -> Result<PolicySet, PolicyFileError> {
-    let policies = read_policies(path)?;
+    served_by(read_policies(path)?, path, config)
+}
+
+/// Reads the file again. One that says nothing is refused while `in_force` has policies: it is far more
+/// likely to be half-written than to mean that nobody is limited any more.
+fn read_again(
+    path: &Path,
+    config: &Config,
+    in_force: &PolicySet,
+) -> Result<PolicySet, PolicyFileError> {
+    let text = text_of(path)?;
+    let policies = parse(path, &text)?;
+    let says_so = || toml::from_str::<toml::Table>(&text).is_ok_and(|t| t.contains_key("policy"));
+    let in_force = in_force.policies.len();
+    if policies.policies.is_empty() && in_force > 0 && !says_so() {
+        return Err(PolicyFileError::Emptied { path: path.into(), in_force });
+    }
+    served_by(policies, path, config)
+}
+
+fn served_by(
+    policies: PolicySet,
+    path: &Path,
+    config: &Config,
+) -> Result<PolicySet, PolicyFileError> {
     let spent = policies.policies.iter().flat_map(|policy| {
         let limits = policy.limits.iter().filter(|limit| limit.has_rights());
         limits.map(move |limit| (&**policy, limit))
@@ -116,8 +159,9 @@ pub(super) async fn keep_reloading(
 /// Puts the file's policies in force, if they are right. Those in force already are put there once more
 /// only if somebody asked.
 fn reload(path: &Path, asked: bool, config: &Config, view: &View) {
-    match read_policies_for(path, config) {
-        Ok(policies) if !asked && policies.hash == view.limiter.policies().hash => {}
+    let in_force = view.limiter.policies();
+    match read_again(path, config, &in_force) {
+        Ok(policies) if !asked && policies.hash == in_force.hash => {}
         Ok(policies) => {
             let policies = Arc::new(policies);
             info!(policy_hash = %policies.hash, "policies reloaded");
@@ -129,5 +173,32 @@ fn reload(path: &Path, asked: bool, config: &Config, view: &View) {
             error!("policies not reloaded, the old ones stay in force:\n{error}");
             view.metrics.policies_reloaded(ReloadResult::Rejected);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::config;
+
+    const ONE: &str = "[[policy]]\nname = \"a\"\nkey = []\n[[policy.limit]]\nname = \"l\"\nquantity = 1\nwindow = \"1h\"\n";
+
+    #[test]
+    fn a_file_that_was_emptied_is_refused_unless_it_says_that_there_is_no_policy() {
+        let home = tempfile::tempdir().unwrap();
+        let config = config(home.path(), "eu", None, "");
+        let path = home.path().join("p.toml");
+        let in_force = PolicySet::parse(ONE).unwrap();
+        for emptied in ["", "\n", "# policies\n"] {
+            fs::write(&path, emptied).unwrap();
+            let error = read_again(&path, &config, &in_force).unwrap_err();
+            assert!(matches!(error, PolicyFileError::Emptied { in_force: 1, .. }), "{error}");
+            let (named, told) = (path.display().to_string(), error.to_string());
+            assert!(told.contains(&named) && told.contains("policy = []"), "{told}");
+            // Where nothing is in force nothing is lost, and a node may start so.
+            assert!(read_again(&path, &config, &PolicySet::default()).is_ok());
+        }
+        fs::write(&path, "policy = []\n").unwrap();
+        assert!(read_again(&path, &config, &in_force).unwrap().policies.is_empty());
     }
 }

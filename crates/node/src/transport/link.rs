@@ -15,7 +15,7 @@ use tidegate_core::ids::Session;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
-    Event, FRAME_BYTES_MAX, Inner, SendError, credentials, hello,
+    Event, FRAME_BYTES_MAX, Inner, STREAMS_MAX, SendError, credentials, hello,
     refusal::{CODE_PROTOCOL, CODE_SUPERSEDED},
     registry::{Predecessor, Seat},
 };
@@ -289,14 +289,16 @@ async fn watch_silence(inner: Arc<Inner>, link: Arc<Link>) {
 }
 
 /// Delivers messages until the connection ends. Each stream has its own task, so that one that
-/// stalls holds up no other; the number of streams that a peer may open bounds them. A slow way may have
-/// some given up; a peer of which nothing else comes only holds our memory.
+/// stalls holds up no other. QUIC lets a peer open the next stream as soon as one was read, also while its
+/// message still waits for the engine: so no more are accepted while so many are held, and those after
+/// them wait within QUIC's windows. A slow way may have some given up; a peer of which nothing else comes
+/// only holds our memory.
 async fn receive(inner: &Arc<Inner>, link: &Arc<Link>) {
     let mut streams = JoinSet::new();
     let mut given_up = 0;
     loop {
         tokio::select! {
-            stream = link.connection.accept_uni() => match stream {
+            stream = link.connection.accept_uni(), if streams.len() < STREAMS_MAX as usize => match stream {
                 Ok(stream) => {
                     streams.spawn(read_stream(inner.clone(), link.clone(), stream));
                 }

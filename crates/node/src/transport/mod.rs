@@ -62,8 +62,8 @@ use supervision::Watched;
 /// The longest message in bytes: a frame of 64 KiB and a little.
 pub const FRAME_BYTES_MAX: usize = 65 * 1024;
 
-/// How many events may wait for their reader; then the peers' streams wait, and at last their
-/// senders drop.
+/// How many events may wait for their reader; then each peer's messages wait, [`STREAMS_MAX`] of them
+/// here, and at last their senders drop.
 const EVENTS_MAX: usize = 1024;
 /// How many membership messages may wait for their reader.
 const MEMBERSHIP_MAX: usize = 1024;
@@ -74,8 +74,9 @@ const KEEP_ALIVE: Duration = Duration::from_millis(400);
 const IDLE_TIMEOUT: Duration = Duration::from_millis(3000);
 /// The first guess at a round trip: it sets how soon a lost first datagram is sent again.
 const INITIAL_RTT: Duration = Duration::from_millis(150);
-/// How many messages a peer may have under way.
-const STREAMS_MAX: u32 = 1024;
+/// How many messages a peer may have under way, and how many of its messages are read or wait for the
+/// engine: that many of the longest are 16 MiB.
+const STREAMS_MAX: u32 = 256;
 /// How many bytes a peer may have under way that were not read yet.
 const RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
 /// How many bytes of one message may be under way that were not read yet.
@@ -273,6 +274,18 @@ impl Transport {
             link.close(Refusal::Quarantined.code(), &failure.to_string());
             self.inner.fail(link.remote, &failure);
         }
+    }
+
+    /// Closes the connection with a session after a pause, if it stands; who is kept dialled is dialled
+    /// again then. Without the pause both would do nothing else.
+    pub fn close_after(&self, session: &Session, pause: Duration, why: &'static str) {
+        let Some(link) = self.inner.registry.of_session(session) else { return };
+        tokio::spawn(async move {
+            // If it ends by itself, there is nothing to close.
+            if tokio::time::timeout(pause, link.connection.closed()).await.is_err() {
+                link.close(Refusal::Limit.code(), why);
+            }
+        });
     }
 
     /// When this node's own certificate is valid.

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::{refusals::Raw, rotation::until, *};
-use crate::transport::{FRAME_BYTES_MAX, STREAMS_MAX};
+use crate::transport::{EVENTS_MAX, FRAME_BYTES_MAX, STREAMS_MAX};
 
 #[tokio::test]
 async fn a_thousand_handshakes_that_do_not_go_on_keep_nobody_out() {
@@ -61,6 +61,39 @@ async fn streams_that_do_not_end_are_bounded_and_end_their_connection() {
 }
 
 #[tokio::test]
+async fn whole_messages_that_nobody_takes_are_bounded_and_none_is_lost() {
+    const SENT: u64 = 5_000;
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let raw = Raw::with_certificate(&authority, "ap");
+    let (connection, _hello) = raw.introduced(&eu, "ap").await;
+    let sending = tokio::spawn(async move {
+        for _ in 0..SENT {
+            let mut stream = connection.open_uni().await.unwrap();
+            stream.write_all(&[1; 100]).await.unwrap();
+            stream.finish().unwrap();
+        }
+        connection
+    });
+    let held = || eu.transport.stats().frames_received;
+    until(|| held() >= EVENTS_MAX as u64).await;
+    // Whatever more would be taken is taken by the time when nothing has moved for a while.
+    let mut before = 0;
+    while held() != before {
+        before = held();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let bound = EVENTS_MAX as u64 + u64::from(STREAMS_MAX);
+    assert!(held() <= bound, "{} of {bound} are held", held());
+    assert!(!sending.is_finished());
+    assert!(matches!(eu.next().await, Event::Connected(_)));
+    for _ in 0..SENT {
+        eu.next_frame().await;
+    }
+    drop(sending.await.unwrap());
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_long_is_told_as_unreadable() {
     let authority = Authority::generate().unwrap();
     let mut eu = Node::start(config(&authority, "eu", 1));
@@ -81,6 +114,19 @@ async fn a_message_that_is_too_long_is_told_as_unreadable() {
             other => assert_eq!((other, readable), (Event::Unreadable(us.clone()), false)),
         }
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_taken_is_closed_after_a_pause_and_connects_again() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    let asked = tokio::time::Instant::now();
+    eu.transport.close_after(&us.session(), Duration::from_millis(300), "no room");
+    assert_eq!(eu.next().await, Event::Disconnected(us.session()));
+    assert!(asked.elapsed() >= Duration::from_millis(300));
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
 }
 
 #[tokio::test]
