@@ -93,7 +93,7 @@ impl Exchange {
                 Section::Relayed => remarks.role = Some(Role::Relayed),
                 Section::Heard(heard) => remarks.heard.push(heard),
                 Section::Rights(rights) => {
-                    remarks.stated.push(rights::checked(from, &self.split, rights)?)
+                    remarks.stated.push(rights::checked(from, &self.split, rights)?);
                 }
             }
         }

@@ -48,7 +48,28 @@ fn section() -> impl Strategy<Value = Section> {
     let speaker = ("[a-z]{1,8}", "[a-z]{1,8}", any::<u64>())
         .prop_map(|(region, node, boot)| Speaker { region, node, boot });
     let ages = prop::collection::vec((speaker, any::<u64>()), 0..8);
+    let given = prop::collection::vec(any::<(u32, u64)>(), 0..4);
+    let heard = any::<(u32, [u64; 3])>().prop_map(|(from, [epoch, amount, ceiling])| HeardEntry {
+        from,
+        epoch,
+        amount,
+        ceiling,
+    });
+    let heard = prop::collection::vec(heard, 0..4);
+    let rights = (any::<([u8; 16], [u64; 2], bool)>(), given, heard).prop_map(
+        |((caller, [epoch, ceiling], asks), given, heard)| RightsEntry {
+            caller,
+            epoch,
+            ceiling,
+            given,
+            asks,
+            heard,
+        },
+    );
+    let rights = (any::<(u32, u64, u64)>(), prop::collection::vec(rights, 0..8))
+        .prop_map(|((limit, window, label), entries)| Rights { limit, window, label, entries });
     prop_oneof![
+        rights.prop_map(Section::Rights),
         slots.clone().prop_map(Section::Slots),
         slots.prop_map(Section::Hearsay),
         Just(Section::Relayed),
