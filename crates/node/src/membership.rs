@@ -28,7 +28,7 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::transport::Transport;
 use seeds::{LOOK_UP, Seeds};
-use socket::OverTransport;
+use socket::{InHand, OverTransport};
 
 /// Gossip with peers of another cluster is ignored; certificates already keep them out.
 const CLUSTER: &str = "tidegate";
@@ -178,16 +178,20 @@ struct Gossip {
 impl Gossip {
     /// Runs chitchat, and starts it again when it dies: a malformed message of a peer can do that.
     async fn supervise(mut self) {
-        let mut restarts = Restarts::default();
+        let (mut restarts, in_hand) = (Restarts::default(), InHand::default());
         while let Some(generation) = generation(self.config.boot, restarts.number) {
             let began = Instant::now();
-            match self.spawn(generation).await {
+            match self.spawn(generation, in_hand.clone()).await {
                 Ok(handle) => {
                     let handle = Guarded(handle);
                     // chitchat's own code runs in it, too.
                     let followed = AssertUnwindSafe(self.follow(&handle)).catch_unwind().await;
                     let ended = followed.unwrap_or_else(|_| "it panicked".into());
                     tracing::warn!("gossip has died and is started again: {ended}");
+                    if let Some(peer) = in_hand.take() {
+                        tracing::warn!(%peer, "a message of this peer has killed it");
+                        self.transport.accuse(peer).await;
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "gossip cannot be started, trying again"),
             }
@@ -195,7 +199,7 @@ impl Gossip {
         }
     }
 
-    async fn spawn(&self, generation: u64) -> anyhow::Result<ChitchatHandle> {
+    async fn spawn(&self, generation: u64, in_hand: InHand) -> anyhow::Result<ChitchatHandle> {
         let Config { identity, advertise, .. } = &self.config;
         let config = ChitchatConfig {
             chitchat_id: ChitchatId::new(identity.to_string(), generation, *advertise),
@@ -223,7 +227,8 @@ impl Gossip {
             (KEY_POLICY_HASH, policy_hash),
         ];
         let facts = facts.map(|(key, value)| (key.to_owned(), value)).to_vec();
-        spawn_chitchat(config, facts, &OverTransport(self.transport.clone())).await
+        let network = OverTransport { transport: self.transport.clone(), in_hand };
+        spawn_chitchat(config, facts, &network).await
     }
 
     /// Passes on what changes, in both directions, until chitchat ends; returns why.

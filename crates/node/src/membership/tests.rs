@@ -245,3 +245,42 @@ fn names_without_a_sign_of_life_push_no_living_member_out() {
     assert_eq!(kept(3), ["a", "b", "d"]);
     assert_eq!(kept(2), ["b", "d"]);
 }
+
+#[tokio::test]
+async fn who_sends_what_cannot_be_parsed_or_kills_gossip_is_known() {
+    use chitchat::{ChitchatMessage, Serializable as _, transport::Transport as _};
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    us.transport.keep_dialled([eu.address()]);
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    let in_hand = InHand::default();
+    let network = OverTransport { transport: eu.transport.clone(), in_hand: in_hand.clone() };
+    let mut socket = network.open(eu.address()).await.unwrap();
+
+    us.transport.send_membership(eu.address(), vec![9, 9].into()).unwrap();
+    let message = ChitchatMessage::BadCluster.serialize_to_vec();
+    let taken = async {
+        loop {
+            tokio::select! {
+                taken = socket.recv() => return taken.unwrap(),
+                // Datagrams may overtake each other, and be lost.
+                () = tokio::time::sleep(Duration::from_millis(20)) => {
+                    us.transport.send_membership(eu.address(), message.clone().into()).unwrap();
+                }
+            }
+        }
+    };
+    let (from, _) = tokio::time::timeout(PATIENCE, taken).await.unwrap();
+    assert_eq!(from, us.address());
+    // Had it died of it: and it has, since it asks for no other message.
+    assert_eq!(in_hand.take(), Some(us.session()));
+    assert_eq!(eu.next().await, Event::Unreadable(us.session()));
+    // Who asks for the next one has survived the one before.
+    us.transport.send_membership(eu.address(), message.into()).unwrap();
+    let taken = tokio::time::timeout(PATIENCE, socket.recv()).await;
+    assert!(taken.is_ok());
+    let next = tokio::time::timeout(Duration::ZERO, socket.recv()).await;
+    assert!(next.is_err() && in_hand.take().is_none());
+}

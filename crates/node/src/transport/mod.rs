@@ -128,6 +128,17 @@ pub enum Event {
     Disconnected(Session),
 }
 
+/// A membership message that has come.
+#[derive(Debug, Clone)]
+pub struct Gossiped {
+    /// Who sent it.
+    pub from: Session,
+    /// The address that it advertises.
+    pub address: SocketAddr,
+    /// The message.
+    pub bytes: Bytes,
+}
+
 /// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
@@ -177,7 +188,7 @@ struct Inner {
     kept: Mutex<Kept>,
     events: mpsc::Sender<Event>,
     /// Where membership messages go: to whoever asked last.
-    membership: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
+    membership: Mutex<Option<mpsc::Sender<Gossiped>>>,
     counters: Counters,
     failures: FailureLog,
     namesake: Namesake,
@@ -365,9 +376,15 @@ impl Transport {
         result
     }
 
-    /// The membership messages that come from now on, each with its sender's advertised address.
+    /// Takes note that a connected peer sent a membership message that no working node sends.
+    pub async fn accuse(&self, peer: Session) {
+        self.inner.counters.dropped_malformed.add(1);
+        self.inner.tell(Event::Unreadable(peer)).await;
+    }
+
+    /// The membership messages that come from now on.
     /// Whoever called this before gets no more.
-    pub fn membership_messages(&self) -> mpsc::Receiver<(SocketAddr, Bytes)> {
+    pub fn membership_messages(&self) -> mpsc::Receiver<Gossiped> {
         let (sender, receiver) = mpsc::channel(MEMBERSHIP_MAX);
         *self.inner.membership.lock() = Some(sender);
         receiver
@@ -404,7 +421,10 @@ impl Inner {
 
     fn deliver_membership(&self, link: &Link, message: Bytes) {
         let taken = match &*self.membership.lock() {
-            Some(sender) => sender.try_send((link.advertise, message)).is_ok(),
+            Some(sender) => {
+                let (from, address) = (link.session.clone(), link.advertise);
+                sender.try_send(Gossiped { from, address, bytes: message }).is_ok()
+            }
             None => false,
         };
         if !taken {
