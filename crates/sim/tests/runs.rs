@@ -247,7 +247,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 31] = [
+    let expected: [(&str, Felt); 32] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
         ("link-corrupt", slow),
@@ -265,6 +265,10 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("region-crashed", unanswered),
         ("relay-killed", |r| r.relays_died >= 4 && r.lost == 0 && r.convergence_ms.is_some()),
         ("store-clock-ahead", slow),
+        // Nothing is spent while the clocks disagree, and by both regions before and after.
+        ("store-clock-rights", |r| {
+            r.regions.values().all(|of| of.refused > 1_000 && of.admitted > 200)
+        }),
         ("store-clock-steps", normal),
         ("store-failing", |r| opened(r, "in_a_row") > 0 && opened(r, "probe") > 0),
         ("store-full", without_store),
@@ -308,6 +312,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
         let other_traffic = [
             "relay-killed",
             "store-clock-ahead",
+            "store-clock-rights",
             "store-failing",
             "store-overloaded",
             "store-too-slow",
