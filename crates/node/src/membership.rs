@@ -63,6 +63,10 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How many members are kept; an authority that signs more nodes has made a mistake.
 const MEMBERS_MAX: usize = 1024;
 
+/// How many runs of nodes chitchat may know, ended ones included, which are remembered for
+/// [`FORGOTTEN_AFTER`]. It has no bound of its own: with more, it begins anew with nothing.
+const RUNS_MAX: usize = 4 * MEMBERS_MAX;
+
 const KEY_REGION: &str = "region";
 const KEY_NODE: &str = "node";
 const KEY_ADDRESS: &str = "address";
@@ -245,8 +249,14 @@ impl Gossip {
                     return result.err().map_or_else(|| "it ended".into(), |e| e.to_string());
                 }
                 _ = review.tick() => {
-                    let members = handle.0.with_chitchat(|chitchat| read_members(chitchat)).await;
+                    let look = |chitchat: &mut Chitchat| {
+                        (read_members(chitchat), chitchat.node_states().len())
+                    };
+                    let (members, runs) = handle.0.with_chitchat(look).await;
                     self.publish(members);
+                    if runs > RUNS_MAX {
+                        return format!("it was told of {runs} runs of nodes, more than {RUNS_MAX}");
+                    }
                 }
                 _ = look_up.tick() => self.seeds.look_up(),
                 _ = gossip_named.tick() => {

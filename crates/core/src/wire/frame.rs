@@ -265,7 +265,9 @@ pub enum FrameError {
     LabelAhead,
     /// A table is full. What fitted was merged; the rest is left to the comparison of counts, which goes on
     /// for as long as the label lives.
-    #[error("no room for the frame's counts: raise the number of keys that a node may hold")]
+    #[error(
+        "no room for the frame's counts: a node holds no more than 4 M keys at a time, they are told again when labels are over"
+    )]
     Full,
     /// The sender has claimed what cannot be too often, and is not listened to for a while.
     #[error("the sender is quarantined: it claimed what cannot be, several times")]

@@ -43,7 +43,7 @@ struct LimitUsage<'a> {
     reset_after_ms: u64,
     regions: Regions<'a>,
     staleness_ms: Option<u64>,
-    /// Not computed yet, hence null.
+    /// Null for a regional limit, and while peers are expected and none was ever met.
     worst_over_admission: Option<u64>,
     rights: Option<Rights>,
 }
