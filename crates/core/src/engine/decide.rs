@@ -3,7 +3,10 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{Completion, Engine, Outcome, Plan, Sighted, Views, grants::Seen};
+use super::{
+    Completion, Engine, Outcome, Plan, Sighted, Views,
+    grants::{Seen, tell_beside},
+};
 use crate::{
     check::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject, Ticket,
@@ -451,6 +454,7 @@ impl<G: Guarding> Engine<G> {
         epoch: StoreEpoch,
         replies: &[OperationReply],
     ) {
+        let cluster = self.cluster_time(now);
         for (plan, reply) in ticket.planned.iter().zip(replies) {
             let Some(holding) = &reply.holding else { continue };
             // Who only looks asks nobody else.
@@ -471,10 +475,8 @@ impl<G: Guarding> Engine<G> {
                 let news = self.note_holding(shard, now, &seen);
                 let long = rights::block(holding.base, window).is_some();
                 if news && long {
-                    let (quantity, add) = (plan.limit().quantity, Tally::default());
-                    let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
-                    let asked = Asked { caller, shape, label, quantity, add, tell: true };
-                    shard.add_own(&asked, Tick::of(now));
+                    let (caller, quantity) = (plan.key.caller, plan.limit().quantity);
+                    tell_beside(shard, now, cluster, (caller, plan.shape(), plan.label, quantity));
                 }
                 news && long
             });

@@ -14,13 +14,13 @@ use crate::{
     counts::{Asked, Shape, Shard, Tally, Tick},
     forecast::{Forecast, Participant, Sight, Whose},
     guard::{Guard, Guarding},
-    ids::{Key, RegionIndex, RegionNumber, StoreEpoch},
+    ids::{Caller, Key, RegionIndex, RegionNumber, StoreEpoch},
     policy::{Limit, PolicySet},
     rights::{self, Demand, Receipts, Reopening, Share, Statement},
     store::{
         Action, Bound, COUNT_MAX, Claim, Counts, Holding, Operation, StoreCommand, StoreReply,
     },
-    time::{Label, Mono, Span, Window},
+    time::{ClusterTime, Label, Mono, Span, Window},
 };
 
 /// Operations in one command.
@@ -93,6 +93,21 @@ pub(super) struct Grants {
     /// Where the round under way goes on: shard and place.
     at: Option<(usize, u32)>,
     under_way: bool,
+}
+
+/// Has the own slot of a key told, with what goes beside it, although it may be as it was; there may be none
+/// yet. Of a label that is over for this node its slot may be forgotten: to begin one anew would tell others
+/// that it fell (INV-2).
+pub(super) fn tell_beside(
+    shard: &mut Shard,
+    now: Mono,
+    cluster: ClusterTime,
+    (caller, shape, label, quantity): (Caller, Shape, Label, u64),
+) {
+    if label >= shape.window.label_at(cluster).previous() {
+        let asked = Asked { caller, shape, label, quantity, add: Tally::default(), tell: true };
+        shard.add_own(&asked, Tick::of(now));
+    }
 }
 
 impl<G: Guarding> Engine<G> {
@@ -182,7 +197,7 @@ impl<G: Guarding> Engine<G> {
             clock.handle_store(ticket.asked_at, now, *reading);
             clock.settle();
         });
-        let mut waiting = Vec::new();
+        let (mut waiting, cluster) = (Vec::new(), self.cluster_time(now));
         for (asking, reply) in ticket.asked.iter().zip(operations) {
             let Asking { key, shape, label, quantity, .. } = asking;
             let Some(holding) = &reply.holding else { continue };
@@ -198,18 +213,8 @@ impl<G: Guarding> Engine<G> {
                 };
                 let news = self.note_holding(shard, now, &seen);
                 if news {
-                    // Beside the own slot it is told, and there may be none yet.
-                    let Key { caller, .. } = *key;
-                    let (add, tell) = (Tally::default(), true);
-                    let asked = Asked {
-                        caller,
-                        shape: *shape,
-                        label: *label,
-                        quantity: *quantity,
-                        add,
-                        tell,
-                    };
-                    shard.add_own(&asked, Tick::of(now));
+                    let (caller, quantity) = (key.caller, *quantity);
+                    tell_beside(shard, now, cluster, (caller, *shape, *label, quantity));
                 }
                 news
             });
