@@ -413,6 +413,13 @@ impl<G: Guarding> Engine<G> {
                 continue;
             }
             let used = if admitted && passes { plan.cost } else { 0 };
+            // Of a label that is over for this node its slot may be forgotten. Nothing is no reason to begin it
+            // anew, below what others were told of it (INV-2).
+            let is_over =
+                || plan.label < plan.limit().window.label_at(self.cluster_time(now)).previous();
+            if used == 0 && is_over() {
+                continue;
+            }
             // What can never pass is no demand: nobody would have to keep anything free for it.
             let can_pass = plan.cost <= plan.limit().quantity && !plan.suspended;
             let offered = if can_pass { plan.cost } else { used };
