@@ -141,16 +141,20 @@ pub(crate) struct WalkFilter<'a> {
     pub(crate) peer: SessionIndex,
     /// Sessions that speak for themselves: connected peers.
     pub(crate) live: &'a [SessionIndex],
+    /// Sessions of other regions whose changes this node passes on to its siblings.
+    pub(crate) passed_on: &'a [SessionIndex],
 }
 
 impl WalkFilter<'_> {
     /// A walk tells the slots of this region's sessions that nobody else tells, and gives the peer
-    /// back what is known of earlier sessions of its region.
+    /// back what is known of earlier sessions of its region. A sibling is also told what others have told
+    /// this node for the whole region: nobody tells it again to who was not there.
     fn tells(&self, slot: &Slot) -> bool {
         let ours = slot.region == RegionIndex::OWN
             && (slot.session == SessionIndex::OWN || !self.live.contains(&slot.session));
         let theirs = slot.region == self.region && slot.session != self.peer;
-        ours || theirs
+        let of_all = self.region == RegionIndex::OWN && self.passed_on.contains(&slot.session);
+        ours || theirs || of_all
     }
 }
 

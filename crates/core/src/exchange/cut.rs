@@ -32,6 +32,8 @@ pub(super) struct Cutter<'a, S> {
     /// Sessions that speak for themselves: connected peers.
     pub(super) live: &'a [SessionIndex],
     pub(super) relays: &'a Relays,
+    /// Sessions of other regions whose changes this node passes on to its siblings.
+    pub(super) passed_on: &'a [SessionIndex],
     /// How old what is passed on to siblings is.
     pub(super) heard: &'a [Section],
     pub(super) shards: &'a S,
@@ -129,7 +131,12 @@ impl<S: Shards> Cutter<'_, S> {
     }
 
     fn collect(&self, peer: &mut Peer, entries: &mut Vec<Entry>) {
-        let filter = WalkFilter { region: peer.region, peer: peer.index, live: self.live };
+        let filter = WalkFilter {
+            region: peer.region,
+            peer: peer.index,
+            live: self.live,
+            passed_on: self.passed_on,
+        };
         let same_region = peer.region == RegionIndex::OWN;
         let wanted = |shape: &Shape| same_region || shape.scope == Scope::Global;
         for (index, cursor) in peer.outgoing.position.cursors.iter_mut().enumerate() {

@@ -14,7 +14,7 @@ use crate::{
     clock::{Reading, UNSETTLED_MAX},
     counts::{Cursor, Shard, place_of},
     forecast::Participant,
-    ids::{Caller, NodeId, RegionIndex, RegionName, RegionNumber, Session, SessionIndex},
+    ids::{Caller, NodeId, RegionIndex, RegionName, RegionNumber, Session},
     rights::Split,
     time::{Mono, Span},
     wire::{Frame, FrameError},
@@ -628,16 +628,28 @@ impl Exchange {
         shards: &S,
     ) -> Option<(Session, Vec<u8>)> {
         let due = |peer: &Peer| peer.connected && (!peer.ready.is_empty() || peer.next_at <= now);
-        let (mut live, mut heard): (Vec<SessionIndex>, _) = Default::default();
+        let (mut live, mut passed_on) = (Vec::new(), Vec::new());
+        let mut heard = Vec::new();
         if self.peers.values().find(|peer| due(peer)).is_some_and(|peer| peer.ready.is_empty()) {
             live = self.peers.values().filter(|p| p.connected).map(|p| p.index).collect();
+            let for_siblings =
+                |p: &&Peer| p.incoming.is_for_siblings() && p.region != RegionIndex::OWN;
+            passed_on = self.peers.values().filter(for_siblings).map(|p| p.index).collect();
             heard = self.heard(now);
         }
         for peer in self.peers.values_mut().filter(|peer| due(peer)) {
             if peer.ready.is_empty() {
                 let (sessions, relays) = (&self.sessions, &self.relays);
                 let lively = tempo.lively;
-                let cut = Cutter { sessions, live: &live, relays, heard: &heard, shards, lively };
+                let cut = Cutter {
+                    sessions,
+                    live: &live,
+                    relays,
+                    passed_on: &passed_on,
+                    heard: &heard,
+                    shards,
+                    lively,
+                };
                 let more = cut.batch(peer, now, clock);
                 if !more {
                     // Each peer has a phase of its own, so that a node's frames do not leave in bursts.
