@@ -102,7 +102,8 @@ impl<G: Guarding> Engine<G> {
         let sighted = self.sighted_for(ticket, now);
         let again = ticket.relabelled;
         let charges = ticket.purpose == Purpose::Charge;
-        let suspended = charges && self.rights_are_suspended(now);
+        let spends = charges && ticket.planned.iter().any(Planned::has_rights);
+        let suspended = spends && self.rights_are_suspended(now);
         for plan in &mut ticket.planned {
             self.with_shard(plan.key, |shard| {
                 if again && let Some(forecast) = shard.watched.touch(&plan.key, now) {
@@ -461,6 +462,9 @@ impl<G: Guarding> Engine<G> {
         epoch: StoreEpoch,
         replies: &[OperationReply],
     ) {
+        if replies.iter().all(|reply| reply.holding.is_none()) {
+            return;
+        }
         let cluster = self.cluster_time(now);
         for (plan, reply) in ticket.planned.iter().zip(replies) {
             let Some(holding) = &reply.holding else { continue };

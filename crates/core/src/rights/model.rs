@@ -1,6 +1,6 @@
 //! The rights of two and three regions, explored to the end by a model checker.
 //!
-//! The model holds the very types that stores and nodes use: accounts, books, statements, recoveries. It
+//! The model holds the very types that stores and nodes use: accounts, books, statements, reopenings. It
 //! adds what the world may do to them: statements are lost, late, repeated and reordered; stores are wiped,
 //! or replaced by a replica that lags while the old server goes on until the fence; regions recover a label.
 //! One label, one key.
