@@ -13,6 +13,7 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::SocketAddr,
     panic::AssertUnwindSafe,
     time::Duration,
@@ -179,6 +180,25 @@ struct Gossip {
     members: watch::Sender<Vec<Member>>,
 }
 
+/// Why chitchat does not go on.
+enum Ended {
+    /// By itself.
+    Died(String),
+    /// It is ended: whoever told of so many has passed on what others may have told.
+    Full { runs: usize },
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Died(why) => f.write_str(why),
+            Self::Full { runs } => {
+                write!(f, "it was told of {runs} runs of nodes, more than {RUNS_MAX}")
+            }
+        }
+    }
+}
+
 impl Gossip {
     /// Runs chitchat, and starts it again when it dies: a malformed message of a peer can do that.
     async fn supervise(mut self) {
@@ -190,9 +210,10 @@ impl Gossip {
                     let handle = Guarded(handle);
                     // chitchat's own code runs in it, too.
                     let followed = AssertUnwindSafe(self.follow(&handle)).catch_unwind().await;
-                    let ended = followed.unwrap_or_else(|_| "it panicked".into());
-                    tracing::warn!("gossip has died and is started again: {ended}");
-                    if let Some(peer) = in_hand.take() {
+                    let ended = followed.unwrap_or_else(|_| Ended::Died("it panicked".into()));
+                    tracing::warn!("gossip has ended and is started again: {ended}");
+                    let whose = in_hand.take();
+                    if let (Ended::Died(_), Some(peer)) = (ended, whose) {
                         tracing::warn!(%peer, "a message of this peer has killed it");
                         self.transport.accuse(peer).await;
                     }
@@ -236,7 +257,7 @@ impl Gossip {
     }
 
     /// Passes on what changes, in both directions, until chitchat ends; returns why.
-    async fn follow(&mut self, handle: &Guarded) -> String {
+    async fn follow(&mut self, handle: &Guarded) -> Ended {
         let ended = handle.0.termination_watcher();
         tokio::pin!(ended);
         let mut review = tokio::time::interval(REVIEW);
@@ -246,7 +267,7 @@ impl Gossip {
         loop {
             tokio::select! {
                 result = &mut ended => {
-                    return result.err().map_or_else(|| "it ended".into(), |e| e.to_string());
+                    return Ended::Died(result.err().map_or_else(|| "it ended".into(), |e| e.to_string()));
                 }
                 _ = review.tick() => {
                     let look = |chitchat: &mut Chitchat| {
@@ -255,7 +276,7 @@ impl Gossip {
                     let (members, runs) = handle.0.with_chitchat(look).await;
                     self.publish(members);
                     if runs > RUNS_MAX {
-                        return format!("it was told of {runs} runs of nodes, more than {RUNS_MAX}");
+                        return Ended::Full { runs };
                     }
                 }
                 _ = look_up.tick() => self.seeds.look_up(),

@@ -17,6 +17,7 @@ pub mod explore;
 pub mod frames;
 pub mod guard;
 pub mod ledger;
+mod locks;
 pub mod network;
 pub mod node;
 pub mod queue;

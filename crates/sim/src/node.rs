@@ -3,7 +3,6 @@
 use tidegate_core::{
     check::{Purpose, Subject as Asked},
     engine::{Engine, Plan, Settings},
-    guard::OneThread,
     ids::{Boot, NodeId, Session},
     policy::{ATTRIBUTES_MAX, PolicySet},
     time::{ClusterTime, Mono, Span},
@@ -11,6 +10,7 @@ use tidegate_core::{
 
 use crate::{
     guard::StoreGuard,
+    locks::Ordered,
     queue::Instant,
     rng::Stream,
     scenario::{Scenario, drifted},
@@ -38,7 +38,7 @@ pub struct Life {
     /// Its session.
     pub session: Session,
     /// What decides and replicates.
-    pub engine: Engine<OneThread>,
+    pub engine: Engine<Ordered>,
     /// What decides whether its store is asked.
     pub guard: StoreGuard,
     started: Instant,

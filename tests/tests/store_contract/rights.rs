@@ -142,6 +142,21 @@ async fn a_server_that_goes_on_without_its_replicas_is_in_doubt() {
         .await;
     };
     seen(Some(Doubt::GoesOnAlone)).await;
+    // One that is gone may have been promoted behind a cut: it stays so.
+    replica.ask::<()>(&["REPLICAOF", "NO", "ONE"]).await.expect("told");
+    let server = s.redis.as_ref().expect("a server");
+    let says = async |section: &str, what: &str| {
+        eventually(SEEN, what, async || {
+            let said = server.ask::<String>(&["INFO", section]).await.map_err(|e| e.to_string())?;
+            ensure(said.contains(what), || said)
+        })
+        .await;
+    };
+    says("replication", "connected_slaves:0").await;
+    server.ask::<()>(&["CONFIG", "RESETSTAT"]).await.expect("reset");
+    // Each probe is a step, after a look at the replicas.
+    says("commandstats", "cmdstat_evalsha:calls=2").await;
+    assert_eq!(s.store.doubt(), Some(Doubt::GoesOnAlone));
     let mut connection = s.connection().await;
     let set = ["SET", "min-replicas-to-write", "1"];
     redis::cmd("CONFIG").arg(&set).query_async::<()>(&mut connection).await.expect("set");

@@ -1,14 +1,17 @@
 //! What a node may admit of a key while its store cannot be asked: its share of what was left.
 //!
-//! Every live node of the region takes an equal share of what was left when it was first asked for the key in
-//! this outage, by what it knew then. So nodes that have not heard of each other since stay within the limit
-//! together, but for what they had not heard of before.
+//! Every live node of the region takes an equal share of what was left when it was first asked for the key, by
+//! what it knew then. So nodes that have not heard of each other since stay within the limit together, but for
+//! what they had not heard of before.
+//!
+//! A share ends when the store has answered for the key and the nodes have had the time to hear what the others
+//! took of theirs: a store that answers now and then must not give everybody a new share each time.
 
 use hashbrown::HashMap;
 
 use crate::{
     ids::Key,
-    time::{ClusterTime, Label},
+    time::{ClusterTime, Label, Mono, Span},
 };
 
 /// What was left of a key's label, and how much of its share the node has taken.
@@ -17,6 +20,8 @@ struct Share {
     /// What the region was known to have used when the first was taken.
     base: u64,
     taken: u64,
+    /// When it was last taken from.
+    at: Mono,
     /// When the label ends.
     ends: ClusterTime,
 }
@@ -34,10 +39,9 @@ pub(crate) struct Wanted {
     pub(crate) nodes: u64,
 }
 
-/// The shares of one outage.
+/// The shares of keys that the store did not answer for.
 #[derive(Debug, Default)]
 pub(crate) struct Degraded {
-    outage: u64,
     shares: HashMap<(Key, Label), Share>,
     shares_max: usize,
 }
@@ -50,20 +54,10 @@ impl Degraded {
 
     /// Takes what is wanted of the node's share, if it is there; `used` is what the region is known to have
     /// used by now. What was taken and is not admitted after all is to be given back.
-    pub(crate) fn take(
-        &mut self,
-        outage: u64,
-        wanted: &Wanted,
-        used: u64,
-        now: ClusterTime,
-    ) -> bool {
-        if self.outage != outage {
-            self.shares.clear();
-            self.outage = outage;
-        }
+    pub(crate) fn take(&mut self, at: Mono, now: ClusterTime, wanted: &Wanted, used: u64) -> bool {
         let Wanted { key, label, ends, cost, ceiling, nodes } = *wanted;
         let known = self.shares.get(&(key, label)).copied();
-        let share = known.unwrap_or(Share { base: used, taken: 0, ends });
+        let share = known.unwrap_or(Share { base: used, taken: 0, at, ends });
         let taken = share.taken.saturating_add(cost);
         let part = ceiling.saturating_sub(share.base) / nodes.max(1);
         if taken > part || used.saturating_add(cost) > ceiling {
@@ -75,8 +69,19 @@ impl Degraded {
                 return false;
             }
         }
-        self.shares.insert((key, label), Share { taken, ..share });
+        self.shares.insert((key, label), Share { taken, at, ..share });
         true
+    }
+
+    /// The store has answered for a key: its share ends, unless it was taken from less than `settle` ago.
+    pub(crate) fn handle_answer(&mut self, now: Mono, key: Key, label: Label, settle: Span) {
+        if self.shares.is_empty() {
+            return;
+        }
+        let is_over = |share: &Share| now.since(share.at) >= settle;
+        if self.shares.get(&(key, label)).is_some_and(is_over) {
+            self.shares.remove(&(key, label));
+        }
     }
 
     /// Gives back what was taken.
@@ -108,36 +113,57 @@ mod tests {
         }
     }
 
+    const KEY: u64 = 1;
+
+    /// Takes of the one key, in seconds of both clocks.
+    fn take(degraded: &mut Degraded, at: u64, used: u64, cost: u64, nodes: u64) -> bool {
+        let at = at * 1_000_000;
+        degraded.take(Mono(at), ClusterTime(0), &wanted(KEY, cost, nodes), used)
+    }
+
+    fn answer(degraded: &mut Degraded, at: u64) {
+        let key = wanted(KEY, 1, 1).key;
+        degraded.handle_answer(Mono(at * 1_000_000), key, Label(7), Span::secs(2));
+    }
+
     #[test]
     fn a_node_takes_its_share_of_what_was_left_and_no_more() {
         let mut degraded = Degraded::new(8);
-        let mut take = |outage, used, cost, nodes| {
-            degraded.take(outage, &wanted(1, cost, nodes), used, ClusterTime(0))
-        };
-        assert!(take(0, 2, 3, 2));
-        assert!(take(0, 5, 1, 2));
-        assert!(!take(0, 6, 1, 2), "4 of 8 are its share");
+        assert!(take(&mut degraded, 0, 2, 3, 2));
+        assert!(take(&mut degraded, 0, 5, 1, 2));
+        assert!(!take(&mut degraded, 0, 6, 1, 2), "4 of 8 are its share");
         // One of two has gone; what is known to be used counts all the same.
-        assert!(!take(0, 9, 2, 1));
-        assert!(take(0, 6, 2, 1));
-        // The store was there in between: what is left is shared anew.
-        assert!(take(1, 8, 1, 2));
-        assert!(!take(1, 9, 1, 2));
+        assert!(!take(&mut degraded, 0, 9, 2, 1));
+        assert!(take(&mut degraded, 0, 6, 2, 1));
+    }
+
+    #[test]
+    fn a_share_ends_when_the_store_answers_and_the_others_have_been_heard() {
+        let mut degraded = Degraded::new(8);
+        assert!(take(&mut degraded, 0, 2, 4, 2));
+        for at in [0, 1] {
+            answer(&mut degraded, at);
+            assert!(!take(&mut degraded, at, 6, 1, 2), "after {at} s");
+        }
+        answer(&mut degraded, 2);
+        assert!(take(&mut degraded, 2, 6, 2, 2), "what is left is shared anew");
+        assert!(!take(&mut degraded, 2, 8, 1, 2));
     }
 
     #[test]
     fn what_was_given_back_can_be_taken_again() {
         let mut degraded = Degraded::new(8);
-        assert!(degraded.take(0, &wanted(1, 5, 2), 0, ClusterTime(0)));
-        assert!(!degraded.take(0, &wanted(1, 1, 2), 0, ClusterTime(0)));
-        degraded.give_back(&wanted(1, 5, 2));
-        assert!(degraded.take(0, &wanted(1, 1, 2), 0, ClusterTime(0)));
+        assert!(take(&mut degraded, 0, 0, 5, 2));
+        assert!(!take(&mut degraded, 0, 0, 1, 2));
+        degraded.give_back(&wanted(KEY, 5, 2));
+        assert!(take(&mut degraded, 0, 0, 1, 2));
     }
 
     #[test]
     fn the_table_is_bounded_and_makes_room_of_labels_that_are_over() {
         let mut degraded = Degraded::new(2);
-        let mut take = |caller, now| degraded.take(0, &wanted(caller, 1, 1), 0, ClusterTime(now));
+        let mut take =
+            |caller, now| degraded.take(Mono(0), ClusterTime(now), &wanted(caller, 1, 1), 0);
         assert!(take(1, 0) && take(2, 0));
         assert!(!take(3, 99));
         assert!(take(3, 100));

@@ -4,6 +4,7 @@ use alloc::{boxed::Box, collections::BTreeMap, vec, vec::Vec};
 
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 
+mod long_labels;
 mod rights;
 
 use super::*;
@@ -44,6 +45,17 @@ key = ["api_key"]
 name = "minute"
 quantity = 90
 window = "1m"
+scope = "global"
+consistency = "strict"
+
+[[policy]]
+name = "long"
+match = { route = "/long" }
+key = ["api_key"]
+[[policy.limit]]
+name = "ten-minutes"
+quantity = 1000
+window = "10m"
 scope = "global"
 consistency = "strict"
 "#;
@@ -186,6 +198,11 @@ impl World {
                     engine.handle_store_clock(mono, mono, self.store_time(*region));
                 }
                 engine.handle_timeout(mono);
+                let time = self.store_time(*region);
+                while let Some((command, ticket)) = engine.poll_grants(&self.policies, mono) {
+                    let reply = self.stores[*region].table.apply(&command, time).expect("room");
+                    engine.handle_granted(mono, ticket, &Outcome::Reply(reply));
+                }
                 while let Some((to, bytes)) = engine.poll_frame(mono) {
                     self.mail.push(Letter(now + DELAY, engine.session().clone(), to, bytes));
                 }
@@ -215,11 +232,15 @@ impl World {
 
     /// Asks a node, and its store as often as need be.
     fn check(&mut self, at: usize, route: &'static str) -> Decision {
+        self.check_cost(at, route, 1)
+    }
+
+    fn check_cost(&mut self, at: usize, route: &'static str, cost: u64) -> Decision {
         let mono = self.mono(at);
         let attributes: &Attributes<'_> = &[("route", route), ("api_key", "k")];
         let Node { engine, region, .. } = &self.nodes[at];
         let time = self.store_time(*region);
-        let subject = [Subject { attributes, cost: 1 }];
+        let subject = [Subject { attributes, cost }];
         let plan = engine.plan(&self.policies, &SECRET, mono, &subject, Purpose::Charge);
         let Ok(Plan::Ask(mut command, mut ticket)) = plan else { panic!("{plan:?}") };
         loop {

@@ -19,7 +19,6 @@ use crate::{
     ids::{Key, RegionIndex, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Limit, OnStoreFailure, PolicySet, Scope},
-    rights,
     store::{Counts, Opening, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
@@ -275,7 +274,6 @@ impl<G: Guarding> Engine<G> {
                         clock.settle();
                     }
                 });
-                self.end_outage();
                 let believable = operations.len() == ticket.planned.len()
                     && self.holds(Invariant::AllOrNothing, {
                         let enforced = |(plan, op): (&Planned, &OperationReply)| {
@@ -340,7 +338,7 @@ impl<G: Guarding> Engine<G> {
     fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
         let charges = ticket.purpose == Purpose::Charge;
         let known = |plan: &Planned| self.known(plan.key, plan.label).own_region();
-        let (nodes, outage) = (self.views.with(|views| views.live_nodes), self.outage());
+        let nodes = self.views.with(|views| views.live_nodes);
         let cluster = self.cluster_time(now);
         let wanted = |plan: &Planned| Wanted {
             key: plan.key,
@@ -355,7 +353,7 @@ impl<G: Guarding> Engine<G> {
             let wanted = wanted(plan);
             let took = self.with_shard(plan.key, |shard| {
                 let used = shard.known(plan.key, plan.label).own_region().net();
-                shard.degraded.take(outage, &wanted, used, cluster)
+                shard.degraded.take(now, cluster, &wanted, used)
             });
             if took {
                 taken.push(wanted);
@@ -381,19 +379,6 @@ impl<G: Guarding> Engine<G> {
         });
         let limits = self.with_views(now, ticket, verdicts.collect());
         plan::decision(admitted, limits, Some(reason))
-    }
-
-    /// Which outage of the store this is: what was left is shared anew in each.
-    fn outage(&self) -> u64 {
-        self.fails.store(true, Ordering::Relaxed);
-        self.outages.load(Ordering::Relaxed)
-    }
-
-    /// The store has answered: if it was out, that is over.
-    fn end_outage(&self) {
-        if self.fails.load(Ordering::Relaxed) && self.fails.swap(false, Ordering::Relaxed) {
-            self.outages.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
@@ -426,6 +411,9 @@ impl<G: Guarding> Engine<G> {
             let offered = if can_pass { plan.cost } else { used };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered };
             let urgency = self.with_shard(plan.key, |shard| {
+                if region.is_some() {
+                    shard.degraded.handle_answer(now, plan.key, plan.label, self.settle());
+                }
                 let watched = shard.watched.get(&plan.key).is_some();
                 shard.add_own(
                     &Asked {
@@ -473,6 +461,10 @@ impl<G: Guarding> Engine<G> {
                 continue;
             }
             let window = plan.limit().window;
+            let allowance = plan.claim.as_ref().map_or(0, |claim| claim.allowance);
+            // It may be refused for want of a ceiling that others hold, although the region has the rights.
+            let most = holding.held().saturating_add(allowance);
+            let waits = !reply.passes && reply.counts.net().saturating_add(plan.cost) <= most;
             let seen = Seen {
                 key: plan.key,
                 label: plan.label,
@@ -480,11 +472,12 @@ impl<G: Guarding> Engine<G> {
                 epoch,
                 holding,
                 net: reply.counts.net(),
-                refused: if reply.passes { 0 } else { plan.cost },
+                allowance,
+                refused: if waits { plan.cost } else { 0 },
             };
             let news = self.with_shard(plan.key, |shard| {
                 let news = self.note_holding(shard, now, &seen);
-                let long = rights::block(holding.base, window).is_some();
+                let long = self.block(holding.base, window).is_some();
                 if news && long {
                     let (caller, quantity) = (plan.key.caller, plan.limit().quantity);
                     tell_beside(shard, now, cluster, (caller, plan.shape(), plan.label, quantity));

@@ -16,7 +16,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Caller, Key, RegionIndex, RegionNumber, StoreEpoch},
     policy::{Limit, PolicySet},
-    rights::{self, Demand, Receipts, Reopening, Share, Statement},
+    rights::{self, Demand, Reopening, Share},
     store::{
         Action, Bound, COUNT_MAX, Claim, Counts, Holding, Operation, StoreCommand, StoreReply,
     },
@@ -45,6 +45,7 @@ struct Asking {
     shape: Shape,
     label: Label,
     quantity: u64,
+    allowance: u64,
     /// Who waits for what it is granted.
     waiting: Vec<RegionNumber>,
 }
@@ -71,17 +72,21 @@ pub(super) struct Seen<'a> {
     pub(super) holding: &'a Holding,
     /// What the region has used by then.
     pub(super) net: u64,
-    /// What was asked for beside, and not given.
+    /// What the region may spend beyond what it holds.
+    pub(super) allowance: u64,
+    /// What was asked for beside, and has to wait for others to hold a higher ceiling.
     pub(super) refused: u64,
 }
 
 impl Seen<'_> {
     /// The ceiling to tell when `told` is what was told before: a block ahead of what is used, and told anew
-    /// when half of that is left, lest anybody waits for the others' word.
+    /// when half of that is left, lest anybody waits for the others' word; but no more than can be used.
     fn ceiling(&self, told: u64, block: u64) -> u64 {
         let ahead = block.max(self.refused);
         let is_near = self.net.saturating_add(ahead / 2) >= told;
-        if is_near { self.net.saturating_add(ahead).min(COUNT_MAX) } else { told }
+        let most = self.holding.held().saturating_add(self.allowance).min(COUNT_MAX);
+        let next = self.net.saturating_add(ahead).min(most.max(self.net));
+        if is_near { next.max(told) } else { told }
     }
 }
 
@@ -152,7 +157,8 @@ impl<G: Guarding> Engine<G> {
                             Shape { limit: limit.id, window: limit.window, scope: limit.scope };
                         let bounds = LabelBounds::of(limit.window, label, clock).with_rights(true);
                         let quantity = limit.quantity;
-                        asked.push(Asking { key, shape, label, quantity, waiting });
+                        let allowance = claim.allowance;
+                        asked.push(Asking { key, shape, label, quantity, allowance, waiting });
                         operations.push(Operation {
                             key,
                             action: Action::Grant,
@@ -199,7 +205,7 @@ impl<G: Guarding> Engine<G> {
         });
         let (mut waiting, cluster) = (Vec::new(), self.cluster_time(now));
         for (asking, reply) in ticket.asked.iter().zip(operations) {
-            let Asking { key, shape, label, quantity, .. } = asking;
+            let Asking { key, shape, label, quantity, allowance, .. } = asking;
             let Some(holding) = &reply.holding else { continue };
             let news = self.with_shard(*key, |shard| {
                 let seen = Seen {
@@ -209,6 +215,7 @@ impl<G: Guarding> Engine<G> {
                     epoch: *epoch,
                     holding,
                     net: reply.counts.net(),
+                    allowance: *allowance,
                     refused: 0,
                 };
                 let news = self.note_holding(shard, now, &seen);
@@ -248,7 +255,7 @@ impl<G: Guarding> Engine<G> {
     /// Takes the store's word of the own region's rights. Returns whether others do not know of it.
     pub(super) fn note_holding(&self, shard: &mut Shard, now: Mono, seen: &Seen<'_>) -> bool {
         let Seen { key, label, window, epoch, holding, .. } = *seen;
-        let block = rights::block(holding.base, window);
+        let block = self.block(holding.base, window);
         if !holding.open {
             // A replica that lags has granted what its epoch may not have granted when it is open. Of a long
             // label the others are asked for what they know; not while a server may go on that was replaced,
@@ -269,13 +276,10 @@ impl<G: Guarding> Engine<G> {
         let told = known.and_then(|book| book.of(self.own_region));
         let told = told.filter(|told| told.epoch == epoch).map_or(0, |told| told.ceiling);
         let ceiling = block.map_or(0, |block| seen.ceiling(told, block));
-        let heard = if block.is_some() { holding.received.clone() } else { Receipts::new() };
-        let (from, given) = (self.own_region, holding.given.clone());
-        if given.is_empty() && ceiling == 0 && heard.is_empty() {
-            return false;
-        }
-        let statement = Statement { from, epoch, given, ceiling, heard };
-        shard.watched.merge(&key, label, &statement)
+        let own = (self.own_region, epoch);
+        let statement = holding.statement(own, ceiling, block.is_some());
+        let statement = statement.filter(|told| !told.says_nothing());
+        statement.is_some_and(|told| shard.watched.merge(&key, label, &told))
     }
 
     /// What is to be granted of the key that is watched at a place.
@@ -298,11 +302,15 @@ impl<G: Guarding> Engine<G> {
             // The own store has forgotten the label: it has nothing to grant or to tell before it knows more.
             let own = (self.own_region, epoch);
             let block = claim.bound.map_or(0, |bound| bound.block);
-            claim.reopening = Some(Reopening::of(book?, own, &self.split, block)?);
+            claim.reopening =
+                Some(Reopening::of(book?, own, (&self.split, limit.quantity), block)?);
             return Some(Granting { key: *key, limit, label, claim, waiting: Vec::new() });
         }
+        // What others wait for this region to hold, every node that has heard of it tells the store.
+        let is_behind = claim.bound.is_some() && book.is_some_and(|b| b.is_behind(self.own_region));
         if !self.leads(key, label, forecast, sighted) {
-            return None;
+            let granting = Granting { key: *key, limit, label, claim, waiting: Vec::new() };
+            return is_behind.then_some(granting);
         }
         let time_left = limit.window.end(label).since(sighted.cluster);
         let shares = self.shares(shard, key, limit, label, forecast, sighted);
@@ -313,7 +321,6 @@ impl<G: Guarding> Engine<G> {
         };
         grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.base || waits(*to));
         let waiting = grants.iter().map(|(to, _)| *to).filter(|to| waits(*to)).collect();
-        let is_behind = claim.bound.is_some() && book.is_some_and(|b| b.is_behind(self.own_region));
         claim.grants = grants;
         let granting = Granting { key: *key, limit, label, claim, waiting };
         (is_behind || !granting.claim.grants.is_empty()).then_some(granting)
@@ -428,13 +435,20 @@ impl<G: Guarding> Engine<G> {
         self.split.regions().filter(|region| *region != self.own_region).map(left).sum()
     }
 
+    /// How far the store may spend beyond a ceiling that another region holds. Where there is no other, nothing
+    /// can be recovered, and nobody is waited for.
+    pub(super) fn block(&self, base: u64, window: Window) -> Option<u64> {
+        let alone = self.split.regions().len() == 1;
+        rights::block(base, window).filter(|_| !alone)
+    }
+
     /// What the store is told of a key's rights.
     pub(super) fn claim(&self, shard: &Shard, key: Key, limit: &Limit, label: Label) -> Claim {
         let book = shard.watched.books(&key).and_then(|books| books.of(label));
         let received = book.map(|book| book.received(self.own_region, &self.split, limit.quantity));
         let base = self.split.base(limit.quantity, self.own_region);
         let epoch = StoreEpoch(self.epoch.load(Ordering::Relaxed));
-        let bound = rights::block(base, limit.window).map(|block| Bound {
+        let bound = self.block(base, limit.window).map(|block| Bound {
             block,
             ceiling: book.map_or(0, |book| book.acknowledged(self.own_region, epoch)),
             epoch,

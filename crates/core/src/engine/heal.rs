@@ -69,8 +69,6 @@ type Place = (usize, u32);
 #[derive(Debug, Default)]
 pub(super) struct Heal {
     status: HealStatus,
-    /// When the newest epoch was first met.
-    met: Mono,
     walk: Option<Walk>,
     in_flight: usize,
 }
@@ -85,7 +83,7 @@ impl<G: Guarding> Engine<G> {
     /// place of one that is under way. The first one seen begins none: a node that starts has just been
     /// told what its peers know, and its own checks carry it as floors.
     pub fn handle_epoch(&self, now: Mono, epoch: StoreEpoch) {
-        if self.epoch.load(Ordering::Relaxed) == epoch.0 {
+        if self.epoch.load(Ordering::Acquire) == epoch.0 {
             return;
         }
         self.heal.with(|heal| {
@@ -99,16 +97,17 @@ impl<G: Guarding> Engine<G> {
                 _ => {}
             }
             if status.epoch < Some(epoch) {
-                heal.met = now;
+                status.epoch = Some(epoch);
+                // In this order: who knows the epoch knows when it was met.
+                self.epoch_met.store(now.0, Ordering::Relaxed);
+                self.epoch.store(epoch.0, Ordering::Release);
             }
-            status.epoch = status.epoch.max(Some(epoch));
-            self.epoch.store(status.epoch.map_or(0, |newest| newest.0), Ordering::Relaxed);
         });
     }
 
     /// Whether no server of an earlier epoch goes on any more: it knows by now that it was replaced.
     pub(super) fn is_past_the_fence(&self, now: Mono) -> bool {
-        now.since(self.heal.with(|heal| heal.met)) >= self.settings.fence
+        now.since(Mono(self.epoch_met.load(Ordering::Relaxed))) >= self.settings.fence
     }
 
     /// The next healing command, if one is due: have the store carry it out, then call
@@ -223,7 +222,8 @@ impl<G: Guarding> Engine<G> {
             && self.holds(Invariant::Healed, operations.iter().zip(&ticket.floors).all(lifted))
     }
 
-    fn settle(&self) -> Span {
+    /// By when nodes of a region have heard what the others admitted.
+    pub(super) fn settle(&self) -> Span {
         SETTLE.max(self.settings.gossip.times(SETTLE_PERIODS))
     }
 }

@@ -197,15 +197,14 @@ pub struct Engine<G: Guarding> {
     own_region: RegionNumber,
     /// Whether any limit was asked for that is spent by rights.
     has_rights: AtomicBool,
-    /// Whether the last check was answered without the store, and how often that has ended.
-    fails: AtomicBool,
-    outages: AtomicU64,
     /// Whether nothing may be spent by rights, for what the store's settings are.
     suspended: AtomicBool,
     /// What decisions are told apart by that would else be equal.
     chance: AtomicU64,
-    /// The newest epoch of the store, 0 before the first: read by every check without a guard.
+    /// The newest epoch of the store, 0 before the first, and when it was first met in µs: read by every
+    /// check without a guard.
     epoch: AtomicU64,
+    epoch_met: AtomicU64,
 }
 
 /// What is known of how fresh the other regions' counts are.
@@ -324,11 +323,10 @@ impl<G: Guarding> Engine<G> {
             split: settings.split.clone(),
             own_region: RegionNumber::of(&settings.session.id.region),
             has_rights: AtomicBool::new(false),
-            fails: AtomicBool::new(false),
-            outages: AtomicU64::new(0),
             suspended: AtomicBool::new(false),
             chance: AtomicU64::new(chance),
             epoch: AtomicU64::new(0),
+            epoch_met: AtomicU64::new(0),
             settings,
         }
     }

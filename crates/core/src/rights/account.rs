@@ -10,7 +10,7 @@
 //! - a store that may have lost memory spends nothing in labels of which it may have forgotten something
 //!   (INV-15).
 
-use super::{Receipts, Received, Reopening, Row, Statement};
+use super::{Receipts, Received, Reopening, Row};
 use crate::{
     ids::{RegionNumber, StoreEpoch},
     store::COUNT_MAX,
@@ -77,20 +77,6 @@ impl Account {
         sum.min(COUNT_MAX).saturating_sub(self.given.sum())
     }
 
-    /// What the region tells everybody of the account, with the `ceiling` it asks them to hold; nothing as
-    /// long as the store may have forgotten some of it: what a replica that lags has granted may be more
-    /// than what its epoch will have granted when it is open.
-    pub fn statement(
-        &self,
-        (from, epoch): (RegionNumber, StoreEpoch),
-        fence: Fence,
-        ceiling: u64,
-    ) -> Option<Statement> {
-        let (given, heard) = (self.given.clone(), self.received.clone());
-        let statement = Statement { from, epoch, given, ceiling, heard };
-        self.is_open(epoch, fence).then_some(statement)
-    }
-
     /// Takes note of what another region tells of itself, unless an epoch tells it that is older than what
     /// is known. Returns whether anything changed.
     ///
@@ -119,8 +105,10 @@ impl Account {
     /// Makes good what was forgotten, if `epoch` is the store's; what was spent is to be lifted beside.
     /// What a replica still knows of given and received is dropped where the answers say otherwise: of what
     /// was given, what has not come never will, and what was received has not fallen.
-    pub fn reopen(&mut self, epoch: StoreEpoch, reopening: &Reopening) -> bool {
-        if reopening.epoch != epoch || self.reopened == Some(epoch) {
+    ///
+    /// Nothing is made good of an account that is open: what it has granted may be on its way.
+    pub fn reopen(&mut self, epoch: StoreEpoch, fence: Fence, reopening: &Reopening) -> bool {
+        if reopening.epoch != epoch || self.is_open(epoch, fence) {
             return false;
         }
         self.given = reopening.given.clone();
@@ -203,9 +191,10 @@ mod tests {
         let given = Row::from_iter([(B, 2)]);
         let received = Vec::from([from(A, 1, 1)]);
         let reopening = Reopening { epoch: StoreEpoch(100), used: 0, given, received };
-        assert!(!account.reopen(StoreEpoch(101), &reopening), "another epoch's");
-        assert!(account.reopen(StoreEpoch(100), &reopening));
-        assert!(!account.reopen(StoreEpoch(100), &reopening), "once");
+        assert!(!account.reopen(StoreEpoch(101), fence(0), &reopening), "another epoch's");
+        assert!(!account.reopen(StoreEpoch(100), fence(110), &reopening), "it is open");
+        assert!(account.reopen(StoreEpoch(100), fence(0), &reopening));
+        assert!(!account.reopen(StoreEpoch(100), fence(0), &reopening), "once");
         assert!(account.is_open(StoreEpoch(100), fence(0)));
         assert!(!account.is_open(StoreEpoch(101), fence(0)));
         assert_eq!(account.held(), 4);

@@ -23,6 +23,13 @@ pub struct Statement {
     pub heard: Receipts,
 }
 
+impl Statement {
+    /// Whether nobody can learn anything from it.
+    pub const fn says_nothing(&self) -> bool {
+        self.given.is_empty() && self.ceiling == 0 && self.heard.is_empty()
+    }
+}
+
 /// The newest statements of all regions, the own one among them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Book {

@@ -19,6 +19,7 @@ use stateright::{Checker, Model, Property};
 use super::*;
 use crate::{
     ids::{RegionNumber, StoreEpoch},
+    store::Holding,
     time::{ClusterTime, Span},
 };
 
@@ -197,9 +198,8 @@ impl Rights {
     /// What a region tells of its store; of others only where the label is long.
     fn statement(&self, server: &Server, region: usize, ceiling: u64) -> Option<Statement> {
         let own = (Self::number(region), server.epoch);
-        let told = server.account.statement(own, Self::fence(server.epoch), ceiling)?;
-        let heard = if self.block.is_some() { told.heard } else { Receipts::new() };
-        Some(Statement { heard, ..told })
+        let open = server.account.is_open(server.epoch, Self::fence(server.epoch));
+        Holding::of(&server.account, open).statement(own, ceiling, self.block.is_some())
     }
 
     /// Another server takes the place of a region's; returns the one before.
@@ -371,8 +371,10 @@ impl Model for Rights {
                 let it = &mut next.regions[region];
                 let own = (Self::number(region), it.server.epoch);
                 it.book.question(own.0).filter(|asked| *asked == own.1)?;
-                let reopening = Reopening::of(&it.book, own, &self.split(), self.block?)?;
-                if !it.server.account.reopen(it.server.epoch, &reopening) {
+                let reopening =
+                    Reopening::of(&it.book, own, (&self.split(), self.quantity), self.block?)?;
+                let fence = Self::fence(own.1);
+                if !it.server.account.reopen(own.1, fence, &reopening) {
                     return None;
                 }
                 it.server.used = it.server.used.max(reopening.used);

@@ -52,25 +52,24 @@ pub struct Reopening {
 
 impl Reopening {
     /// What the store of region `own` may be reopened with in `epoch`, once all others have answered as the
-    /// `book` tells; `block` is what a store may spend beyond the ceiling that somebody holds.
+    /// `book` tells; `block` is what a store may spend beyond the ceiling that somebody holds. Of what others
+    /// say that they granted no more counts than they can have had, of the quantity that is split.
     pub fn of(
         book: &Book,
         (own, epoch): (RegionNumber, StoreEpoch),
-        split: &Split,
+        (split, quantity): (&Split, u64),
         block: u64,
     ) -> Option<Self> {
         let (mut given, mut received, mut ceiling) = (Row::new(), Vec::new(), 0);
+        let all_told = book.received(own, split, quantity);
         for region in split.regions().filter(|region| *region != own) {
             let told = book.of(region)?;
+            let counts =
+                |received: &&Received| received.from == region && received.epoch == told.epoch;
+            received.push(*all_told.iter().find(counts)?);
             let came = told.heard.of(own).filter(|came| came.epoch == epoch)?;
             given.lift(region, came.amount);
             ceiling = came.ceiling.max(ceiling);
-            received.push(Received {
-                from: region,
-                epoch: told.epoch,
-                amount: told.given.of(own),
-                ceiling: told.ceiling,
-            });
         }
         let used = ceiling.saturating_add(block).min(COUNT_MAX);
         Some(Self { epoch, used, given, received })

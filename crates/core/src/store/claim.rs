@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     ids::{RegionNumber, StoreEpoch},
-    rights::{Account, Receipts, Received, Reopening, Row},
+    rights::{Account, Receipts, Received, Reopening, Row, Statement},
     time::ClusterTime,
 };
 
@@ -66,6 +66,21 @@ impl Holding {
     pub(crate) fn of(account: &Account, open: bool) -> Self {
         let (given, received) = (account.given().clone(), account.received().clone());
         Self { open, base: account.base(), given, received }
+    }
+
+    /// What the region tells everybody of it, by its store in that epoch, with the `ceiling` it asks them to
+    /// hold; only in labels that are `long` also what it has heard of others. Nothing as long as the store may
+    /// have forgotten some of it: what a replica that lags has granted may be more than what its epoch will
+    /// have granted when it is open.
+    pub fn statement(
+        &self,
+        (from, epoch): (RegionNumber, StoreEpoch),
+        ceiling: u64,
+        long: bool,
+    ) -> Option<Statement> {
+        let heard = if long { self.received.clone() } else { Receipts::new() };
+        let statement = Statement { from, epoch, given: self.given.clone(), ceiling, heard };
+        self.open.then_some(statement)
     }
 
     /// What may be spent and granted in all.

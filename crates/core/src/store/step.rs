@@ -90,6 +90,22 @@ struct Draft {
     charged: Record,
 }
 
+impl Draft {
+    /// A refusal that taught nothing is not worth a write, nor a key that was not there before.
+    fn is_worth_writing(&self) -> bool {
+        let (outcome, none) = (&self.lifted, Counts::default());
+        let untouched = |account: &Account| *account == Account::new(account.base());
+        match &self.found {
+            Some(found) => outcome != found,
+            None => {
+                outcome.current != none
+                    || outcome.previous != none
+                    || !outcome.account.as_deref().is_none_or(untouched)
+            }
+        }
+    }
+}
+
 /// Carries out `command` at `now`: all enforced operations pass, or nothing is charged (INV-4).
 ///
 /// Records are lifted to the command's floors whether it is admitted or not, since a floor is a fact
@@ -147,30 +163,15 @@ pub fn step<R: Records>(
     }
 
     let writes = command.operations.iter().any(|o| o.action != Action::Peek);
-    let fresh = drafts.iter().filter(|draft| draft.found.is_none()).count();
-    if writes && fresh > 0 && !records.make_room(fresh, now) {
+    for draft in drafts.iter_mut().filter(|_| admitted) {
+        draft.lifted.clone_from(&draft.charged);
+    }
+    let changed = || drafts.iter().filter(|draft| writes && draft.is_worth_writing());
+    let fresh = changed().filter(|draft| draft.found.is_none()).count();
+    if fresh > 0 && !records.make_room(fresh, now) {
         return Err(TableFull);
     }
-    for draft in &mut drafts {
-        if admitted {
-            draft.lifted.clone_from(&draft.charged);
-        }
-        let outcome = &draft.lifted;
-        // A refusal that taught nothing is not worth a write, nor a key that was not there before.
-        let nothing_new = match &draft.found {
-            Some(found) => outcome == found,
-            None => {
-                let none = Counts::default();
-                let untouched = |account: &Account| *account == Account::new(account.base());
-                outcome.current == none
-                    && outcome.previous == none
-                    && outcome.account.as_deref().is_none_or(untouched)
-            }
-        };
-        if writes && !nothing_new {
-            records.put(&draft.key, outcome.clone());
-        }
-    }
+    changed().for_each(|draft| records.put(&draft.key, draft.lifted.clone()));
     for (operation, reply) in command.operations.iter().zip(&mut replies) {
         if operation.action == Action::Heal && !reply.passes {
             continue;
@@ -195,7 +196,7 @@ fn spend(
     }
     let account = draft.charged.account.get_or_insert_with(|| Account::new(claim.base).into());
     if let Some(reopening) = &claim.reopening
-        && account.reopen(epoch, reopening)
+        && account.reopen(epoch, fence, reopening)
     {
         for counts in [&mut draft.lifted.current, &mut draft.charged.current] {
             let used = counts.refunded.saturating_add(reopening.used).min(COUNT_MAX);

@@ -55,6 +55,8 @@ impl chitchat::transport::Transport for OverTransport {
 impl chitchat::transport::Socket for Socket {
     /// Only queues. Who is not connected does not get the message; gossip repeats itself.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        // Whatever it had in hand it has survived: it answers.
+        self.in_hand.set(None);
         let _ = self.transport.send_membership(to, message.serialize_to_vec().into());
         Ok(())
     }

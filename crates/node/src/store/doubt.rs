@@ -29,24 +29,70 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// What `INFO memory` and `INFO replication` of a server say: its eviction policy, how many replicas are
-/// connected, and whether it stops without good ones.
-pub(super) fn doubt_of(policy: &str, replicas: u64, stops_alone: bool) -> Option<Doubt> {
-    if policy != "noeviction" {
-        return Some(Doubt::Evicts);
+/// What `INFO memory` and `INFO replication` of a server say.
+pub(super) struct Said<'a> {
+    /// Its eviction policy.
+    pub(super) policy: &'a str,
+    /// Its history.
+    pub(super) history: &'a str,
+    /// Whether replicas are connected.
+    pub(super) has_replicas: bool,
+    /// Whether it stops without good ones.
+    pub(super) stops_alone: bool,
+}
+
+/// What is remembered of a server: it may be the server that is cut off from replicas that are gone, and one
+/// of them be promoted.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The history in which it had replicas.
+    replicated: Option<String>,
+}
+
+impl Seen {
+    /// Why limits under rights cannot be left to a server that says so.
+    pub(super) fn doubt(&mut self, said: &Said<'_>) -> Option<Doubt> {
+        if said.has_replicas && self.replicated.as_deref() != Some(said.history) {
+            self.replicated = Some(said.history.to_owned());
+        }
+        if said.policy != "noeviction" {
+            return Some(Doubt::Evicts);
+        }
+        let replicated = self.replicated.as_deref() == Some(said.history);
+        (replicated && !said.stops_alone).then_some(Doubt::GoesOnAlone)
     }
-    (replicas > 0 && !stops_alone).then_some(Doubt::GoesOnAlone)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn doubt(
+        seen: &mut Seen,
+        policy: &str,
+        has_replicas: bool,
+        stops_alone: bool,
+    ) -> Option<Doubt> {
+        seen.doubt(&Said { policy, history: "a", has_replicas, stops_alone })
+    }
+
     #[test]
     fn eviction_and_replicas_that_are_not_waited_for_are_doubts() {
-        assert_eq!(doubt_of("noeviction", 0, false), None);
-        assert_eq!(doubt_of("noeviction", 2, true), None);
-        assert_eq!(doubt_of("noeviction", 1, false), Some(Doubt::GoesOnAlone));
-        assert_eq!(doubt_of("allkeys-lru", 0, true), Some(Doubt::Evicts));
+        let mut seen = Seen::default();
+        assert_eq!(doubt(&mut seen, "noeviction", false, false), None);
+        assert_eq!(doubt(&mut seen, "noeviction", true, true), None);
+        assert_eq!(doubt(&mut seen, "noeviction", true, false), Some(Doubt::GoesOnAlone));
+        assert_eq!(doubt(&mut seen, "allkeys-lru", true, true), Some(Doubt::Evicts));
+    }
+
+    #[test]
+    fn replicas_that_are_gone_are_doubted_as_long_as_the_history_goes_on() {
+        let mut seen = Seen::default();
+        assert_eq!(doubt(&mut seen, "noeviction", true, false), Some(Doubt::GoesOnAlone));
+        assert_eq!(doubt(&mut seen, "noeviction", false, false), Some(Doubt::GoesOnAlone));
+        assert_eq!(doubt(&mut seen, "noeviction", false, true), None);
+        let said =
+            Said { policy: "noeviction", history: "b", has_replicas: false, stops_alone: false };
+        assert_eq!(seen.doubt(&said), None, "a new history is a new epoch");
     }
 }

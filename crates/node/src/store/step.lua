@@ -181,7 +181,8 @@ local function spend(d, o, c)
   if not d.account then d.account = {base = base, given = {}, received = {}} end
   local a = d.account
   -- What a store that has forgotten the label may go on with.
-  local reopens = n(6) == epoch and a.reopened ~= epoch
+  local whole = opens and label_start >= opens
+  local reopens = n(6) == epoch and a.reopened ~= epoch and not whole
   if reopens then
     a.given, a.reopened = {}, epoch
     for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(7), COUNT_MAX)) end
@@ -208,7 +209,7 @@ local function spend(d, o, c)
     receive(a, n(at), n(at + 1), n(at + 2), n(at + 3))
     at = at + 4
   end
-  local open = (opens and label_start >= opens) or a.reopened == epoch
+  local open = whole or a.reopened == epoch
   local passes = true
   if o[2] == CHARGE then
     if net + o[3] > o[7] then allowance = 0 end

@@ -1,6 +1,6 @@
 //! A frame's way: a node's timer, the link, the engine at the other end.
 
-use tidegate_core::ids::Session;
+use tidegate_core::{FrameError, ids::Session};
 
 use super::{Event, Flight, World};
 use crate::{
@@ -146,7 +146,16 @@ impl World<'_> {
             flight.slots.map(|slots| slots.into_iter().filter(heard).collect());
         // What is mangled on the way no honest peer has said: it must not be held against one.
         let said_by = if flight.corrupt { &self.nobody } else { &from.session };
+        // Of a frame with labels that are too far ahead the rest is taken, and is told again with them.
+        let keys = &self.panel.book().keys;
+        let cluster = to.engine.cluster_time(to.mono(now));
+        let fits = |slot: &SlotSeen| {
+            let current = keys[slot.key].window.label_at(cluster);
+            (current.previous()..=current.next()).contains(&slot.label)
+        };
+        let fitting = || slots.iter().flatten().copied().filter(fits).collect::<Vec<_>>();
         let taken = to.engine.handle_frame(to.mono(now), said_by, &flight.bytes);
+        let slots = if taken == Err(FrameError::LabelAhead) { Some(fitting()) } else { slots };
         let (from, to) = (from.number, to.number);
         while let Some(life) = &self.nodes[flight.to].life
             && let Some(sentence) = life.engine.poll_sentence()
@@ -157,7 +166,9 @@ impl World<'_> {
         }
         match (taken, &slots) {
             (Ok(()), _) if flight.corrupt => self.panel.see(now, &Seen::CorruptTaken { to }),
-            (Ok(()), Some(slots)) => self.panel.see(now, &Seen::Delivered { from, to, slots }),
+            (Ok(()) | Err(FrameError::LabelAhead), Some(slots)) => {
+                self.panel.see(now, &Seen::Delivered { from, to, slots });
+            }
             _ => {}
         }
         if self.scenario.topology.relays && taken.is_ok() {

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time};
 use tracing::{info, warn};
 
 use super::{Doubt, RedisStore, SCRIPT, StoreError};
-use crate::store::doubt::doubt_of;
+use crate::store::doubt::{Said, Seen};
 
 /// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -30,18 +30,26 @@ const PROBES_PER_LOOK: u32 = 40;
 /// the next probe begins afresh.
 const RECONNECTS: usize = 4;
 
+/// What probes remember of those before.
+#[derive(Default)]
+struct Memory {
+    probes: u32,
+    policy: String,
+    seen: Seen,
+}
+
 impl RedisStore {
     /// Connects, and from then on watches whether Redis lives. Never returns; drop it to stop.
     pub async fn keep_connected(&self) {
         let mut every = time::interval(PROBE_EVERY);
         every.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut told = None;
-        let (mut probes, mut policy) = (0_u32, String::new());
+        let mut memory = Memory::default();
         loop {
             every.tick().await;
             let is_new = self.manager.load().is_none();
             let most = if is_new { CONNECT_MAX } else { self.patience() };
-            let probe = time::timeout(most, self.probe(&mut probes, &mut policy)).await;
+            let probe = time::timeout(most, self.probe(&mut memory)).await;
             let answer = probe.unwrap_or(Err(StoreError::Timeout));
             let is_up = answer.is_ok();
             if !is_up {
@@ -70,7 +78,7 @@ impl RedisStore {
 
     /// Carries out a step over nothing, which needs the rights of every other, and says in which epoch
     /// Redis is.
-    async fn probe(&self, probes: &mut u32, policy: &mut String) -> Result<(), StoreError> {
+    async fn probe(&self, memory: &mut Memory) -> Result<(), StoreError> {
         let (manager, is_new) = match self.manager.load_full() {
             Some(manager) => (manager, false),
             None => (Arc::new(self.connect().await?), true),
@@ -87,15 +95,20 @@ impl RedisStore {
             return Err(StoreError::Refused(said.into()));
         };
         self.history.store(Some(Arc::new(history.to_owned())));
+        let Memory { probes, policy, seen } = memory;
         if is_new || probes.is_multiple_of(PROBES_PER_LOOK) {
-            let memory = info(&mut connection, "memory").await?;
+            let said = info(&mut connection, "memory").await?;
             // A server that does not say is taken at its default.
-            *policy = field(&memory, "maxmemory_policy").unwrap_or("noeviction").to_owned();
+            *policy = field(&said, "maxmemory_policy").unwrap_or("noeviction").to_owned();
         }
         *probes = probes.wrapping_add(1);
-        let replicas = field(&replication, "connected_slaves").and_then(|n| n.parse().ok());
-        let stops_alone = field(&replication, "min_slaves_good_slaves").is_some();
-        self.note_doubt(doubt_of(policy, replicas.unwrap_or(0), stops_alone), is_new);
+        let doubt = seen.doubt(&Said {
+            policy,
+            history,
+            has_replicas: field(&replication, "connected_slaves").is_some_and(|n| n != "0"),
+            stops_alone: field(&replication, "min_slaves_good_slaves").is_some(),
+        });
+        self.note_doubt(doubt, is_new);
         let reply = self.apply_on(&mut connection, &StoreCommand::default()).await?;
         self.epoch.store(reply.epoch().0, Ordering::Relaxed);
         if is_new {
