@@ -183,6 +183,33 @@ async fn strict_gives_nothing_twice_when_redis_is_wiped_under_load() {
 }
 
 #[tokio::test]
+async fn strict_goes_on_in_a_long_window_after_redis_is_wiped() {
+    // Of its third of 3,000 a region may lose two blocks, of 100 each.
+    const PLENTY: u64 = 3_000;
+    let text = policies(PLENTY, LONG, STRICT);
+    let cluster = Dev::new(&REGIONS, &text).redis(2).start().await;
+    let mut sum = 0;
+    for node in cluster.nodes().collect::<Vec<_>>().repeat(10) {
+        sum += node.spend(&CALLER, 1).await;
+    }
+    assert_eq!(sum, 60);
+    ask_redis::<()>(&cluster, "eu", &["FLUSHALL"]).await.unwrap();
+    let eu = of(&cluster, "eu");
+    assert_eq!(eu[0].spend(&CALLER, 1).await, 0, "the others have not been asked what they know");
+    // First the fence goes by.
+    eventually(Duration::from_secs(30), "eu admits again", async || {
+        let admitted = eu[1].spend(&CALLER, 1).await;
+        sum += admitted;
+        ensure(admitted == 1, || "refused".into())
+    })
+    .await;
+    let crowd = Crowd::gather(cluster.nodes());
+    sum += ask_far_beyond(&all(&cluster)).await + crowd.leaves().await;
+    assert!((PLENTY - 250..=PLENTY).contains(&sum), "{sum}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn bounded_goes_over_by_no_more_than_each_region_may() {
     let cluster = dev("consistency = \"bounded\"\noverdraft = \"10%\"").start().await;
     // Nobody hears anybody: all spend what they have, and their overdraft.

@@ -29,7 +29,7 @@ use crate::{
 /// all the time.
 const CALM: (u64, u64) = (500, 6_000);
 /// Windows, in seconds.
-const WINDOWS: [u64; 3] = [1, 10, 60];
+const WINDOWS: [u64; 4] = [1, 10, 60, 90];
 /// Windows that are named if they are over.
 const OVER_SHOWN: usize = 10;
 /// What is asked for, of what the limits allow.

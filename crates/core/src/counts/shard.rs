@@ -505,6 +505,13 @@ impl Shard {
         (end < self.cells.places()).then_some(end)
     }
 
+    /// Moves a session's slot of a key to the log's end, if there is one: what goes beside it has changed.
+    pub(crate) fn tell_again(&mut self, key: Key, label: Label, session: SessionIndex) {
+        if let Some(at) = self.find(key, label) {
+            self.touch(at, session);
+        }
+    }
+
     /// Moves a slot to the log's end.
     fn touch(&mut self, at: u32, session: SessionIndex) {
         let Some(cell) = self.cells.get_mut(at) else { return };

@@ -378,10 +378,14 @@ impl<G: Guarding> Engine<G> {
             delay: Span::ZERO,
         });
         for (number, index) in sighted.regions.iter().filter(|(n, _)| self.split.has(*n)) {
-            let in_touch = || nodes_of(*index).filter(|p| sight.is_in_touch(p));
-            let Some(as_of) = in_touch().map(|p| p.as_of).min() else { continue };
-            let delay = in_touch().map(|p| p.delay).max().unwrap_or_default();
-            let (rate, stopped) = forecast.demand_in(sighted.now, label, false, in_touch());
+            // What reaches one of its nodes reaches its store; it is asked for by all of them.
+            let heard = || nodes_of(*index).filter(|p| sight.is_heard(p));
+            if !nodes_of(*index).any(|p| sight.is_in_touch(p)) {
+                continue;
+            }
+            let Some(as_of) = heard().map(|p| p.as_of).min() else { continue };
+            let delay = heard().map(|p| p.delay).max().unwrap_or_default();
+            let (rate, stopped) = forecast.demand_in(sighted.now, label, false, heard());
             shares.push(Share {
                 region: *number,
                 held: held(*number),

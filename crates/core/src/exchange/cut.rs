@@ -58,7 +58,7 @@ impl<S: Shards> Cutter<'_, S> {
         peer.sent.changes += entries.len() as u64;
 
         let mut packer = pack(self.sessions, &mut entries, Some(peer.region));
-        rights::pack(self.sessions.own_region(), &entries, self.shards, &mut packer);
+        rights::pack(self.sessions, &entries, peer.region, self.shards, &mut packer);
         let mut batches = packer.into_frames();
         if ends_walk {
             let end = Section::WalkEnd(WalkEnd { retold: peer.outgoing.retold() });

@@ -26,7 +26,7 @@ use orphans::Orphans;
 use outgoing::{Outgoing, Position};
 use peer::Peer;
 use quarantine::Quarantine;
-use relay::Relays;
+use relay::{Relays, Role};
 use repair::Turns;
 use sessions::{Sessions, TooManySessions};
 
@@ -483,7 +483,10 @@ impl Exchange {
         let known = self.peers.get(&from.id);
         let settled = clock.settled || known.is_none_or(|p| now.since(p.met_at) > UNSETTLED_MAX);
         let merged = self.merge(now, Reading { settled, ..clock }, from, told, shards);
-        let heard = Self::hear_rights(now, clock, remarks.stated, shards);
+        let relays =
+            |peer: &&Peer| remarks.role == Some(Role::Relay) && peer.region != RegionIndex::OWN;
+        let for_siblings = self.peers.get(&from.id).filter(relays).map(|peer| peer.index);
+        let heard = Self::hear_rights(now, clock, remarks.stated, for_siblings, shards);
         self.rights_news |= heard.news > 0 || merged.rights;
         self.demand_news |= merged.watched;
         let ahead = merged.ahead || heard.ahead || heard.refused;

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
-use super::{Exchange, Shards, cut::Packer, shard_of};
+use super::{Exchange, Shards, cut::Packer, sessions::Sessions, shard_of};
 use crate::{
     clock::Reading,
     counts::{Entry, Shape},
     forecast::Whose,
-    ids::{Caller, Key, LimitId, RegionNumber, Session, SessionIndex, StoreEpoch},
+    ids::{Caller, Key, LimitId, RegionIndex, RegionNumber, Session, SessionIndex, StoreEpoch},
     policy::Scope,
     rights::{REGIONS_MAX, Received, Row, Split, Statement},
     store::COUNT_MAX,
@@ -40,6 +40,15 @@ enum Told {
     Question(RegionNumber, StoreEpoch),
 }
 
+impl Told {
+    const fn of_whom(&self) -> RegionNumber {
+        match self {
+            Self::Statement(told) => told.from,
+            Self::Question(from, _) => *from,
+        }
+    }
+}
+
 /// What became of them.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
@@ -51,37 +60,44 @@ pub(super) struct Heard {
     pub(super) refused: bool,
 }
 
-/// Appends to frames what the own region has granted of the keys whose own slots are told in `entries`,
-/// which are sorted by limit and label.
+/// Appends to frames what the own region has granted of the keys whose own slots are told in `entries`, which
+/// are sorted by session, limit and label; to a sibling also what other regions have, with the slots that are
+/// passed on.
 pub(super) fn pack<S: Shards>(
-    own: RegionNumber,
+    sessions: &Sessions,
     entries: &[Entry],
+    listener: RegionIndex,
     shards: &S,
     packer: &mut Packer,
 ) {
-    let own_slots = entries.iter().filter(|e| e.session == SessionIndex::OWN && e.note.rights);
-    let stated = own_slots.filter_map(|entry| {
+    let to_sibling = listener == RegionIndex::OWN;
+    let of_whom = |entry: &Entry| {
+        if entry.session == SessionIndex::OWN {
+            return Some(sessions.own_region());
+        }
+        let foreign = sessions.region_of(entry.session) != RegionIndex::OWN;
+        let region = &sessions.session(entry.session).id.region;
+        (to_sibling && foreign).then(|| RegionNumber::of(region))
+    };
+    let stated = entries.iter().filter(|entry| entry.note.rights).filter_map(|entry| {
+        let of = of_whom(entry)?;
         let shard = shard_of(entry.caller, shards.count());
         let told = shards.with(shard, |shard| {
             let book = shard.watched.books(&entry.key())?.of(entry.label)?;
-            match book.question(own) {
-                Some(epoch) => Some(Told::Question(own, epoch)),
-                None => book.of(own).cloned().map(Told::Statement),
+            match book.question(of) {
+                Some(epoch) => Some(Told::Question(of, epoch)),
+                None => book.of(of).cloned().map(Told::Statement),
             }
         })?;
-        let says_something = match &told {
-            Told::Question(..) => true,
-            Told::Statement(told) => {
-                !told.given.is_empty() || told.ceiling > 0 || !told.heard.is_empty()
-            }
-        };
-        says_something.then_some((entry, told))
+        let says_nothing = matches!(&told, Told::Statement(told) if told.says_nothing());
+        (!says_nothing).then_some((entry, told))
     });
     let stated: Vec<_> = stated.collect();
-    for group in
-        stated.chunk_by(|(a, _), (b, _)| (a.shape.limit, a.label) == (b.shape.limit, b.label))
-    {
+    for group in stated.chunk_by(|(a, _), (b, _)| {
+        (a.session, a.shape.limit, a.label) == (b.session, b.shape.limit, b.label)
+    }) {
         let shape = group[0].0.shape;
+        let of = group[0].1.of_whom();
         let entry = |(entry, told): &(&Entry, Told)| entry_of(entry.caller, told);
         let needs = |(_, told): &(&Entry, Told)| {
             let (given, heard) = match told {
@@ -99,7 +115,12 @@ pub(super) fn pack<S: Shards>(
                 label: group[0].0.label.0,
                 entries: part.iter().map(entry).collect(),
             };
-            packer.push(Section::Rights(section), needs);
+            let section = if of == sessions.own_region() {
+                Section::Rights(section)
+            } else {
+                Section::RightsPassedOn(of.0, section)
+            };
+            packer.push(section, needs);
         }
     }
 }
@@ -167,11 +188,23 @@ fn told_of(
     Ok((caller, Told::Statement(Statement { from, epoch, given, ceiling, heard })))
 }
 
-/// Checks what a region tells of its rights.
-pub(super) fn checked(from: &Session, split: &Split, rights: Rights) -> Result<Stated, FrameError> {
+/// Checks what a region tells of its rights; or what a sibling passes on of another region's.
+pub(super) fn checked(
+    (from, own): (&Session, &Session),
+    passed_on: Option<u32>,
+    split: &Split,
+    rights: Rights,
+) -> Result<Stated, FrameError> {
     let window = Window::new(Span(rights.window)).ok_or(FrameError::Unsound)?;
     let shape = Shape { limit: LimitId(rights.limit), window, scope: Scope::Global };
-    let from = RegionNumber::of(&from.id.region);
+    let (speaker, own_region) =
+        (RegionNumber::of(&from.id.region), RegionNumber::of(&own.id.region));
+    let from = match passed_on {
+        None => speaker,
+        // The own region's word comes from its own store alone.
+        Some(of) if speaker == own_region && of != own_region.0 => RegionNumber(of),
+        Some(_) => return Err(FrameError::SpeaksForAnother),
+    };
     let statements = rights.entries.into_iter().map(|entry| told_of(from, split, entry));
     let mut statements = statements.collect::<Result<Vec<_>, _>>()?;
     if !split.has(from) {
@@ -181,11 +214,13 @@ pub(super) fn checked(from: &Session, split: &Split, rights: Rights) -> Result<S
 }
 
 impl Exchange {
-    /// Writes down what was stated.
+    /// Writes down what was stated. What is new and comes from a session `for_siblings` is passed on to them,
+    /// with its slot.
     pub(super) fn hear_rights<S: Shards>(
         now: Mono,
         clock: Reading,
         stated: Vec<Stated>,
+        for_siblings: Option<SessionIndex>,
         shards: &S,
     ) -> Heard {
         let mut heard = Heard::default();
@@ -206,12 +241,16 @@ impl Exchange {
                         shard.watch(&key, shape.window, current, now, elapsed, Whose::Told);
                     }
                     shard.watched.touch(&key, now)?.note_rights();
-                    Some(match &told {
+                    let news = match &told {
                         Told::Statement(told) => shard.watched.merge(&key, label, told),
                         Told::Question(from, epoch) => {
                             shard.watched.ask(&key, label, *from, *epoch)
                         }
-                    })
+                    };
+                    if let Some(session) = for_siblings.filter(|_| news) {
+                        shard.tell_again(key, label, session);
+                    }
+                    Some(news)
                 });
                 // Without room it is to be told again: a grant that nobody heard of can be spent by nobody.
                 heard.refused |= merged.is_none();

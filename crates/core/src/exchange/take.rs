@@ -93,7 +93,12 @@ impl Exchange {
                 Section::Relayed => remarks.role = Some(Role::Relayed),
                 Section::Heard(heard) => remarks.heard.push(heard),
                 Section::Rights(rights) => {
-                    remarks.stated.push(rights::checked(from, &self.split, rights)?);
+                    let who = (from, self.sessions.own());
+                    remarks.stated.push(rights::checked(who, None, &self.split, rights)?);
+                }
+                Section::RightsPassedOn(of, rights) => {
+                    let who = (from, self.sessions.own());
+                    remarks.stated.push(rights::checked(who, Some(of), &self.split, rights)?);
                 }
             }
         }
@@ -158,13 +163,16 @@ impl Exchange {
     fn news_of(&self, now: Mono, from: &Session, told: &Told) -> Option<(Mono, Mono)> {
         let sender = self.peers.get(&from.id)?;
         let of = self.peers.values().find(|peer| peer.index == told.session && peer.connected)?;
-        let until = now - sender.distance.delay();
+        // What a sibling passes on regularly has come to it the same way.
+        let passed_on = sender.region == RegionIndex::OWN && of.passed_on == of.as_of();
+        let further = if told.hearsay { of.distance.delay() } else { Span::ZERO };
+        let until = now - (sender.distance.delay() + further);
         let since = of.as_of().unwrap_or(until).min(until);
         // Who is asked for a watched key speaks every period or two. Who was silent for longer was not, and
         // speaks as soon as it is.
         let was_idle = until.since(since) > self.gossip.times(5).divided_by(2);
         let since = if was_idle { until - self.gossip.divided_by(2) } else { since };
-        (!told.hearsay).then_some((since, until))
+        (!told.hearsay || passed_on).then_some((since, until))
     }
 
     pub(super) fn merge<S: Shards>(

@@ -23,6 +23,7 @@ const KIND_RELAYED: u8 = 7;
 const KIND_HEARD: u8 = 8;
 const KIND_RELAY: u8 = 9;
 const KIND_RIGHTS: u8 = 10;
+const KIND_RIGHTS_PASSED_ON: u8 = 11;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -227,6 +228,8 @@ pub(crate) enum Section {
     /// What the sender's changes are, the receiver's siblings hear from it alone.
     Relay,
     Rights(Rights),
+    /// The number of another region, and its word, told by a sibling that was told it for the whole region.
+    RightsPassedOn(u32, Rights),
 }
 
 /// A frame, read.
@@ -347,6 +350,11 @@ impl Section {
                 codec::encode(rights, to);
                 KIND_RIGHTS
             }
+            Self::RightsPassedOn(of, rights) => {
+                codec::encode(of, to);
+                codec::encode(rights, to);
+                KIND_RIGHTS_PASSED_ON
+            }
         }
     }
 }
@@ -397,6 +405,10 @@ impl Frame {
                 KIND_HEARD => Some(Section::Heard(codec::decode_all(payload)?)),
                 KIND_RELAY => Some(Section::Relay),
                 KIND_RIGHTS => Some(Section::Rights(codec::decode_all(payload)?)),
+                KIND_RIGHTS_PASSED_ON => {
+                    let (of, rights) = codec::decode_all(payload)?;
+                    Some(Section::RightsPassedOn(of, rights))
+                }
                 _ => None, // of a later version
             });
         }

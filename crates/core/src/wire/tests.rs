@@ -69,7 +69,8 @@ fn section() -> impl Strategy<Value = Section> {
     let rights = (any::<(u32, u64, u64)>(), prop::collection::vec(rights, 0..8))
         .prop_map(|((limit, window, label), entries)| Rights { limit, window, label, entries });
     prop_oneof![
-        rights.prop_map(Section::Rights),
+        rights.clone().prop_map(Section::Rights),
+        (any::<u32>(), rights).prop_map(|(of, rights)| Section::RightsPassedOn(of, rights)),
         slots.clone().prop_map(Section::Slots),
         slots.prop_map(Section::Hearsay),
         Just(Section::Relayed),
