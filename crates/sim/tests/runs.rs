@@ -182,11 +182,6 @@ fn every_shipped_scenario_is_good() {
     assert_eq!(names, expected);
 }
 
-/// How often breakers opened for this reason.
-fn opened(report: &Report, cause: &str) -> u64 {
-    report.breaker_opened[cause]
-}
-
 #[test]
 fn a_store_that_is_too_slow_is_left_alone_while_the_policies_answer() {
     let slow =
