@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
-    ids::{Caller, Key, LimitId, RegionNumber, StoreEpoch},
-    rights::{Received, Reopening, Row},
+    ids::{Caller, ConfigEpoch, Key, LimitId, RegionNumber, StoreEpoch},
+    rights::{Adopted, Bases, Proposed, Received, Reopening, Row},
     store::{Action, Bound, Claim, Counts, Holding, Opening, Operation, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Span, StoreTime},
 };
@@ -133,13 +133,23 @@ impl Subject {
     /// A charge of a limit under rights, of which the region has a base of 10.
     fn claim(&self, caller: u64, label: u64, cost: u64) -> Operation {
         let label_start = ClusterTime(label * 10);
-        let claim = Claim { base: 10, label_start, ..Claim::default() };
+        let claim = Claim { bases: 10.into(), label_start, ..Claim::default() };
         Operation { claim: Some(Box::new(claim)), ..self.charge(caller, label, cost, 1_000) }
     }
 
     /// As [`ask`](Self::ask), with the word that labels of the store's epoch are whole from an instant on.
     /// What is said of epoch 1 is said of the store's own.
-    async fn ask_since(&self, opens: u64, mut operations: Vec<Operation>) -> StoreReply {
+    async fn ask_since(&self, opens: u64, operations: Vec<Operation>) -> StoreReply {
+        self.propose(opens, Proposed::default(), operations).await
+    }
+
+    /// The same, by a configuration of regions.
+    async fn propose(
+        &self,
+        opens: u64,
+        proposed: Proposed,
+        mut operations: Vec<Operation>,
+    ) -> StoreReply {
         let (epoch, opens) = (self.epoch().await, ClusterTime(opens));
         let own = |of: &mut StoreEpoch| *of = if *of == StoreEpoch(1) { epoch } else { *of };
         for claim in operations.iter_mut().filter_map(|operation| operation.claim.as_deref_mut()) {
@@ -148,7 +158,8 @@ impl Subject {
             claim.reopening.iter_mut().for_each(|reopening| own(&mut reopening.epoch));
         }
         let opening = Some(Opening { epoch, opens });
-        self.store.apply(&StoreCommand { operations, opening }).await.expect("answered")
+        let command = StoreCommand { operations, opening, proposed };
+        self.store.apply(&command).await.expect("answered")
     }
 
     async fn used(&self, caller: u64, label: u64) -> u64 {
@@ -171,15 +182,21 @@ impl Drop for Subject {
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Relabel(Vec<Label>),
-    Done { admitted: bool, operations: Vec<(bool, Counts)>, holdings: Vec<Option<Holding>> },
+    Done {
+        admitted: bool,
+        adopted: Option<Adopted>,
+        operations: Vec<(bool, Counts)>,
+        holdings: Vec<Option<Holding>>,
+    },
 }
 
 impl Outcome {
     fn of(reply: StoreReply) -> Self {
         match reply {
             StoreReply::Relabel { newest, .. } => Self::Relabel(newest),
-            StoreReply::Done { admitted, operations, .. } => Self::Done {
+            StoreReply::Done { admitted, adopted, operations, .. } => Self::Done {
                 admitted,
+                adopted,
                 operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
                 holdings: operations.into_iter().map(|o| o.holding.map(|h| *h)).collect(),
             },
@@ -450,7 +467,10 @@ fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
         .map(|_| (region(random), random.random_range(0..9)))
         .collect();
     Claim {
-        base: random.random_range(0..20),
+        bases: Bases {
+            now: random.random_range(0..20),
+            before: random.random_bool(0.8).then(|| random.random_range(0..20)),
+        },
         allowance: random.random_range(0..3),
         label_start: ClusterTime(label * 10),
         bound: random.random_bool(0.3).then(|| Bound {
@@ -474,6 +494,20 @@ fn random_claim(random: &mut Xoshiro256PlusPlus, label: u64) -> Claim {
         }),
         received,
         grants,
+    }
+}
+
+/// A configuration, mostly of the time in which there are four of them.
+fn random_proposal(random: &mut Xoshiro256PlusPlus, base: u64) -> Proposed {
+    let newest = base.saturating_sub(105) / 25;
+    let near = |random: &mut Xoshiro256PlusPlus| {
+        random.random_bool(0.6).then(|| ClusterTime((base + random.random_range(0..4)) * 10))
+    };
+    Proposed {
+        epoch: ConfigEpoch((newest + random.random_range(0..3)).saturating_sub(1)),
+        from: near(random),
+        agreed: near(random).filter(|_| random.random_bool(0.2)),
+        since: random.random_bool(0.5).then(|| ClusterTime(random.random_range(0..base) * 10)),
     }
 }
 
@@ -520,8 +554,9 @@ async fn redis_answers_as_memory_does() {
         let operations = random_command(&memory, &mut random, 100 + round / 40);
         let story = format!("seed {seed}, round {round}: {operations:?}");
         // Labels are whole from the second half on.
-        let expected = Outcome::of(memory.ask_since(1_500, operations.clone()).await);
-        let found = Outcome::of(redis.ask_since(1_500, operations).await);
+        let proposed = random_proposal(&mut random, 100 + round / 40);
+        let expected = Outcome::of(memory.propose(1_500, proposed, operations.clone()).await);
+        let found = Outcome::of(redis.propose(1_500, proposed, operations).await);
         assert_eq!(found, expected, "{story}");
     }
 }

@@ -106,6 +106,22 @@ impl fmt::Display for Session {
     }
 }
 
+/// The number of a configuration of regions and weights; 0 is the first of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ConfigEpoch(pub u64);
+
+impl ConfigEpoch {
+    /// The next one.
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// The one before; of the first, itself.
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
+
 /// One unbroken history of one store: larger whenever a store may have lost what it knew.
 ///
 /// A store gives it a number from its clock (microseconds since 1970), or one more than the last.

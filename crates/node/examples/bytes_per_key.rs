@@ -157,7 +157,13 @@ fn always_admitted(command: &StoreCommand) -> StoreReply {
         OperationReply::new(true, counts)
     });
     let now = StoreTime(START.0);
-    StoreReply::Done { admitted: true, now, epoch: StoreEpoch(1), operations: operations.collect() }
+    StoreReply::Done {
+        admitted: true,
+        now,
+        epoch: StoreEpoch(1),
+        adopted: None,
+        operations: operations.collect(),
+    }
 }
 
 /// Carries every frame that is due to whom it is for.

@@ -134,7 +134,13 @@ fn always_admitted(command: &StoreCommand) -> StoreReply {
         OperationReply::new(true, counts)
     });
     let now = StoreTime(START.0);
-    StoreReply::Done { admitted: true, now, epoch: StoreEpoch(1), operations: operations.collect() }
+    StoreReply::Done {
+        admitted: true,
+        now,
+        epoch: StoreEpoch(1),
+        adopted: None,
+        operations: operations.collect(),
+    }
 }
 
 /// Carries what is due both ways; only the hearing of what is told is measured.

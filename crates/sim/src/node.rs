@@ -5,6 +5,7 @@ use tidegate_core::{
     engine::{Engine, Plan, Settings},
     ids::{Boot, NodeId, Session},
     policy::{ATTRIBUTES_MAX, PolicySet},
+    rights::Regions,
     time::{ClusterTime, Mono, Span},
 };
 
@@ -96,7 +97,11 @@ impl Node {
             call_max: Some(store.timeout),
             relays: topology.relays,
             shards: 1,
-            split: topology.split(),
+            regions: scenario
+                .faults
+                .regions(now)
+                .cloned()
+                .unwrap_or_else(|| Regions::first(topology.split())),
             founded: Some(ClusterTime(scenario.schedule.epoch.0 - FOUNDED_BEFORE.0)),
             fence: store.fence,
             ..Settings::new(session.clone())

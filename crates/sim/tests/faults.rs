@@ -50,7 +50,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 32] = [
+    let expected: [(&str, Felt); 34] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
         ("link-corrupt", slow),
@@ -66,6 +66,11 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("node-gone", |r| r.lost_though_known == 0),
         ("node-paused", slow),
         ("region-crashed", unanswered),
+        // Its third is stranded for nine seconds, and then shared by the others.
+        ("region-gone", |r| {
+            let there = &r.regions["us-west"];
+            there.admitted > 4_700 && r.under.mean_pct > 10.0 && r.over.worst_pct == 0.0
+        }),
         ("relay-killed", |r| r.relays_died >= 4 && r.lost == 0 && r.convergence_ms.is_some()),
         ("store-clock-ahead", slow),
         // Nothing is spent while the clocks disagree, and by both regions before and after.
@@ -94,6 +99,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
             let there = &r.regions["us-east"];
             there.refused > 60 && there.admitted * 10 > there.offered * 9
         }),
+        ("weights-changed", |r| r.under.mean_pct < 0.1 && r.over.worst_pct == 0.0),
     ];
     let folder = folder();
     let mut names = Vec::new();
@@ -115,6 +121,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
         assert_eq!((report.wrong_admits, report.lost_though_known), (0, 0), "{name}: {report}");
         // Three policies have a load each, a surge is one more, and some have other regions.
         let other_traffic = [
+            "region-gone",
             "relay-killed",
             "store-clock-ahead",
             "store-clock-rights",
@@ -122,6 +129,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
             "store-overloaded",
             "store-too-slow",
             "store-wiped-long-label",
+            "weights-changed",
         ];
         if !other_traffic.contains(&name) {
             assert_eq!(

@@ -133,8 +133,8 @@ impl World {
         let id = NodeId::new(REGIONS[region], &alloc::format!("n-{at}")).expect("names");
         let session = Session { id, boot: Boot(boot) };
         let regions: Vec<_> = (0..self.stores.len()).map(region_number).collect();
-        let split = Split::even(&regions).expect("regions");
-        let settings = Settings { shards: 1, cells_max: 1_000, split, ..Settings::new(session) };
+        let regions = Regions::first(Split::even(&regions).expect("regions"));
+        let settings = Settings { shards: 1, cells_max: 1_000, regions, ..Settings::new(session) };
         let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(at as u64));
         let guess = ClusterTime((START + self.now).saturating_add_signed(guess));
         let engine = Engine::new(settings, Mono(0), guess, random);

@@ -19,7 +19,7 @@ use crate::{
     ids::{Key, RegionIndex, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Limit, OnStoreFailure, PolicySet, Scope},
-    store::{Counts, Opening, OperationReply, StoreCommand, StoreReply},
+    store::{Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -99,6 +99,7 @@ impl<G: Guarding> Engine<G> {
             self.clock.with(|c| (c.cluster_time(now), c.relation(now), c.store_time(now)));
         ticket.asked_at = now;
         let sighted = self.sighted_for(ticket, now);
+        let config = self.config_sight(now);
         let again = ticket.relabelled;
         let charges = ticket.purpose == Purpose::Charge;
         let spends = charges && ticket.planned.iter().any(Planned::has_rights);
@@ -116,7 +117,8 @@ impl<G: Guarding> Engine<G> {
                     self.forecast(shard, plan, &known, sighted, again);
                 }
                 if plan.has_rights() {
-                    plan.claim = Some(self.claim(shard, plan.key, plan.limit(), plan.label).into());
+                    let claim = self.claim(shard, plan.key, plan.limit(), plan.label, &config);
+                    plan.claim = Some(claim.into());
                 }
             });
         }
@@ -125,18 +127,23 @@ impl<G: Guarding> Engine<G> {
         let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
         let operations: Vec<_> = operations.collect();
         let claims = operations.iter().any(|operation| operation.claim.is_some());
-        StoreCommand { operations, opening: claims.then(|| self.opening(now)).flatten() }
+        if claims {
+            self.command_with_claims(now, operations)
+        } else {
+            StoreCommand::new(operations)
+        }
     }
 
     /// What is known of the others now.
     pub(super) fn sighted(&self, now: Mono) -> Sighted {
-        let cluster = self.cluster_time(now);
+        let (cluster, config) = (self.cluster_time(now), self.config_sight(now));
         self.views.with(|views| Sighted {
             now,
             cluster,
             participants: Arc::clone(&views.participants),
             regions: Arc::clone(&views.numbers),
             fingerprint: views.fingerprint,
+            config,
         })
     }
 
@@ -146,26 +153,45 @@ impl<G: Guarding> Engine<G> {
         (charges && ticket.planned.iter().any(Planned::has_forecast)).then(|| self.sighted(now))
     }
 
-    /// What the store is told of when its labels are whole: from the furthest label that any region is known
-    /// to use, and a fence. Nothing before it was first heard of, while the own clock may still be set back,
-    /// or while a node that has just begun knows of no other region's labels.
-    pub(super) fn opening(&self, now: Mono) -> Option<Opening> {
+    /// A command of operations some of which are claims: with what the store is told besides.
+    pub(super) fn command_with_claims(
+        &self,
+        now: Mono,
+        operations: Vec<Operation>,
+    ) -> StoreCommand {
+        let unused = self.unused(now);
+        let opening = self.opening(now, unused);
+        StoreCommand { operations, opening, proposed: self.proposed(now, unused) }
+    }
+
+    /// Labels that begin then or later nobody has used yet: a fence after the furthest that any region is
+    /// known to use. Not known while the own clock may still be set back, or while a node that has just begun
+    /// knows of no other region's labels.
+    fn unused(&self, now: Mono) -> Option<ClusterTime> {
+        // Who has seen an earlier epoch of its store knows which labels its region has used.
+        let alone = self.regions.is_one() || self.heal_status().epochs > 0;
+        let furthest = self.clock.with(|clock| clock.furthest(now, alone))?;
+        Some(furthest + self.settings.fence)
+    }
+
+    /// What the store is told of when its labels are whole. Nothing before its epoch was first heard of.
+    fn opening(&self, now: Mono, unused: Option<ClusterTime>) -> Option<Opening> {
         let epoch = self.epoch.load(Ordering::Relaxed);
         let epoch = (epoch > 0).then_some(StoreEpoch(epoch))?;
-        if self.is_founding(epoch) {
-            return Some(Opening { epoch, opens: ClusterTime(0) });
+        if self.is_outdated(now) {
+            return None;
         }
-        // Who has seen an earlier epoch of its store knows which labels its region has used.
-        let alone = self.split.regions().len() == 1 || self.heal_status().epochs > 0;
-        let furthest = self.clock.with(|clock| clock.furthest(now, alone))?;
-        Some(Opening { epoch, opens: furthest + self.settings.fence })
+        let opens = if self.is_founding(epoch) { Some(ClusterTime(0)) } else { unused };
+        Some(Opening { epoch, opens: opens? })
     }
 
     /// Whether nothing may be spent by rights now: the clock of the store is further from the other regions'
-    /// than [`Settings::clock_error`](super::Settings::clock_error), or
-    /// [`suspend_rights`](Self::suspend_rights) said so.
+    /// than [`Settings::clock_error`](super::Settings::clock_error), a peer has another configuration of
+    /// regions under the same number, or [`suspend_rights`](Self::suspend_rights) said so.
     pub fn rights_are_suspended(&self, now: Mono) -> bool {
-        self.suspended.load(Ordering::Relaxed) || !self.clock.with(|clock| clock.is_trusted(now))
+        self.suspended.load(Ordering::Relaxed)
+            || self.configured_otherwise.load(Ordering::Relaxed)
+            || !self.clock.with(|clock| clock.is_trusted(now))
     }
 
     /// Says whether the store is set up so that it may lose what was spent by rights without telling: then
@@ -181,7 +207,7 @@ impl<G: Guarding> Engine<G> {
         let began = self.settings.founded;
         began.is_some_and(|founded| epoch.0 <= (founded + FOUNDING).0)
             && self.heal_status().epochs == 0
-            && (self.split.regions().len() == 1 || self.views.with(|views| views.all_have_answered))
+            && (self.regions.is_one() || self.views.with(|views| views.all_have_answered))
     }
 
     /// Lowers the ceiling of a planned limit by what the other regions are expected to use meanwhile.
@@ -210,7 +236,11 @@ impl<G: Guarding> Engine<G> {
             self.pace.note(now, self.settings.gossip, urgency);
         }
         let regions = 1 + sighted.regions.len();
-        let held = if rights { self.held(shard, &plan.key, quantity, label) } else { 0 };
+        let held = if rights {
+            self.held(shard, &plan.key, plan.limit(), label, &sighted.config)
+        } else {
+            0
+        };
         let Some(forecast) = shard.watched.touch(&plan.key, now) else { return };
         let question = Question {
             label,
@@ -267,7 +297,14 @@ impl<G: Guarding> Engine<G> {
             self.handle_epoch(now, reply.epoch());
         }
         match outcome {
-            Outcome::Reply(StoreReply::Done { admitted, now: reading, epoch, operations }) => {
+            Outcome::Reply(StoreReply::Done {
+                admitted,
+                now: reading,
+                epoch,
+                adopted,
+                operations,
+            }) => {
+                self.handle_adopted(now, adopted.as_ref());
                 self.clock.with(|clock| {
                     clock.handle_store(ticket.asked_at, now, reading);
                     if ticket.purpose == Purpose::Charge {
@@ -529,9 +566,7 @@ impl<G: Guarding> Engine<G> {
         if !limit.has_rights() {
             return exposure;
         }
-        let overdraft =
-            |region| self.split.overdraft(limit.quantity, limit.consistency.overdraft(), region);
-        exposure.min(self.split.regions().map(overdraft).sum())
+        exposure.min(self.regions.overdrafts(limit.quantity, limit.consistency.overdraft()))
     }
 
     /// Adds to verdicts how the region stands with its rights.

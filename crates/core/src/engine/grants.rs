@@ -8,7 +8,7 @@
 use alloc::{boxed::Box, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{Engine, Outcome, Sighted};
+use super::{Engine, Outcome, Sighted, config::ConfigSight};
 use crate::{
     check::plan::LabelBounds,
     counts::{Asked, Shape, Shard, Tally, Tick},
@@ -29,6 +29,8 @@ const OPERATIONS_MAX: usize = 64;
 const PLACES_MAX: u32 = 4_096;
 /// The least time between two commands.
 const EVERY: Span = Span::millis(5);
+/// How often the store is told of a configuration that it has not adopted.
+const PROPOSE_EVERY: Span = Span::millis(250);
 
 /// What a granting command waits for: give it back to [`Engine::handle_granted`], exactly once.
 #[derive(Debug)]
@@ -98,6 +100,8 @@ pub(super) struct Grants {
     /// Where the round under way goes on: shard and place.
     at: Option<(usize, u32)>,
     under_way: bool,
+    /// When the store is told next by which configuration claims are made, if it does not know.
+    propose: Mono,
 }
 
 /// Has the own slot of a key told, with what goes beside it, although it may be as it was; there may be none
@@ -123,6 +127,9 @@ impl<G: Guarding> Engine<G> {
         policies: &PolicySet,
         now: Mono,
     ) -> Option<(StoreCommand, GrantTicket)> {
+        if let Some(command) = self.poll_proposal(now) {
+            return Some((command, GrantTicket { asked_at: now, asked: Vec::new() }));
+        }
         let from = self.grants.with(|grants| {
             let wanted = self.pace.take_grants_wanted();
             if grants.under_way {
@@ -185,9 +192,24 @@ impl<G: Guarding> Engine<G> {
             grants.at = (at.0 < self.shards.len()).then_some(at);
             grants.under_way = !operations.is_empty();
         });
-        let opening = self.opening(now);
         let ticket = GrantTicket { asked_at: now, asked };
-        (!operations.is_empty()).then_some((StoreCommand { operations, opening }, ticket))
+        let grants = !operations.is_empty();
+        grants.then(|| (self.command_with_claims(now, operations), ticket))
+    }
+
+    /// A command of no operations, where the store is to be told of a configuration.
+    fn poll_proposal(&self, now: Mono) -> Option<StoreCommand> {
+        if !self.has_to_propose(now) || self.rights_are_suspended(now) {
+            return None;
+        }
+        self.grants.with(|grants| {
+            let due = !grants.under_way && now >= grants.propose;
+            due.then(|| {
+                grants.under_way = true;
+                grants.propose = now + PROPOSE_EVERY;
+            })
+        })?;
+        Some(self.command_with_claims(now, Vec::new()))
     }
 
     /// Takes what became of a granting command. What was granted is told at once; a command that failed is
@@ -197,7 +219,10 @@ impl<G: Guarding> Engine<G> {
         self.grants.with(|grants| grants.under_way = false);
         let Outcome::Reply(reply) = outcome else { return };
         self.handle_epoch(now, reply.epoch());
-        let StoreReply::Done { operations, epoch, now: reading, .. } = reply else { return };
+        let StoreReply::Done { operations, epoch, adopted, now: reading, .. } = reply else {
+            return;
+        };
+        self.handle_adopted(now, adopted.as_ref());
         // Its labels fitted the store's clock: they are in use.
         self.clock.with(|clock| {
             clock.handle_store(ticket.asked_at, now, *reading);
@@ -242,12 +267,19 @@ impl<G: Guarding> Engine<G> {
 
     /// When to call [`poll_grants`](Self::poll_grants) again; `None` while no limit is spent by rights.
     pub fn next_grants(&self, now: Mono) -> Option<Mono> {
-        if !self.has_rights.load(Ordering::Relaxed) {
+        let proposes = self.has_to_propose(now);
+        let has_rights = self.has_rights.load(Ordering::Relaxed);
+        if !has_rights && !proposes {
             return None;
         }
         self.grants.with(|grants| {
             let wanted = self.pace.are_grants_wanted() || grants.at.is_some();
             let next = if wanted && !grants.under_way { now } else { grants.next };
+            let next = match (has_rights, proposes) {
+                (true, true) => next.min(grants.propose),
+                (true, false) => next,
+                (false, _) => grants.propose,
+            };
             Some(next.max(if grants.under_way { now + EVERY } else { now }))
         })
     }
@@ -297,13 +329,15 @@ impl<G: Guarding> Engine<G> {
         }
         let label = limit.window.label_at(sighted.cluster);
         let book = shard.watched.books(key).and_then(|books| books.of(label));
-        let mut claim = self.claim(shard, *key, limit, label);
+        let mut claim = self.claim(shard, *key, limit, label, &sighted.config);
         if let Some(epoch) = book.and_then(|book| book.question(self.own_region)) {
             // The own store has forgotten the label: it has nothing to grant or to tell before it knows more.
             let own = (self.own_region, epoch);
             let block = claim.bound.map_or(0, |bound| bound.block);
-            claim.reopening =
-                Some(Reopening::of(book?, own, (&self.split, limit.quantity), block)?);
+            let agreed = sighted.config.is_agreed(claim.label_start);
+            let answering = self.regions.answering(agreed);
+            let most = |region| self.regions.most(limit.quantity, region);
+            claim.reopening = Some(Reopening::of(book?, own, &answering, most, block)?);
             return Some(Granting { key: *key, limit, label, claim, waiting: Vec::new() });
         }
         // What others wait for this region to hold, every node that has heard of it tells the store.
@@ -319,7 +353,7 @@ impl<G: Guarding> Engine<G> {
             let share = shares.iter().find(|share| share.region == to);
             share.is_some_and(|share| share.is_hungry(self.settings.gossip))
         };
-        grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.base || waits(*to));
+        grants.retain(|(to, amount)| amount * WORTH_TELLING >= claim.bases.now || waits(*to));
         let waiting = grants.iter().map(|(to, _)| *to).filter(|to| waits(*to)).collect();
         claim.grants = grants;
         let granting = Granting { key: *key, limit, label, claim, waiting };
@@ -356,13 +390,12 @@ impl<G: Guarding> Engine<G> {
             found.map_or(0, |(_, tally)| tally.counts.net())
         };
         let book = shard.watched.books(key).and_then(|books| books.of(label));
+        let start = limit.window.start(label);
         let held = |region: RegionNumber| {
-            book.map_or_else(
-                || self.split.base(limit.quantity, region),
-                |book| book.held(region, &self.split, limit.quantity),
-            )
+            let base = sighted.config.base(&self.regions, limit.quantity, region, start);
+            book.map_or(base, |book| book.held(region, base))
         };
-        let elapsed = sighted.cluster.since(limit.window.start(label));
+        let elapsed = sighted.cluster.since(start);
         let mut shares = Vec::new();
         let nodes_of = |region: RegionIndex| {
             sighted.participants.iter().filter(move |p: &&Participant| p.region == region)
@@ -377,7 +410,7 @@ impl<G: Guarding> Engine<G> {
             age: Span::ZERO,
             delay: Span::ZERO,
         });
-        for (number, index) in sighted.regions.iter().filter(|(n, _)| self.split.has(*n)) {
+        for (number, index) in sighted.regions.iter().filter(|(n, _)| self.regions.has(*n)) {
             // What reaches one of its nodes reaches its store; it is asked for by all of them.
             let heard = || nodes_of(*index).filter(|p| sight.is_heard(p));
             if !nodes_of(*index).any(|p| sight.is_in_touch(p)) {
@@ -399,12 +432,18 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// What the own region holds of a key, as far as this node has heard.
-    pub(super) fn held(&self, shard: &Shard, key: &Key, quantity: u64, label: Label) -> u64 {
+    pub(super) fn held(
+        &self,
+        shard: &Shard,
+        key: &Key,
+        limit: &Limit,
+        label: Label,
+        config: &ConfigSight,
+    ) -> u64 {
         let book = shard.watched.books(key).and_then(|books| books.of(label));
-        book.map_or_else(
-            || self.split.base(quantity, self.own_region),
-            |book| book.held(self.own_region, &self.split, quantity),
-        )
+        let (own, start) = (self.own_region, limit.window.start(label));
+        let base = config.base(&self.regions, limit.quantity, own, start);
+        book.map_or(base, |book| book.held(own, base))
     }
 
     /// What regions hold of a key and have not spent that this node is out of touch with.
@@ -430,27 +469,35 @@ impl<G: Guarding> Engine<G> {
             }
             let used = by_region.iter().find(|(r, _)| Some(*r) == index);
             let used = used.map_or(0, |(_, tally)| tally.counts.net());
-            let held = book.map_or_else(
-                || self.split.base(limit.quantity, region),
-                |book| book.held(region, &self.split, limit.quantity),
-            );
+            let start = limit.window.start(label);
+            let base = sighted.config.base(&self.regions, limit.quantity, region, start);
+            let held = book.map_or(base, |book| book.held(region, base));
             held.saturating_sub(used)
         };
-        self.split.regions().filter(|region| *region != self.own_region).map(left).sum()
+        self.regions.iter().filter(|region| *region != self.own_region).map(left).sum()
     }
 
     /// How far the store may spend beyond a ceiling that another region holds. Where there is no other, nothing
     /// can be recovered, and nobody is waited for.
     pub(super) fn block(&self, base: u64, window: Window) -> Option<u64> {
-        let alone = self.split.regions().len() == 1;
-        rights::block(base, window).filter(|_| !alone)
+        rights::block(base, window).filter(|_| !self.regions.is_one())
     }
 
     /// What the store is told of a key's rights.
-    pub(super) fn claim(&self, shard: &Shard, key: Key, limit: &Limit, label: Label) -> Claim {
+    pub(super) fn claim(
+        &self,
+        shard: &Shard,
+        key: Key,
+        limit: &Limit,
+        label: Label,
+        config: &ConfigSight,
+    ) -> Claim {
         let book = shard.watched.books(&key).and_then(|books| books.of(label));
-        let received = book.map(|book| book.received(self.own_region, &self.split, limit.quantity));
-        let base = self.split.base(limit.quantity, self.own_region);
+        let most = |region| self.regions.most(limit.quantity, region);
+        let received = book.map(|book| book.received(self.own_region, most));
+        let label_start = limit.window.start(label);
+        let bases = self.regions.bases(limit.quantity, self.own_region, config.acting);
+        let base = config.base(&self.regions, limit.quantity, self.own_region, label_start);
         let epoch = StoreEpoch(self.epoch.load(Ordering::Relaxed));
         let bound = self.block(base, limit.window).map(|block| Bound {
             block,
@@ -458,13 +505,14 @@ impl<G: Guarding> Engine<G> {
             epoch,
         });
         Claim {
-            base,
-            allowance: self.split.overdraft(
+            bases,
+            allowance: self.regions.overdraft(
                 limit.quantity,
                 limit.consistency.overdraft(),
                 self.own_region,
+                config.is_agreed(label_start),
             ),
-            label_start: limit.window.start(label),
+            label_start,
             bound,
             reopening: None,
             granted: book

@@ -17,18 +17,21 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Key, LimitId, NodeId, RegionIndex, RegionName, RegionNumber, Session},
     invariants::Invariant,
-    rights::Split,
+    rights::{Regions, Split},
     store::{StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime},
     wire::FrameError,
 };
 
+pub use config::ConfigStatus;
+use config::{ConfigSight, ConfigView};
 pub use grants::GrantTicket;
 pub use heal::{HealStatus, HealTicket};
 use pace::Pace;
 
 #[cfg(test)]
 mod clock_tests;
+mod config;
 mod decide;
 mod grants;
 mod heal;
@@ -71,7 +74,7 @@ pub struct Settings {
     pub expects_peers: bool,
     /// The regions that share limits under rights, with their weights; only the own one, if there is no
     /// cluster.
-    pub split: Split,
+    pub regions: Regions,
     /// When the cluster was founded: labels that began before are known whole by stores that are no older,
     /// as nothing was spent under rights before. `None`: a store that is new is closed until a label begins
     /// in its time.
@@ -93,7 +96,7 @@ impl Settings {
     pub fn new(session: Session) -> Self {
         let region = RegionNumber::of(&session.id.region);
         Self {
-            split: Split::even(&[region]).expect("one region is a split"),
+            regions: Regions::first(Split::even(&[region]).expect("one region is a split")),
             founded: None,
             fence: Span::ZERO,
             session,
@@ -193,12 +196,14 @@ pub struct Engine<G: Guarding> {
     heal: G::Of<heal::Heal>,
     grants: G::Of<grants::Grants>,
     pace: Pace,
-    split: Split,
+    regions: Regions,
     own_region: RegionNumber,
     /// Whether any limit was asked for that is spent by rights.
     has_rights: AtomicBool,
     /// Whether nothing may be spent by rights, for what the store's settings are.
     suspended: AtomicBool,
+    /// Whether a peer that shares limits has another configuration of the same number.
+    configured_otherwise: AtomicBool,
     /// What decisions are told apart by that would else be equal.
     chance: AtomicU64,
     /// The newest epoch of the store, 0 before the first, and when it was first met in µs: read by every
@@ -223,6 +228,8 @@ struct Views {
     /// Whether every configured region has told what it knew when the two met, and nothing of an earlier
     /// session of this region.
     all_have_answered: bool,
+    /// How far regions have come with configurations.
+    config: ConfigView,
 }
 
 /// What forecasts and grants need to know of the others.
@@ -233,6 +240,7 @@ struct Sighted {
     /// The other regions.
     regions: Arc<[(RegionNumber, RegionIndex)]>,
     fingerprint: u64,
+    config: ConfigSight,
 }
 
 impl Views {
@@ -297,7 +305,7 @@ impl<G: Guarding> Engine<G> {
                 settings.session.clone(),
                 settings.gossip,
                 settings.relays,
-                settings.split.clone(),
+                settings.regions.clone(),
                 random,
             )),
             clock: Guard::new(Clock::new(now, clock, settings.clock_error)),
@@ -309,6 +317,7 @@ impl<G: Guarding> Engine<G> {
                 numbers: Arc::default(),
                 fingerprint: 0,
                 all_have_answered: false,
+                config: ConfigView::default(),
             }),
             upkeep: Guard::new(Upkeep {
                 next: now,
@@ -320,10 +329,11 @@ impl<G: Guarding> Engine<G> {
             heal: Guard::new(heal::Heal::default()),
             grants: Guard::new(grants::Grants::default()),
             pace: Pace::default(),
-            split: settings.split.clone(),
+            regions: settings.regions.clone(),
             own_region: RegionNumber::of(&settings.session.id.region),
             has_rights: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
+            configured_otherwise: AtomicBool::new(false),
             chance: AtomicU64::new(chance),
             epoch: AtomicU64::new(0),
             epoch_met: AtomicU64::new(0),
@@ -543,6 +553,8 @@ impl<G: Guarding> Engine<G> {
     }
 
     fn refresh(&self, now: Mono, exchange: &Exchange) {
+        let otherwise = exchange.configured_otherwise().next().is_some();
+        self.configured_otherwise.store(otherwise, Ordering::Relaxed);
         self.views.with(|views| {
             views.regions = exchange.views();
             views.complete |= exchange.has_peers();
@@ -550,6 +562,7 @@ impl<G: Guarding> Engine<G> {
             views.participants = exchange.participants(now);
             views.numbers = exchange.numbers();
             views.fingerprint = exchange.own_fingerprint();
+            views.config = ConfigView::of(&self.regions, exchange.adoptions(), self.own_region);
             views.all_have_answered |= exchange.have_answered() && !exchange.knows_gone_siblings();
         });
     }

@@ -15,7 +15,10 @@ use crate::{
     ids::{RegionIndex, SessionIndex},
     policy::Scope,
     time::Mono,
-    wire::{FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, WalkEnd, stamp_of},
+    wire::{
+        ConfigReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, WalkEnd,
+        stamp_of,
+    },
 };
 
 /// Slots that one batch of frames to one peer carries at most.
@@ -37,6 +40,8 @@ pub(super) struct Cutter<'a, S> {
     /// How old what is passed on to siblings is.
     pub(super) heard: &'a [Section],
     pub(super) shards: &'a S,
+    /// What the sender's region says of configurations, with its clocks; nothing if there is no other region.
+    pub(super) config: Option<ConfigReading>,
     /// Whether peers are told every period that nothing is new, where nothing is.
     pub(super) lively: bool,
 }
@@ -82,6 +87,7 @@ impl<S: Shards> Cutter<'_, S> {
             && peer.last_clock.is_none_or(|at| now.since(at) >= IDLE)
         {
             sections.push(Section::Clock(clocks::told(clock)));
+            sections.extend(self.config.map(Section::Config));
             peer.last_clock = Some(now);
         }
         // A cursor that moved past changes which are none of the peer's needs no frame, but if nothing

@@ -15,9 +15,9 @@ use crate::{
     counts::{Cursor, Shard, place_of},
     forecast::Participant,
     ids::{Caller, NodeId, RegionIndex, RegionName, RegionNumber, Session},
-    rights::Split,
+    rights::{Adopted, Adoptions, Regions},
     time::{Mono, Span},
-    wire::{Frame, FrameError},
+    wire::{ConfigReading, Frame, FrameError},
 };
 
 use clocks::Clocks;
@@ -175,7 +175,9 @@ pub struct ExchangeStats {
 /// All peers of one node.
 pub(crate) struct Exchange {
     /// The regions that share limits under rights: nobody else is heard of them.
-    split: Split,
+    regions: Regions,
+    /// How far each region's store has come with configurations of them.
+    adoptions: Adoptions,
     sessions: Sessions,
     peers: BTreeMap<NodeId, Peer>,
     /// The largest number of a frame to a peer that was forgotten.
@@ -202,11 +204,12 @@ impl Exchange {
         own: Session,
         gossip: Span,
         relays: bool,
-        split: Split,
+        regions: Regions,
         random: Box<dyn Rng + Send>,
     ) -> Self {
         Self {
-            split,
+            regions,
+            adoptions: Adoptions::default(),
             sessions: Sessions::new(own),
             peers: BTreeMap::new(),
             forgotten_number: 0,
@@ -312,6 +315,29 @@ impl Exchange {
         self.sessions.fingerprints()[0]
     }
 
+    /// How far each region has come with configurations, as far as is known.
+    pub(crate) const fn adoptions(&self) -> &Adoptions {
+        &self.adoptions
+    }
+
+    /// The own store has said how far it has come: all are told when that is news.
+    pub(crate) fn handle_adopted(&mut self, now: Mono, adopted: &Adopted) {
+        if self.adoptions.note(self.sessions.own_region(), adopted) && !self.regions.is_one() {
+            self.peers.values_mut().for_each(|peer| peer.last_clock = None);
+            self.hurry(now);
+        }
+    }
+
+    /// Connected nodes that share limits and have another configuration of the same number.
+    pub(crate) fn configured_otherwise(&self) -> impl Iterator<Item = &Session> {
+        let ours = (self.regions.epoch().0, self.regions.fingerprint());
+        let differs = move |peer: &&Peer| {
+            let told = peer.configured.filter(|told| told.0 == ours.0 && told.1 != ours.1);
+            peer.connected && told.is_some()
+        };
+        self.peers.values().filter(differs).map(|peer| &peer.session)
+    }
+
     /// Whether a node of every other configured region has told all that it knew when the two met.
     pub(crate) fn have_answered(&self) -> bool {
         let answered = |region: RegionNumber| {
@@ -322,7 +348,7 @@ impl Exchange {
             })
         };
         let own = self.sessions.own_region();
-        self.split.regions().filter(|region| *region != own).all(answered)
+        self.regions.iter().filter(|region| *region != own).all(answered)
     }
 
     /// Whether a session of the own region is known that is over.
@@ -512,6 +538,13 @@ impl Exchange {
             peer.outgoing.handle_echo(sent);
             peer.echoed = peer.echoed.max(Some(sent));
         }
+        if let Some(reading) = &remarks.config {
+            peer.configured = Some((reading.configured, reading.fingerprint));
+            let region = RegionNumber::of(&from.id.region);
+            if let Some(told) = reading.adopted().filter(|_| self.regions.has(region)) {
+                self.adoptions.note(region, &told);
+            }
+        }
         if let Some(reading) = remarks.readings.last() {
             peer.distance.handle_clock(reading.cluster, cluster.0);
             self.clocks.handle_reading(now, peer.region, reading, trip);
@@ -644,6 +677,10 @@ impl Exchange {
             if peer.ready.is_empty() {
                 let (sessions, relays) = (&self.sessions, &self.relays);
                 let lively = tempo.lively;
+                let config = (!self.regions.is_one()).then(|| {
+                    let own = self.adoptions.of(self.sessions.own_region());
+                    ConfigReading::of(&self.regions, own.as_ref())
+                });
                 let cut = Cutter {
                     sessions,
                     live: &live,
@@ -651,6 +688,7 @@ impl Exchange {
                     passed_on: &passed_on,
                     heard: &heard,
                     shards,
+                    config,
                     lively,
                 };
                 let more = cut.batch(peer, now, clock);

@@ -227,6 +227,8 @@ pub(super) struct Peer {
     pub(super) last_sent: Option<Mono>,
     /// When the last reading of our clock went.
     pub(super) last_clock: Option<Mono>,
+    /// The number of its configuration of regions, and what it is like.
+    pub(super) configured: Option<(u64, u64)>,
     /// Encoded frames that wait for the driver to take them; at most one batch.
     pub(super) ready: VecDeque<Vec<u8>>,
     pub(super) sent: Traffic,
@@ -258,6 +260,7 @@ impl Peer {
             next_at: Mono::default(),
             last_sent: None,
             last_clock: None,
+            configured: None,
             ready: VecDeque::new(),
             sent: Traffic::default(),
             received: Traffic::default(),

@@ -9,7 +9,7 @@ use crate::{
     forecast::Whose,
     ids::{Caller, Key, LimitId, RegionIndex, RegionNumber, Session, SessionIndex, StoreEpoch},
     policy::Scope,
-    rights::{REGIONS_MAX, Received, Row, Split, Statement},
+    rights::{REGIONS_MAX, Received, Regions, Row, Statement},
     store::COUNT_MAX,
     time::{Label, Mono, Span, Window},
     wire::{FrameError, HeardEntry, Rights, RightsEntry, Section},
@@ -160,7 +160,7 @@ fn entry_of(caller: Caller, told: &Told) -> RightsEntry {
 /// Of regions that share nothing nothing is kept, so that what is known of a key has a bound.
 fn told_of(
     from: RegionNumber,
-    split: &Split,
+    regions: &Regions,
     entry: RightsEntry,
 ) -> Result<(Caller, Told), FrameError> {
     let RightsEntry { caller, epoch, ceiling, given, asks, heard } = entry;
@@ -177,14 +177,14 @@ fn told_of(
         return Ok((caller, Told::Question(from, epoch)));
     }
     let given = given.into_iter().map(|(to, n)| (RegionNumber(to), n));
-    let given: Row = given.filter(|(to, _)| split.has(*to)).collect();
+    let given: Row = given.filter(|(to, _)| regions.has(*to)).collect();
     let held = |HeardEntry { from, epoch, amount, ceiling }| Received {
         from: RegionNumber(from),
         epoch: StoreEpoch(epoch),
         amount,
         ceiling,
     };
-    let heard = heard.into_iter().map(held).filter(|held| split.has(held.from)).collect();
+    let heard = heard.into_iter().map(held).filter(|held| regions.has(held.from)).collect();
     Ok((caller, Told::Statement(Statement { from, epoch, given, ceiling, heard })))
 }
 
@@ -192,7 +192,7 @@ fn told_of(
 pub(super) fn checked(
     (from, own): (&Session, &Session),
     passed_on: Option<u32>,
-    split: &Split,
+    regions: &Regions,
     rights: Rights,
 ) -> Result<Stated, FrameError> {
     let window = Window::new(Span(rights.window)).ok_or(FrameError::Unsound)?;
@@ -205,9 +205,9 @@ pub(super) fn checked(
         Some(of) if speaker == own_region && of != own_region.0 => RegionNumber(of),
         Some(_) => return Err(FrameError::SpeaksForAnother),
     };
-    let statements = rights.entries.into_iter().map(|entry| told_of(from, split, entry));
+    let statements = rights.entries.into_iter().map(|entry| told_of(from, regions, entry));
     let mut statements = statements.collect::<Result<Vec<_>, _>>()?;
-    if !split.has(from) {
+    if !regions.has(from) {
         statements.clear();
     }
     Ok(Stated { shape, label: Label(rights.label), statements })

@@ -15,7 +15,7 @@ use crate::{
     ids::{LimitId, RegionIndex, Session, SessionIndex},
     policy::Scope,
     time::{Label, Mono, Span, Window},
-    wire::{Ask, ClockReading, Digests, FrameError, Heard, Section, Slots, WalkEnd},
+    wire::{Ask, ClockReading, ConfigReading, Digests, FrameError, Heard, Section, Slots, WalkEnd},
 };
 
 /// A frame's slots, checked: nothing of it has been merged yet.
@@ -69,6 +69,7 @@ pub(super) struct Remarks {
     pub(super) heard: Vec<Heard>,
     pub(super) role: Option<Role>,
     pub(super) stated: Vec<Stated>,
+    pub(super) config: Option<ConfigReading>,
 }
 
 impl Exchange {
@@ -85,6 +86,7 @@ impl Exchange {
             match section {
                 Section::WalkEnd(end) => remarks.walk_end = Some(end),
                 Section::Clock(reading) => remarks.readings.push(reading),
+                Section::Config(reading) => remarks.config = Some(reading),
                 Section::Slots(slots) => told.extend(self.checked_slots(from, slots, false)?),
                 Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
                 Section::Digests(digests) => remarks.digests.push(digests),
@@ -94,11 +96,11 @@ impl Exchange {
                 Section::Heard(heard) => remarks.heard.push(heard),
                 Section::Rights(rights) => {
                     let who = (from, self.sessions.own());
-                    remarks.stated.push(rights::checked(who, None, &self.split, rights)?);
+                    remarks.stated.push(rights::checked(who, None, &self.regions, rights)?);
                 }
                 Section::RightsPassedOn(of, rights) => {
                     let who = (from, self.sessions.own());
-                    remarks.stated.push(rights::checked(who, Some(of), &self.split, rights)?);
+                    remarks.stated.push(rights::checked(who, Some(of), &self.regions, rights)?);
                 }
             }
         }

@@ -46,7 +46,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account with nothing given and nothing received. The base stays what it is until the label ends.
+    /// An account with nothing given and nothing received. The base stays what it is until the label ends,
+    /// or is recovered.
     pub const fn new(base: u64) -> Self {
         Self { base, given: Row::new(), received: Receipts::new(), reopened: None }
     }
@@ -54,6 +55,11 @@ impl Account {
     /// The region's part of the quantity, of which it may grant.
     pub const fn base(&self) -> u64 {
         self.base
+    }
+
+    /// Lowers the base, where it cannot be told by which configuration it was found before.
+    pub(crate) fn lower_base(&mut self, most: u64) {
+        self.base = self.base.min(most);
     }
 
     /// What was granted to each region.

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Receipts, Received, Row, Split};
+use super::{Receipts, Received, Row};
 use crate::ids::{RegionNumber, StoreEpoch};
 
 /// What a region tells everybody of its rights, in one epoch of its store.
@@ -137,12 +137,12 @@ impl Book {
     }
 
     /// What others tell `own` of themselves, as its store is to hear it: of grants no more than the giver
-    /// can have, that is its base and what others are known to have granted to it. The rest waits until
+    /// can have, that is its `base` and what others are known to have granted to it. The rest waits until
     /// that is known too. Questions come last: nothing of older epochs counts after them.
-    pub fn received(&self, own: RegionNumber, split: &Split, quantity: u64) -> Vec<Received> {
+    pub fn received(&self, own: RegionNumber, base: impl Fn(RegionNumber) -> u64) -> Vec<Received> {
         let others = self.statements.iter().filter(|told| told.from != own);
         let read = |told: &Statement| {
-            let has = split.base(quantity, told.from).saturating_add(self.granted_to(told.from));
+            let has = base(told.from).saturating_add(self.granted_to(told.from));
             let amount = told.given.of(own);
             let elsewhere = told.given.sum().saturating_sub(amount);
             let amount = amount.min(has.saturating_sub(elsewhere));
@@ -153,9 +153,9 @@ impl Book {
         others.map(read).chain(asked).collect()
     }
 
-    /// What a region seems to hold: its base and what it was granted, less what it has.
-    pub fn held(&self, region: RegionNumber, split: &Split, quantity: u64) -> u64 {
-        let has = split.base(quantity, region).saturating_add(self.granted_to(region));
+    /// What a region with this base seems to hold: that and what it was granted, less what it has granted.
+    pub fn held(&self, region: RegionNumber, base: u64) -> u64 {
+        let has = base.saturating_add(self.granted_to(region));
         has.saturating_sub(self.of(region).map_or(0, |told| told.given.sum()))
     }
 
@@ -182,8 +182,9 @@ mod tests {
         Statement { from, epoch: StoreEpoch(epoch), given, ceiling: 0, heard: Receipts::new() }
     }
 
-    fn split() -> Split {
-        Split::even(&[A, B, C]).expect("three regions")
+    /// Each region's third of 9.
+    fn third(_: RegionNumber) -> u64 {
+        3
     }
 
     #[test]
@@ -203,12 +204,12 @@ mod tests {
         let mut book = Book::default();
         book.merge(&says(A, 1, &[(B, 5), (C, 4)]));
         // A has 3 of 9, and gave 4 to C: nothing is left for B until it is known from whom A had more.
-        assert_eq!(book.received(B, &split(), 9)[0].amount, 0);
+        assert_eq!(book.received(B, third)[0].amount, 0);
         book.merge(&says(C, 1, &[(A, 4)]));
-        let received = book.received(B, &split(), 9);
+        let received = book.received(B, third);
         assert_eq!((received[0].from, received[0].amount), (A, 3));
         book.merge(&says(C, 1, &[(A, 9)]));
-        assert_eq!(book.received(B, &split(), 9)[0].amount, 5);
+        assert_eq!(book.received(B, third)[0].amount, 5);
     }
 
     #[test]
@@ -216,7 +217,7 @@ mod tests {
         let mut book = Book::default();
         book.merge(&says(A, 1, &[(B, 2)]));
         book.merge(&says(B, 1, &[(C, 1)]));
-        let held = [A, B, C].map(|region| book.held(region, &split(), 9));
+        let held = [A, B, C].map(|region| book.held(region, 3));
         assert_eq!(held, [1, 4, 4]);
         assert_eq!(held.iter().sum::<u64>(), 9);
     }

@@ -19,6 +19,7 @@
 pub use account::{Account, Fence};
 pub use book::{Book, Statement};
 pub(crate) use books::Books;
+pub use config::{Adopted, Adoptions, Bases, Proposed, Regions};
 pub use grant::{Demand, Share, grants};
 pub use receipts::{Receipts, Received};
 pub use recovery::{Reopening, block};
@@ -28,6 +29,9 @@ pub use split::{REGIONS_MAX, Split, SplitError, WEIGHT_MAX};
 mod account;
 mod book;
 mod books;
+mod config;
+#[cfg(test)]
+mod config_model;
 mod grant;
 #[cfg(test)]
 mod model;

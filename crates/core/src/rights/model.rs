@@ -167,7 +167,8 @@ impl Rights {
     ) -> Option<World> {
         let mut next = world.clone();
         let it = &mut next.regions[region];
-        let received = it.book.received(Self::number(region), &self.split(), self.quantity);
+        let received =
+            it.book.received(Self::number(region), |of| self.split().base(self.quantity, of));
         let server = if old { it.old.as_mut()? } else { &mut it.server };
         if !server.account.is_open(server.epoch, Self::fence(server.epoch)) {
             return None;
@@ -371,8 +372,12 @@ impl Model for Rights {
                 let it = &mut next.regions[region];
                 let own = (Self::number(region), it.server.epoch);
                 it.book.question(own.0).filter(|asked| *asked == own.1)?;
-                let reopening =
-                    Reopening::of(&it.book, own, (&self.split(), self.quantity), self.block?)?;
+                let reopening = {
+                    let split = self.split();
+                    let regions: Vec<_> = split.regions().collect();
+                    let base = |of| split.base(self.quantity, of);
+                    Reopening::of(&it.book, own, &regions, base, self.block?)?
+                };
                 let fence = Self::fence(own.1);
                 if !it.server.account.reopen(own.1, fence, &reopening) {
                     return None;

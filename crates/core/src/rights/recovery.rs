@@ -14,7 +14,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Book, Received, Row, Split};
+use super::{Book, Received, Row};
 use crate::{
     ids::{RegionNumber, StoreEpoch},
     store::COUNT_MAX,
@@ -51,18 +51,19 @@ pub struct Reopening {
 }
 
 impl Reopening {
-    /// What the store of region `own` may be reopened with in `epoch`, once all others have answered as the
-    /// `book` tells; `block` is what a store may spend beyond the ceiling that somebody holds. Of what others
-    /// say that they granted no more counts than they can have had, of the quantity that is split.
+    /// What the store of region `own` may be reopened with in `epoch`, once all other `regions` have answered
+    /// as the `book` tells; `block` is what a store may spend beyond the ceiling that somebody holds. Of what
+    /// others say that they granted no more counts than they can have had, with their `base`.
     pub fn of(
         book: &Book,
         (own, epoch): (RegionNumber, StoreEpoch),
-        (split, quantity): (&Split, u64),
+        regions: &[RegionNumber],
+        base: impl Fn(RegionNumber) -> u64,
         block: u64,
     ) -> Option<Self> {
         let (mut given, mut received, mut ceiling) = (Row::new(), Vec::new(), 0);
-        let all_told = book.received(own, split, quantity);
-        for region in split.regions().filter(|region| *region != own) {
+        let all_told = book.received(own, base);
+        for region in regions.iter().copied().filter(|region| *region != own) {
             let told = book.of(region)?;
             let counts =
                 |received: &&Received| received.from == region && received.epoch == told.epoch;

@@ -73,12 +73,18 @@ impl Split {
 
     /// The part of a region in the whole, 0 to 1; 0 for one that is not configured.
     pub fn share(&self, region: RegionNumber) -> f64 {
-        self.weight(region) as f64 / self.total as f64
+        f64::from(self.weight(region)) / self.total as f64
     }
 
-    fn weight(&self, region: RegionNumber) -> u64 {
+    /// All numbers that it is made of.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.weights.iter().map(|(region, weight)| u64::from(region.0) << 32 | u64::from(*weight))
+    }
+
+    /// The weight of a region; 0 for one that is not configured.
+    pub fn weight(&self, region: RegionNumber) -> u32 {
         let at = self.weights.binary_search_by_key(&region, |(region, _)| *region);
-        at.map_or(0, |at| u64::from(self.weights[at].1))
+        at.map_or(0, |at| self.weights[at].1)
     }
 
     /// The base of a region: its part of `quantity`, rounded down, and one more for the first regions by
@@ -87,7 +93,7 @@ impl Split {
         let floor = |weight: u64| {
             (u128::from(quantity) * u128::from(weight) / u128::from(self.total)) as u64
         };
-        let own = self.weight(region);
+        let own = u64::from(self.weight(region));
         if own == 0 {
             return 0;
         }

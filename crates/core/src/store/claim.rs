@@ -4,15 +4,15 @@ use alloc::vec::Vec;
 
 use crate::{
     ids::{RegionNumber, StoreEpoch},
-    rights::{Account, Receipts, Received, Reopening, Row, Statement},
+    rights::{Account, Bases, Receipts, Received, Reopening, Row, Statement},
     time::ClusterTime,
 };
 
 /// What a node tells its store of a key's rights in the operation's label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Claim {
-    /// The region's base: what an account begins with that is not there yet.
-    pub base: u64,
+    /// The region's bases: one of them is what an account begins with that is not there yet.
+    pub bases: Bases,
     /// What may be spent beyond what is held, where the net use stays within the operation's ceiling.
     pub allowance: u64,
     /// When the label begins.
@@ -63,6 +63,11 @@ pub struct Holding {
 }
 
 impl Holding {
+    /// Of an account that is not there, and is not opened.
+    pub(crate) fn none(open: bool) -> Self {
+        Self { open, ..Self::default() }
+    }
+
     pub(crate) fn of(account: &Account, open: bool) -> Self {
         let (given, received) = (account.given().clone(), account.received().clone());
         Self { open, base: account.base(), given, received }

@@ -7,15 +7,17 @@ use alloc::{boxed::Box, vec::Vec};
 
 use crate::{
     ids::{Key, StoreEpoch},
+    rights::{Adopted, Proposed},
     time::{ClusterTime, Label, StoreTime},
 };
 
 pub use claim::{Bound, Claim, Holding};
-
+pub use marker::Marker;
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;
 
 mod claim;
+mod marker;
 mod step;
 pub(crate) mod table;
 #[cfg(test)]
@@ -117,12 +119,21 @@ pub struct StoreCommand {
     pub operations: Vec<Operation>,
     /// With operations that are claims.
     pub opening: Option<Opening>,
+    /// By which configuration of regions the claims are made.
+    pub proposed: Proposed,
 }
 
 impl StoreCommand {
     /// A command of operations without claims.
-    pub const fn new(operations: Vec<Operation>) -> Self {
-        Self { operations, opening: None }
+    pub fn new(operations: Vec<Operation>) -> Self {
+        Self { operations, ..Self::default() }
+    }
+
+    /// Whether what the store remembers beside its records matters to it.
+    pub fn speaks_of_rights(&self) -> bool {
+        self.opening.is_some()
+            || self.proposed != Proposed::default()
+            || self.operations.iter().any(|operation| operation.claim.is_some())
     }
 }
 
@@ -155,6 +166,8 @@ pub enum StoreReply {
         now: StoreTime,
         /// Which of its histories the store was in.
         epoch: StoreEpoch,
+        /// How far it has come with configurations, if the command [speaks of rights](StoreCommand::speaks_of_rights).
+        adopted: Option<Adopted>,
         /// One for each operation, in order.
         operations: Vec<OperationReply>,
     },

@@ -6,13 +6,13 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::{
-    Action, COUNT_MAX, Claim, Counts, Holding, Opening, Operation, OperationReply, StoreCommand,
+    Action, COUNT_MAX, Claim, Counts, Holding, Marker, Operation, OperationReply, StoreCommand,
     StoreReply,
 };
 use crate::{
-    ids::{Key, StoreEpoch},
+    ids::{ConfigEpoch, Key, StoreEpoch},
     rights::{Account, Fence},
-    time::{ClusterTime, Label, StoreTime},
+    time::{Label, StoreTime},
 };
 
 /// What the store holds of a key: the counts of a label and of the one before it.
@@ -63,10 +63,10 @@ pub trait Records {
     fn get(&self, key: &Key, now: StoreTime) -> Option<Record>;
     /// Which history these records belong to.
     fn epoch(&self) -> StoreEpoch;
-    /// From which cluster time on the labels of this history are known whole, if anybody has said so.
-    fn opens(&self) -> Option<ClusterTime>;
-    /// Takes somebody's word of that: the first one counts.
-    fn open(&mut self, opens: ClusterTime);
+    /// What is remembered of this history beside its records.
+    fn marker(&self) -> Marker;
+    /// Remembers that.
+    fn mark(&mut self, marker: Marker);
     /// Whether `more` keys that are not there yet fit, after forgetting some of what has expired at
     /// `now` if they would not.
     fn make_room(&mut self, more: usize, now: StoreTime) -> bool;
@@ -116,13 +116,11 @@ pub fn step<R: Records>(
     now: StoreTime,
 ) -> Result<StoreReply, TableFull> {
     let epoch = records.epoch();
-    let opens = records.opens().or(match command.opening {
-        Some(Opening { epoch: seen, opens }) if seen == epoch => Some(opens),
-        _ => None,
-    });
-    if let Some(opens) = opens.filter(|_| records.opens().is_none()) {
-        records.open(opens);
+    let mut marker = records.marker();
+    if marker.take(epoch, command) {
+        records.mark(marker);
     }
+    let state = State { epoch, marker, claimed: command.proposed.epoch };
     let mut drafts: Vec<Draft> = Vec::with_capacity(command.operations.len());
     let mut replies = Vec::with_capacity(command.operations.len());
     let mut admitted = true;
@@ -153,8 +151,7 @@ pub fn step<R: Records>(
                 (fits, None)
             }
             (_, Some(claim)) => {
-                let fence = Fence { label_start: claim.label_start, opens };
-                let (passes, holding) = spend(draft, operation, claim, (epoch, fence));
+                let (passes, holding) = spend(draft, operation, claim, &state);
                 (passes, Some(Box::new(holding)))
             }
         };
@@ -179,7 +176,16 @@ pub fn step<R: Records>(
         let draft = drafts.iter_mut().find(|draft| draft.key == operation.key);
         reply.counts = draft.map(|d| *d.lifted.counts_of(operation.label)).unwrap_or_default();
     }
-    Ok(StoreReply::Done { admitted, now, epoch, operations: replies })
+    let adopted = command.speaks_of_rights().then_some(marker.adopted);
+    Ok(StoreReply::Done { admitted, now, epoch, adopted, operations: replies })
+}
+
+/// What the store is, as a claim meets it.
+struct State {
+    epoch: StoreEpoch,
+    marker: Marker,
+    /// By which configuration the claims of the command are made.
+    claimed: ConfigEpoch,
 }
 
 /// Carries out an operation on a limit under rights. What others told is a fact, and is kept whether the
@@ -189,15 +195,26 @@ fn spend(
     draft: &mut Draft,
     operation: &Operation,
     claim: &Claim,
-    (epoch, fence): (StoreEpoch, Fence),
+    State { epoch, marker, claimed }: &State,
 ) -> (bool, Holding) {
+    let (epoch, adopted, start) = (*epoch, &marker.adopted, claim.label_start);
     if operation.label != draft.charged.label {
         return (operation.action == Action::Peek, Holding::default());
     }
-    let account = draft.charged.account.get_or_insert_with(|| Account::new(claim.base).into());
-    if let Some(reopening) = &claim.reopening
+    let fence = Fence { label_start: start, opens: marker.opens };
+    if draft.charged.account.is_none() {
+        let base = adopted.base(*claimed, claim.bases, start);
+        draft.charged.account = base.map(|base| Account::new(base).into());
+    }
+    let Some(account) = draft.charged.account.as_mut() else {
+        return (operation.action == Action::Peek, Holding::none(fence.is_behind()));
+    };
+    // By which configuration the account was opened that is forgotten, nobody knows.
+    let least = if adopted.is_agreed(start) { Some(claim.bases.now) } else { claim.bases.least() };
+    if let Some((reopening, least)) = claim.reopening.as_ref().zip(least)
         && account.reopen(epoch, fence, reopening)
     {
+        account.lower_base(least);
         for counts in [&mut draft.lifted.current, &mut draft.charged.current] {
             let used = counts.refunded.saturating_add(reopening.used).min(COUNT_MAX);
             counts.used = counts.used.max(used);
@@ -213,15 +230,16 @@ fn spend(
         account.receive(*told);
     }
     let open = account.is_open(epoch, fence);
+    let served = open && adopted.serves(*claimed, start);
     let passes = match operation.action {
         Action::Charge { cost } => {
             let within = net.saturating_add(cost) <= operation.ceiling;
             let allowance = if within { claim.allowance } else { 0 };
             let most = claim.bound.map_or(u64::MAX, |bound| bound.most(epoch));
-            open && net.saturating_add(cost) <= most && account.allows(net, cost, allowance)
+            served && net.saturating_add(cost) <= most && account.allows(net, cost, allowance)
         }
         Action::Grant => {
-            for (to, amount) in claim.grants.iter().filter(|_| open) {
+            for (to, amount) in claim.grants.iter().filter(|_| served) {
                 account.grant(net, *to, *amount);
             }
             true

@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 use hashbrown::HashTable;
 
 use super::{
-    StoreCommand, StoreReply,
+    Marker, StoreCommand, StoreReply,
     step::{Record, Records, TableFull, step},
 };
 use crate::{
     ids::{Key, StoreEpoch},
     slab::Slab,
-    time::{ClusterTime, StoreTime},
+    time::StoreTime,
 };
 
 /// Places that a full table looks at for expired records before it refuses a new key.
@@ -25,7 +25,7 @@ pub struct Table {
     index: HashTable<u32>,
     records_max: usize,
     epoch: StoreEpoch,
-    opens: Option<ClusterTime>,
+    marker: Marker,
     /// Where the next sweep begins.
     hand: u32,
 }
@@ -44,15 +44,15 @@ impl Table {
             index: HashTable::new(),
             records_max,
             epoch,
-            opens: None,
+            marker: Marker::default(),
             hand: 0,
         }
     }
 
     /// Is of another epoch from now on: of records that were put back in time.
-    pub const fn begin_epoch(&mut self, epoch: StoreEpoch) {
+    pub fn begin_epoch(&mut self, epoch: StoreEpoch) {
         self.epoch = epoch;
-        self.opens = None;
+        self.marker = Marker::default();
     }
 
     /// How many records there are, expired ones that no sweep has met included.
@@ -124,12 +124,12 @@ impl Records for Table {
         self.epoch
     }
 
-    fn opens(&self) -> Option<ClusterTime> {
-        self.opens
+    fn marker(&self) -> Marker {
+        self.marker
     }
 
-    fn open(&mut self, opens: ClusterTime) {
-        self.opens.get_or_insert(opens);
+    fn mark(&mut self, marker: Marker) {
+        self.marker = marker;
     }
 
     fn make_room(&mut self, more: usize, now: StoreTime) -> bool {

@@ -5,7 +5,12 @@ use alloc::{string::String, vec::Vec};
 use bincode::{Decode, Encode};
 
 use super::codec::{self, FRAME_BYTES_MAX, Malformed};
-use crate::time::{Mono, Span};
+use crate::{
+    ids::ConfigEpoch,
+    rights::{Adopted, Regions},
+    store::COUNT_MAX,
+    time::{ClusterTime, Mono, Span},
+};
 
 /// The version of this format.
 const VERSION: u8 = 2;
@@ -24,6 +29,7 @@ const KIND_HEARD: u8 = 8;
 const KIND_RELAY: u8 = 9;
 const KIND_RIGHTS: u8 = 10;
 const KIND_RIGHTS_PASSED_ON: u8 = 11;
+const KIND_CONFIG: u8 = 12;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -171,6 +177,43 @@ pub(crate) struct ClockReading {
     pub(crate) store: Option<StoreClock>,
 }
 
+/// How the sender is configured, and how far its region's store has come with configurations of regions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct ConfigReading {
+    /// The number of the sender's configuration.
+    pub(crate) configured: u64,
+    /// Equal for all who are configured alike.
+    pub(crate) fingerprint: u64,
+    /// Number of the one that the store has adopted, from when on, from when on it is agreed, and of which
+    /// labels nothing is opened since they began before; times in µs since 1970. `None`: the store was not
+    /// asked yet.
+    pub(crate) adopted: Option<(u64, u64, Option<u64>, u64)>,
+}
+
+impl ConfigReading {
+    pub(crate) fn of(regions: &Regions, adopted: Option<&Adopted>) -> Self {
+        let numbers = |a: &Adopted| (a.epoch.0, a.from.0, a.agreed.map(|at| at.0), a.since.0);
+        Self {
+            configured: regions.epoch().0,
+            fingerprint: regions.fingerprint(),
+            adopted: adopted.map(numbers),
+        }
+    }
+
+    /// What the store has adopted, if it can be.
+    pub(crate) fn adopted(&self) -> Option<Adopted> {
+        let (epoch, from, agreed, since) = self.adopted?;
+        let most = [epoch, from, agreed.unwrap_or(0), since].into_iter().max();
+        let adopted = Adopted {
+            epoch: ConfigEpoch(epoch),
+            from: ClusterTime(from),
+            agreed: agreed.map(ClusterTime),
+            since: ClusterTime(since),
+        };
+        most.is_some_and(|most| most <= COUNT_MAX).then_some(adopted)
+    }
+}
+
 /// What a store's clock is believed to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct StoreClock {
@@ -230,6 +273,7 @@ pub(crate) enum Section {
     Rights(Rights),
     /// The number of another region, and its word, told by a sibling that was told it for the whole region.
     RightsPassedOn(u32, Rights),
+    Config(ConfigReading),
 }
 
 /// A frame, read.
@@ -355,6 +399,10 @@ impl Section {
                 codec::encode(rights, to);
                 KIND_RIGHTS_PASSED_ON
             }
+            Self::Config(reading) => {
+                codec::encode(reading, to);
+                KIND_CONFIG
+            }
         }
     }
 }
@@ -405,6 +453,7 @@ impl Frame {
                 KIND_HEARD => Some(Section::Heard(codec::decode_all(payload)?)),
                 KIND_RELAY => Some(Section::Relay),
                 KIND_RIGHTS => Some(Section::Rights(codec::decode_all(payload)?)),
+                KIND_CONFIG => Some(Section::Config(codec::decode_all(payload)?)),
                 KIND_RIGHTS_PASSED_ON => {
                     let (of, rights) = codec::decode_all(payload)?;
                     Some(Section::RightsPassedOn(of, rights))

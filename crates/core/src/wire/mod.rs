@@ -11,8 +11,8 @@
 pub use codec::FRAME_BYTES_MAX;
 pub use frame::FrameError;
 pub(crate) use frame::{
-    Ask, ClockReading, Digests, Echo, Frame, Header, Heard, HeardEntry, Rights, RightsEntry,
-    Section, SlotEntry, Slots, Speaker, StoreClock, WalkEnd, stamp_of,
+    Ask, ClockReading, ConfigReading, Digests, Echo, Frame, Header, Heard, HeardEntry, Rights,
+    RightsEntry, Section, SlotEntry, Slots, Speaker, StoreClock, WalkEnd, stamp_of,
 };
 pub use hello::{Hello, HelloError};
 

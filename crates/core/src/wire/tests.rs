@@ -70,6 +70,11 @@ fn section() -> impl Strategy<Value = Section> {
         .prop_map(|((limit, window, label), entries)| Rights { limit, window, label, entries });
     prop_oneof![
         rights.clone().prop_map(Section::Rights),
+        any::<(u64, u64, Option<(u64, u64, Option<u64>, u64)>)>().prop_map(
+            |(configured, fingerprint, adopted)| {
+                Section::Config(ConfigReading { configured, fingerprint, adopted })
+            }
+        ),
         (any::<u32>(), rights).prop_map(|(of, rights)| Section::RightsPassedOn(of, rights)),
         slots.clone().prop_map(Section::Slots),
         slots.prop_map(Section::Hearsay),

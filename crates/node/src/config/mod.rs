@@ -11,7 +11,7 @@ use std::{
 use tidegate_core::{
     breaker,
     ids::{NodeId, Secret},
-    rights::Split,
+    rights::Regions,
 };
 
 pub use network::{BadNetwork, Network};
@@ -155,7 +155,7 @@ pub struct Cluster {
     /// How far the store's clock may be from the other regions' before that is an alarm: 10 ms to 1 h.
     pub clock_error: Duration,
     /// All regions that share limits under rights, with their weights; without, there are no such limits.
-    pub regions: Option<Split>,
+    pub regions: Option<Regions>,
     /// When the cluster was founded, in Unix milliseconds: nothing was spent under rights before.
     pub founded: Option<u64>,
 }

@@ -5,6 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 use tidegate_core::{
     ids::{RegionName, RegionNumber},
+    rights::{Regions, Split},
     time::Span,
 };
 
@@ -93,13 +94,13 @@ fn the_example_says_what_it_shows() {
             gossip: Duration::from_millis(50),
             relays: false,
             clock_error: Duration::from_millis(500),
-            regions: Some(
+            regions: Some(Regions::first(
                 Split::even(
                     &["eu", "us", "ap"]
                         .map(|name| RegionNumber::of(&RegionName::new(name).expect("a name"))),
                 )
                 .expect("three regions"),
-            ),
+            )),
             founded: None,
         }),
         identity: Identity {

@@ -187,7 +187,7 @@ mod tests {
         let cluster = config.cluster.expect("a cluster");
         assert_eq!(cluster.advertise, node().cluster.into());
         assert_eq!(
-            (cluster.regions.map(|r| r.regions().len()), cluster.founded),
+            (cluster.regions.map(|r| r.iter().count()), cluster.founded),
             (Some(1), Some(7))
         );
         assert_eq!(cluster.seeds, [config::Seed::Address(node().seeds[0].into())]);

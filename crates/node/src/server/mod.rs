@@ -182,7 +182,7 @@ impl Server {
             settings.relays = cluster.relays;
             settings.clock_error = clock::span(cluster.clock_error);
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
-            settings.split = cluster.regions.clone().unwrap_or(settings.split);
+            settings.regions = cluster.regions.clone().unwrap_or(settings.regions);
             settings.founded =
                 cluster.founded.map(|millis| ClusterTime(millis.saturating_mul(1_000)));
         }

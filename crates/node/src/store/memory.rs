@@ -3,13 +3,11 @@
 //! When it is full it takes no new key and never forgets a live one. It is of one epoch for as long as the
 //! process runs.
 
-use std::sync::OnceLock;
-
 use parking_lot::{Mutex, MutexGuard};
 use tidegate_core::{
     ids::{Key, StoreEpoch},
-    store::{Record, Records, StoreCommand, StoreReply, Table, TableFull, step},
-    time::{ClusterTime, StoreTime},
+    store::{Marker, Record, Records, StoreCommand, StoreReply, Table, TableFull, step},
+    time::StoreTime,
 };
 
 use super::StoreError;
@@ -28,8 +26,8 @@ pub struct MemoryStore {
     shards: Box<[Mutex<Table>]>,
     clock: Clock,
     epoch: StoreEpoch,
-    /// From when on the labels of its epoch are whole: what one shard is told, all know.
-    opens: OnceLock<ClusterTime>,
+    /// What it remembers beside its records: what one shard is told, all know.
+    marker: Mutex<Marker>,
 }
 
 /// The shards that one command needs, locked in ascending order so that two commands cannot wait for
@@ -37,6 +35,7 @@ pub struct MemoryStore {
 struct Locked<'a> {
     tables: Vec<(usize, MutexGuard<'a, Table>)>,
     epoch: StoreEpoch,
+    marker: Marker,
 }
 
 fn shard_of(key: &Key) -> usize {
@@ -55,7 +54,7 @@ impl MemoryStore {
         let epoch = StoreEpoch(clock.steady().0.max(least));
         let per_shard = records_max.div_ceil(SHARDS);
         let shards = (0..SHARDS).map(|_| Mutex::new(Table::new(per_shard, epoch))).collect();
-        Self { shards, clock, epoch, opens: OnceLock::new() }
+        Self { shards, clock, epoch, marker: Mutex::default() }
     }
 
     /// Which history its records are of.
@@ -76,7 +75,8 @@ impl MemoryStore {
         needed.sort_unstable();
         needed.dedup();
         let locked = needed.into_iter().map(|at| (at, self.shards[at].lock()));
-        self.apply_in(&mut Locked { tables: locked.collect(), epoch: self.epoch }, command)
+        let (tables, epoch) = (locked.collect(), self.epoch);
+        self.apply_in(&mut Locked { tables, epoch, marker: Marker::default() }, command)
     }
 
     /// The clock is read under the lock, so that the records of a key see it run forward.
@@ -85,16 +85,13 @@ impl MemoryStore {
         records: &mut R,
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
-        if command.opening.is_some()
-            && let Some(opens) = self.opens.get()
-        {
-            records.open(*opens);
+        let mut marker = command.speaks_of_rights().then(|| self.marker.lock());
+        if let Some(marker) = &marker {
+            records.mark(**marker);
         }
         let reply = step(records, command, self.clock.steady());
-        if command.opening.is_some()
-            && let Some(opens) = records.opens()
-        {
-            self.opens.get_or_init(|| opens);
+        if let Some(marker) = &mut marker {
+            **marker = records.marker();
         }
         reply.map_err(|TableFull| StoreError::Full)
     }
@@ -170,12 +167,12 @@ impl Records for Locked<'_> {
         self.epoch
     }
 
-    fn opens(&self) -> Option<ClusterTime> {
-        self.tables.iter().find_map(|(_, table)| table.opens())
+    fn marker(&self) -> Marker {
+        self.marker
     }
 
-    fn open(&mut self, opens: ClusterTime) {
-        self.tables.iter_mut().for_each(|(_, table)| table.open(opens));
+    fn mark(&mut self, marker: Marker) {
+        self.marker = marker;
     }
 
     /// Whether every shard concerned has room for all of them: stricter than need be, when almost full.

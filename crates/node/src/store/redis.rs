@@ -17,10 +17,10 @@ use redis::{
     io::tcp::TcpSettings,
 };
 use tidegate_core::{
-    ids::{Key, RegionNumber, Secret, StoreEpoch},
-    rights::{Receipts, Received, Row},
+    ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
+    rights::{Adopted, Proposed, Receipts, Received, Row},
     store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
-    time::{Label, StoreTime},
+    time::{ClusterTime, Label, StoreTime},
 };
 use tokio::{sync::watch, time};
 
@@ -160,7 +160,12 @@ impl RedisStore {
             }
             other => other,
         };
-        read_reply(answer.map_err(|e| StoreError::from_redis(&e))?, command.operations.len())
+        let answer = answer.map_err(|e| StoreError::from_redis(&e))?;
+        let mut reply = read_reply(answer, command.operations.len())?;
+        if let StoreReply::Done { adopted, .. } = &mut reply {
+            *adopted = adopted.filter(|_| command.speaks_of_rights());
+        }
+        Ok(reply)
     }
 
     /// What a call is told while the last probe has failed: what Redis refused, or that it is not there.
@@ -190,6 +195,12 @@ impl RedisStore {
         };
         let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
         call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
+        let Proposed { epoch, from, agreed, since } = command.proposed;
+        let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
+        let since = since.map_or(0, |since| since.0 + 1);
+        for number in [epoch.0, from, agreed, since] {
+            call.arg(number.min(COUNT_MAX));
+        }
         for (place, operation) in places.into_iter().zip(&command.operations) {
             let (action, cost) = match operation.action {
                 Action::Peek => (0, 0),
@@ -223,9 +234,11 @@ impl RedisStore {
 
 /// A claim as the numbers that the script reads.
 fn claim_numbers(claim: &Claim) -> Vec<u64> {
-    let Claim { base, allowance, label_start, bound, reopening, granted, received, grants } = claim;
+    let Claim { bases, allowance, label_start, bound, reopening, granted, received, grants } =
+        claim;
     let bound = bound.map_or([0; 3], |bound| [bound.block, bound.ceiling, bound.epoch.0]);
-    let mut numbers = vec![*base, *allowance, label_start.0];
+    let before = bases.before.map_or(0, |before| before + 1);
+    let mut numbers = vec![bases.now, before, *allowance, label_start.0];
     numbers.extend(bound);
     match reopening {
         Some(reopening) => {
@@ -330,8 +343,15 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
             epoch: StoreEpoch(epoch),
             newest: labels.iter().copied().map(Label).collect(),
         }),
-        [admitted @ (0 | 1), now, epoch, ref rest @ ..] => {
+        [admitted @ (0 | 1), now, epoch, config, from, agreed, since, ref rest @ ..] => {
             let mut rest = rest;
+            let agreed = (agreed > 0 || config == 0).then_some(ClusterTime(agreed));
+            let adopted = Adopted {
+                epoch: ConfigEpoch(config),
+                from: ClusterTime(from),
+                agreed,
+                since: ClusterTime(since),
+            };
             let replies: Option<Vec<_>> =
                 (0..operations).map(|_| read_operation(&mut rest)).collect();
             let operations = replies.filter(|_| rest.is_empty()).ok_or_else(|| {
@@ -341,6 +361,7 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
                 admitted: admitted == 1,
                 now: StoreTime(now),
                 epoch: StoreEpoch(epoch),
+                adopted: Some(adopted),
                 operations,
             })
         }

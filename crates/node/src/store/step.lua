@@ -3,17 +3,21 @@
 --
 -- KEYS     the marker, then one record per distinct key
 -- ARGV     the server's history as the caller knows it, or an empty string; an epoch, or 0, and from when on
---          the caller says that its labels are whole; and
+--          the caller says that its labels are whole; the configuration that its claims are made by, from when on
+--          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
+--          opened since they began before, and one more (0: not known); and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
---          how many numbers of a claim follow (0: none): base, allowance, label start; block (0: the label is
+--          how many numbers of a claim follow (0: none): base, the one by the configuration before and one more (0: not
+--          known), allowance, label start; block (0: the label is
 --          short), ceiling and its epoch; the epoch that is reopened (0: none), what it is taken to have used,
 --          how many were granted something, of each region and amount, how many have told of themselves, of each
 --          region, epoch, amount, ceiling; an epoch, how many were granted something in it, of each region and
 --          amount, how many have told of themselves, of each region, epoch, amount, ceiling, how many are
 --          granted something, of each region and amount
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
---          {admitted (1 or 0), now, epoch, and for each operation: passes (1 or 0), used, refunded, and how many
+--          {admitted (1 or 0), now, epoch, the configuration adopted, from when on, from when on agreed (0: not
+--          known), since when, and for each operation: passes (1 or 0), used, refunded, and how many
 --          numbers of a holding follow (0: none): open (1 or 0), base, how many were granted something, of each
 --          region and amount, how many have told of themselves, of each region, epoch, amount, ceiling}
 --
@@ -22,10 +26,11 @@
 -- same, and its account: base, the epoch that reopened it or 0, how many were granted something, of each region
 -- and amount, how many have told of themselves, of each region, epoch, amount, ceiling.
 -- The marker is text: version 1, the server's history (master_replid), epoch, and once somebody has said it,
--- from when on labels are whole.
+-- from when on labels are whole, and then the configuration adopted, if it is not the first, from when on, from
+-- when on agreed or 0, and since when.
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
-local FIXED, FIELDS = 3, 12
+local FIXED, FIELDS = 7, 12
 local PEEK, CHARGE, HEAL, GRANT = 0, 1, 2, 3
 local COUNT_MAX = 9007199254740991
 local time = redis.call('TIME')
@@ -39,31 +44,56 @@ if type(marker) == 'table' then
   marker = 'another type'
 end
 local history, epoch, opens
+-- How far the region has come with configurations: by the first, all labels are split from the beginning.
+local config, from, agreed, since = 0, 0, 0, 0
 if marker then
-  history, epoch, opens = string.match(marker, '^1 (%x+) (%d+) ?(%d*)$')
-  if not epoch then
+  local rest
+  history, epoch, opens, rest = string.match(marker, '^1 (%x+) (%d+) ?(%d*)(.*)$')
+  if epoch and rest ~= '' then
+    config, from, agreed, since = string.match(rest, '^ (%d+) (%d+) (%d+) (%d+)$')
+    config, from, agreed, since = tonumber(config), tonumber(from), tonumber(agreed), tonumber(since)
+    if agreed == 0 then agreed = nil end
+  end
+  if not epoch or not config then
     return redis.error_reply('TIDEGATE marker ' .. KEYS[1] .. ' is not one of ours: remove it')
   end
   epoch, opens = tonumber(epoch), tonumber(opens)
 end
-local begun
+local begun = false
 if history ~= ARGV[1] then
   local truth = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   if not truth then return redis.error_reply('TIDEGATE INFO replication has no master_replid') end
   if history ~= truth then
-    history, epoch, opens = truth, math.max((epoch or 0) + 1, now), nil
-    begun = string.format('1 %s %.0f', history, epoch)
+    history, epoch, opens, begun = truth, math.max((epoch or 0) + 1, now), nil, true
+    config, from, agreed, since = 0, 0, 0, 0
   end
 end
--- The first word of when the labels of the epoch are whole counts.
-if not opens and tonumber(ARGV[2]) == epoch then
-  opens = tonumber(ARGV[3])
-  begun = string.format('1 %s %.0f %.0f', history, epoch, opens)
+-- The first word of when the labels of the epoch are whole counts, and with it what it says of configurations;
+-- later the next one is adopted when this one is agreed.
+local claimed, adopt, agree = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+if not opens then
+  local known = tonumber(ARGV[7])
+  if tonumber(ARGV[2]) == epoch and (claimed == 0 or (adopt > 0 and known > 0)) then
+    opens, begun = tonumber(ARGV[3]), true
+    if claimed > 0 then
+      config, from, agreed, since = claimed, adopt, agree > 0 and agree or nil, known - 1
+    end
+  end
+elseif claimed == config then
+  if not agreed and agree > 0 then agreed, begun = agree, true end
+elseif claimed == config + 1 and adopt > 0 and agreed then
+  config, from, agreed, since, begun = claimed, adopt, nil, agreed, true
 end
 
--- Writes the marker of an epoch that begins, when nothing can fail any more.
+-- Writes the marker if something new was said, when nothing can fail any more.
 local function begin()
-  if begun then redis.call('SET', KEYS[1], begun) end
+  if not begun then return end
+  local text = string.format('1 %s %.0f', history, epoch)
+  if opens then text = text .. string.format(' %.0f', opens) end
+  if config > 0 then
+    text = text .. string.format(' %.0f %.0f %.0f %.0f', config, from, agreed or 0, since)
+  end
+  redis.call('SET', KEYS[1], text)
 end
 
 local drafts = {}
@@ -176,16 +206,26 @@ end
 local function spend(d, o, c)
   if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
   local function n(i) return tonumber(ARGV[c + i]) end
-  local base, allowance, label_start = n(0), n(1), n(2)
-  local block, ceiling, at = n(3), n(5) == epoch and n(4) or 0, 9
-  if not d.account then d.account = {base = base, given = {}, received = {}} end
+  local base, before, allowance, label_start = n(0), n(1) > 0 and n(1) - 1 or nil, n(2), n(3)
+  local block, ceiling, at = n(4), n(6) == epoch and n(5) or 0, 10
+  local whole = opens and label_start >= opens
+  local serves = claimed == config or (claimed + 1 == config and label_start < from)
+  local is_agreed = agreed and label_start >= agreed
+  local least = is_agreed and base or (before and math.min(base, before))
+  if not d.account then
+    local begins = least
+    if claimed ~= config then begins = base elseif not is_agreed and label_start < from then begins = before end
+    if not serves or label_start < since or not begins then
+      return o[2] == PEEK, {whole and 1 or 0, 0, 0, 0}
+    end
+    d.account = {base = begins, given = {}, received = {}}
+  end
   local a = d.account
   -- What a store that has forgotten the label may go on with.
-  local whole = opens and label_start >= opens
-  local reopens = n(6) == epoch and a.reopened ~= epoch and not whole
+  local reopens = n(7) == epoch and a.reopened ~= epoch and not whole and least
   if reopens then
-    a.given, a.reopened = {}, epoch
-    for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(7), COUNT_MAX)) end
+    a.given, a.reopened, a.base = {}, epoch, math.min(a.base, least)
+    for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(8), COUNT_MAX)) end
   end
   for _ = 1, n(at - 1) do
     if reopens and n(at + 1) > 0 then a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1)) end
@@ -213,9 +253,9 @@ local function spend(d, o, c)
   local passes = true
   if o[2] == CHARGE then
     if net + o[3] > o[7] then allowance = 0 end
-    passes = open and net + o[3] <= held(a) + allowance
+    passes = open and serves and net + o[3] <= held(a) + allowance
     if block > 0 and net + o[3] > ceiling + block then passes = false end
-  elseif o[2] == GRANT and open then
+  elseif o[2] == GRANT and open and serves then
     for _ = 1, n(at) do
       local to, amount = n(at + 1), math.min(n(at + 2), math.max(held(a) - net, 0))
       if amount > 0 then a.given[to] = (a.given[to] or 0) + amount end
@@ -336,7 +376,7 @@ if writes then
   end
 end
 
-local reply = {admitted and 1 or 0, now, epoch}
+local reply = {admitted and 1 or 0, now, epoch, config, from, agreed or 0, since}
 for _, o in ipairs(replies) do
   local r, a = {0, 0}, 1
   if o[1] then

@@ -53,8 +53,8 @@ pub struct Facts {
     pub roomy: bool,
     /// What stores are like, and what stands before them.
     pub store: StoreSettings,
-    /// Each region's part of limits under rights, against those of the others.
-    pub weights: Vec<u32>,
+    /// Each region's part of limits under rights, against those of the others, by configuration.
+    pub weights: Vec<Vec<u32>>,
 }
 
 impl Facts {

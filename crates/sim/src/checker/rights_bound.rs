@@ -28,15 +28,18 @@ impl RightsBound {
     }
 }
 
-/// What all regions together may overdraw: each its part of the quantity, rounded down by itself.
+/// What all regions together may overdraw: each its part of the quantity, rounded down by itself; where they
+/// were reconfigured, by the configuration that allows most.
 pub(super) fn overdrafts(book: &Book, quantity: u64, per_million: u32) -> u64 {
-    let weights = &book.facts.weights;
-    let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
-    let of = |weight: &u32| {
-        let part = u128::from(quantity) * u128::from(per_million) * u128::from(*weight);
-        (part / (total * 1_000_000).max(1)) as u64
+    let of = |weights: &Vec<u32>| -> u64 {
+        let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+        let of = |weight: &u32| {
+            let part = u128::from(quantity) * u128::from(per_million) * u128::from(*weight);
+            (part / (total * 1_000_000).max(1)) as u64
+        };
+        weights.iter().map(of).sum()
     };
-    weights.iter().map(of).sum()
+    book.facts.weights.iter().map(of).max().unwrap_or_default()
 }
 
 impl Checker for RightsBound {
@@ -123,9 +126,9 @@ mod tests {
     #[test]
     fn parts_follow_the_weights() {
         let mut book = book();
-        book.facts.weights = vec![9, 1];
+        book.facts.weights = vec![vec![9, 1]];
         assert_eq!(overdrafts(&book, 10, 450_000), 4, "4.05 and 0.45");
-        book.facts.weights = vec![1, 0];
+        book.facts.weights = vec![vec![1, 0]];
         assert_eq!(overdrafts(&book, 10, 450_000), 4);
         assert_eq!(overdrafts(&book, u64::MAX, 1_000_000), u64::MAX);
     }

@@ -51,7 +51,7 @@ pub(super) fn book() -> Book {
         recover_within: Span::secs(8),
         roomy: true,
         store: StoreSettings::default(),
-        weights: vec![1; 2],
+        weights: vec![vec![1; 2]],
     };
     Book::new(vec![key], 2, facts)
 }

@@ -1,7 +1,7 @@
 //! What goes wrong in a scenario, and until when.
 
 use serde::Deserialize;
-use tidegate_core::time::Span;
+use tidegate_core::{rights::Regions, time::Span};
 
 use crate::{queue::Instant, topology::Topology};
 
@@ -129,6 +129,9 @@ pub struct Faults {
     pub store_losses: Vec<StoreLoss>,
     /// Clocks that are wrong.
     pub clocks: Vec<ClockFault>,
+    /// Configurations that take the place of the first, in their order: nodes that start from an instant on
+    /// have them.
+    pub configs: Vec<(Instant, Regions)>,
 }
 
 impl Restart {
@@ -139,6 +142,12 @@ impl Restart {
 }
 
 impl Faults {
+    /// What a node that starts now has, if it is not the first configuration.
+    pub fn regions(&self, now: Instant) -> Option<&Regions> {
+        let known = self.configs.iter().rev().find(|(at, _)| *at <= now);
+        known.map(|(_, regions)| regions)
+    }
+
     /// Whether a node is dead and will not come back.
     pub fn is_gone(&self, node: usize, now: Instant) -> bool {
         self.restarts.iter().any(|r| r.node == node && r.down.is_none() && r.at <= now)

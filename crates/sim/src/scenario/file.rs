@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, de::Error};
 use tidegate_core::{breaker, time::Span};
 
-pub(super) use super::file_faults::{Clock, Cut, LinkFault, Pause, Restart, StoreFault, StoreLoss};
+pub(super) use super::file_faults::{
+    Clock, Config, Cut, LinkFault, Pause, Restart, StoreFault, StoreLoss,
+};
 pub(super) use super::file_load::{Bursty, Cost, Distribution, Load, Split};
 use super::{ScenarioError, StoreSettings};
 
@@ -59,6 +61,9 @@ pub(super) struct File {
     pub(super) store_loss: Vec<StoreLoss>,
     #[serde(default)]
     pub(super) clock: Vec<Clock>,
+    /// Later configurations of regions and weights, in their order.
+    #[serde(default)]
+    pub(super) config: Vec<Config>,
     /// For `compare`: what each sets otherwise.
     #[serde(default)]
     pub(super) variant: Vec<toml::Table>,

@@ -1,5 +1,7 @@
 //! What goes wrong, as it is written in a scenario file: one table for each kind of fault.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::{StoreFate, file::Length};
@@ -38,6 +40,20 @@ pub(super) struct LinkFault {
     #[serde(default)]
     pub(super) corrupt: f64,
     pub(super) delay: Option<Length>,
+}
+
+/// Regions and weights that nodes have which start from then on.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    pub(super) at: Length,
+    /// Regions that are not named have a weight of 0.
+    pub(super) weights: BTreeMap<String, u32>,
+    /// Regions that are no more.
+    #[serde(default)]
+    pub(super) gone: Vec<String>,
+    /// Until then the one before is in force.
+    pub(super) effective: Option<Length>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -89,8 +89,9 @@ impl Pen<'_> {
     }
 
     fn write(&mut self, kind: Kind) {
-        for _ in 0..=self.pick(2) {
+        for round in 0..=self.pick(2) {
             match kind {
+                Kind::Reconfigure => self.reconfigure(round),
                 Kind::Cut => {
                     let (from, (start, end)) = (self.region(), self.time(6_000));
                     self.line(format_args!("[[cut]]\nfrom = {from:?}\nto = \"*\"\nboth_ways = true\nstart = \"{start}ms\"\nend = \"{end}ms\""));
@@ -247,6 +248,34 @@ impl Pen<'_> {
     fn crash(&mut self, store: &str, more: &str) {
         let (node, (at, end)) = (self.node(), self.time(3_000));
         self.restart(&node, at, end, store, more);
+    }
+
+    /// Other weights, which most nodes come to have one after the other; the second time later than the first.
+    fn reconfigure(&mut self, round: u64) {
+        let half = self.safety / 2;
+        let at = 1 + round * half + self.pick(half / 2);
+        let regions = self.world.regions.clone();
+        let mut weights: Vec<_> = regions.iter().map(|region| (*region, self.pick(10))).collect();
+        if weights.iter().all(|(_, weight)| *weight == 0) {
+            weights[0].1 = 1;
+        }
+        let weights: Vec<_> = weights.iter().map(|(r, weight)| format!("{r} = {weight}")).collect();
+        let weights = weights.join(", ");
+        self.line(format_args!("[[config]]\nat = \"{at}ms\"\nweights = {{ {weights} }}"));
+        if self.pick(2) == 0 {
+            let effective = at + self.pick(self.safety - at);
+            self.line(format_args!("effective = \"{effective}ms\""));
+        }
+        for region in regions {
+            for k in 0..self.world.nodes {
+                let start = at + self.pick((self.safety - at).min(3_000));
+                let end = start + 50 + self.pick(500);
+                // Some keep what they have, and a region may never hear of it.
+                if self.pick(10) > 0 && end < self.safety {
+                    self.restart(&format!("{region}-{k}"), start, end, "kept", "");
+                }
+            }
+        }
     }
 
     /// A restart, unless the node is down already.

@@ -58,11 +58,13 @@ pub enum Kind {
     ClockStep,
     /// A node comes back with an older wall clock.
     OlderClock,
+    /// Most nodes are restarted, with other weights of regions.
+    Reconfigure,
 }
 
 impl Kind {
     /// All of them, in the order in which they are drawn.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Cut,
         Self::OneWayCut,
         Self::Flap,
@@ -89,6 +91,7 @@ impl Kind {
         Self::NodeClock,
         Self::ClockStep,
         Self::OlderClock,
+        Self::Reconfigure,
     ];
 
     /// What it is called in files.
@@ -120,6 +123,7 @@ impl Kind {
             Self::NodeClock => "node-clock",
             Self::ClockStep => "clock-step",
             Self::OlderClock => "older-clock",
+            Self::Reconfigure => "reconfigure",
         }
     }
 

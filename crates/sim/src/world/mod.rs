@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidegate_core::{
     breaker::Cause,
     check::Ticket,
-    ids::{Boot, NodeId, Session},
+    ids::{Boot, NodeId, RegionNumber, Session},
     store::StoreCommand,
     time::{Span, StoreTime},
 };
@@ -419,6 +419,16 @@ fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
         recover_within: scenario.recover_within,
         roomy,
         store: scenario.store,
-        weights: topology.regions.iter().map(|region| region.weight).collect(),
+        weights: weights_of(scenario),
     }
+}
+
+/// The weights of all configurations, by region.
+fn weights_of(scenario: &Scenario) -> Vec<Vec<u32>> {
+    let regions = &scenario.topology.regions;
+    let first = regions.iter().map(|region| region.weight).collect();
+    let later = scenario.faults.configs.iter().map(|(_, config)| {
+        regions.iter().map(|region| config.weight(RegionNumber::of(&region.name))).collect()
+    });
+    std::iter::once(first).chain(later).collect()
 }

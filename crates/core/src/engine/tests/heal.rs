@@ -341,6 +341,7 @@ fn a_store_that_claims_to_have_healed_and_has_not_is_not_believed() {
         admitted: true,
         now: wall(world.now),
         epoch: StoreEpoch(2),
+        adopted: None,
         operations: command.operations.iter().map(|_| lie.clone()).collect(),
     };
     world.nodes[0].0.handle_healed(world.now, ticket, &Outcome::Reply(reply));

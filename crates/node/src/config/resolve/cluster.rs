@@ -7,9 +7,10 @@ use std::{
 };
 
 use tidegate_core::{
-    ids::{RegionName, RegionNumber, Secret},
-    rights::Split,
-    time::Span,
+    ids::{ConfigEpoch, RegionName, RegionNumber, Secret},
+    rights::{Regions, Split},
+    store::COUNT_MAX,
+    time::{ClusterTime, Span},
 };
 use toml::Spanned;
 
@@ -47,10 +48,7 @@ impl Resolver<'_> {
         let clock_error = raw.clock_error.as_ref();
         let clock_error =
             self.span("cluster.clock_error", clock_error, CLOCK_ERROR, CLOCK_ERROR_RANGE);
-        let regions = match &raw.regions {
-            Some(written) => self.regions(written, own).map(Some),
-            None => Some(None),
-        };
+        let regions = self.regions(raw, own);
         Some(Cluster {
             listen: listen?,
             advertise: advertise?,
@@ -67,13 +65,49 @@ impl Resolver<'_> {
         })
     }
 
-    /// All regions and their weights; the own one must be among them.
-    fn regions(
-        &mut self,
-        written: &Spanned<BTreeMap<String, u32>>,
-        own: Option<&RegionName>,
-    ) -> Option<Split> {
-        const FIELD: &str = "cluster.regions";
+    /// All regions and their weights, and those that they take the place of; the own one must be among them.
+    fn regions(&mut self, raw: &raw::Cluster, own: Option<&RegionName>) -> Option<Option<Regions>> {
+        let number = raw.config_epoch.as_ref().filter(|epoch| *epoch.get_ref() > 0);
+        let Some(written) = &raw.regions else {
+            if let Some(number) = number {
+                let wrong =
+                    "numbers a configuration of regions that is not there: write cluster.regions";
+                return self.refuse("cluster.config_epoch", number, wrong);
+            }
+            return Some(None);
+        };
+        let now = self.split("cluster.regions", written);
+        let Some(number) = number else {
+            if let Some(before) = &raw.regions_before {
+                let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
+                return self.refuse("cluster.regions_before", before, wrong);
+            }
+            let now = now?;
+            self.must_have(&[&now], written, own)?;
+            return Some(Some(Regions::first(now)));
+        };
+        let Some(before) = &raw.regions_before else {
+            let wrong = "needs to know what it takes the place of: write cluster.regions_before";
+            return self.refuse("cluster.config_epoch", number, wrong);
+        };
+        let before = self.split("cluster.regions_before", before);
+        let gone = match &raw.regions_gone {
+            Some(gone) => self.gone(gone, now.as_ref(), before.as_ref(), own),
+            None => Some(Vec::new()),
+        };
+        let (now, before) = (now?, before?);
+        self.must_have(&[&now, &before], written, own)?;
+        if *number.get_ref() > COUNT_MAX {
+            return self.refuse("cluster.config_epoch", number, format!("is above {COUNT_MAX}"));
+        }
+        let effective = raw.config_effective.unwrap_or(0).saturating_mul(1_000);
+        let effective = ClusterTime(effective.min(COUNT_MAX));
+        let epoch = ConfigEpoch(*number.get_ref());
+        Some(Some(Regions::next(epoch, before, now, &gone?, effective)))
+    }
+
+    /// Regions and their weights.
+    fn split(&mut self, field: &str, written: &Spanned<BTreeMap<String, u32>>) -> Option<Split> {
         let split = || {
             let weight = |(name, weight): (&String, &u32)| {
                 let name = RegionName::new(name).map_err(|bad| bad.to_string())?;
@@ -81,15 +115,53 @@ impl Resolver<'_> {
             };
             let weights =
                 written.get_ref().iter().map(weight).collect::<Result<Vec<_>, String>>()?;
-            let split = Split::new(&weights).map_err(|error| error.to_string())?;
-            match own {
-                Some(own) if !split.has(RegionNumber::of(own)) => {
-                    Err(format!("does not name the node's own region, \"{own}\": write {own} = 1"))
-                }
-                _ => Ok(split),
-            }
+            Split::new(&weights).map_err(|error| error.to_string())
         };
-        split().map_or_else(|wrong| self.refuse(FIELD, written, wrong), Some)
+        split().map_or_else(|wrong| self.refuse(field, written, wrong), Some)
+    }
+
+    /// One of them must have the own region.
+    fn must_have(
+        &mut self,
+        splits: &[&Split],
+        written: &Spanned<BTreeMap<String, u32>>,
+        own: Option<&RegionName>,
+    ) -> Option<()> {
+        let has = |own: &RegionName| splits.iter().any(|split| split.has(RegionNumber::of(own)));
+        match own {
+            Some(own) if !has(own) => {
+                let wrong =
+                    format!("does not name the node's own region, \"{own}\": write {own} = 1");
+                self.refuse("cluster.regions", written, wrong)
+            }
+            _ => Some(()),
+        }
+    }
+
+    /// Regions that are no more: of those before, and neither one of those now nor the own one.
+    fn gone(
+        &mut self,
+        written: &Spanned<Vec<String>>,
+        now: Option<&Split>,
+        before: Option<&Split>,
+        own: Option<&RegionName>,
+    ) -> Option<Vec<RegionNumber>> {
+        let read = |name: &String| {
+            let name = RegionName::new(name).map_err(|bad| bad.to_string())?;
+            let number = RegionNumber::of(&name);
+            if own == Some(&name) {
+                return Err(format!("names the node's own region, \"{name}\""));
+            }
+            if now.is_some_and(|now| now.has(number)) {
+                return Err(format!("names \"{name}\", which cluster.regions has"));
+            }
+            if before.is_some_and(|before| !before.has(number)) {
+                return Err(format!("names \"{name}\", which cluster.regions_before has not"));
+            }
+            Ok(number)
+        };
+        let gone = written.get_ref().iter().map(read).collect::<Result<Vec<_>, String>>();
+        gone.map_or_else(|wrong| self.refuse("cluster.regions_gone", written, wrong), Some)
     }
 
     /// A field that must be there, read by `read`.

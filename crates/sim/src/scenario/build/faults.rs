@@ -1,6 +1,10 @@
 //! What goes wrong, checked: places exist, times lie within the load, shares are shares.
 
-use tidegate_core::time::Span;
+use tidegate_core::{
+    ids::{ConfigEpoch, RegionNumber},
+    rights::{Regions, Split},
+    time::Span,
+};
 
 use super::{Notes, file};
 use crate::{
@@ -35,6 +39,7 @@ pub(super) fn build(
         ("store_fault", file.store_fault.len()),
         ("store_loss", file.store_loss.len()),
         ("clock", file.clock.len()),
+        ("config", file.config.len()),
     ];
     for (name, length) in lists {
         if length > FAULTS_MAX {
@@ -50,6 +55,7 @@ pub(super) fn build(
         store_faults: builder.store_faults(&file.store_fault),
         store_losses: builder.store_losses(&file.store_loss),
         clocks: builder.clocks(&file.clock),
+        configs: builder.configs(&file.config),
         restarts,
     };
     (topology.cuts, topology.link_faults) = (cuts, link_faults);
@@ -223,6 +229,46 @@ impl Builder<'_> {
             }
         }
         faults
+    }
+
+    /// Later configurations: each takes the place of the one before.
+    fn configs(&mut self, files: &[file::Config]) -> Vec<(Instant, Regions)> {
+        if files.is_empty() {
+            return Vec::new();
+        }
+        let mut before = self.topology.split();
+        let mut configs: Vec<(Instant, Regions)> = Vec::new();
+        for (n, config) in files.iter().enumerate() {
+            let place = format!("config {}", n + 1);
+            let at = self.moment(&format!("{place}, at"), config.at);
+            if configs.last().is_some_and(|(earlier, _)| *earlier >= at) {
+                self.notes.add(&place, "`at` must be after that of the one before");
+            }
+            let effective = config.effective.unwrap_or(file::Length::ZERO);
+            let effective = self.moment(&format!("{place}, effective"), effective);
+            let region = |builder: &mut Self, name: &String| {
+                let at = builder.region(&place, name)?;
+                Some(RegionNumber::of(&builder.topology.regions[at].name))
+            };
+            let named = config.weights.iter().filter(|(_, weight)| **weight > 0);
+            let weights = named.filter_map(|(name, weight)| Some((region(self, name)?, *weight)));
+            let split = Split::new(&weights.collect::<Vec<_>>());
+            let gone: Vec<_> = config.gone.iter().filter_map(|name| region(self, name)).collect();
+            match split {
+                Ok(now) => {
+                    let epoch = ConfigEpoch(n as u64 + 1);
+                    let effective = self.schedule.cluster_time(effective);
+                    let regions = Regions::next(epoch, before, now.clone(), &gone, effective);
+                    configs.push((at, regions));
+                    before = now;
+                }
+                Err(error) => {
+                    self.notes.add(&format!("{place}, weights"), error);
+                    return Vec::new();
+                }
+            }
+        }
+        configs
     }
 
     fn restarts(&mut self, files: &[file::Restart]) -> Vec<Restart> {
