@@ -85,7 +85,8 @@ impl<G: Guarding> Engine<G> {
             let has = |region: &RegionNumber| {
                 adoptions.of(*region).is_some_and(|adopted| adopted.epoch >= self.regions.epoch())
             };
-            let is_agreed = adoptions.agreed(&self.regions).is_some();
+            let first = self.regions.epoch() == ConfigEpoch(0);
+            let is_agreed = first || adoptions.agreed(&self.regions).is_some();
             ConfigStatus {
                 acting,
                 own: adoptions.of(self.own_region),

@@ -4,9 +4,9 @@ use std::fs;
 
 use tempfile::TempDir;
 use tidegate_core::{
-    ids::{RegionName, RegionNumber},
+    ids::{ConfigEpoch, RegionName, RegionNumber},
     rights::{Regions, Split},
-    time::Span,
+    time::{ClusterTime, Span},
 };
 
 use super::*;
@@ -165,6 +165,60 @@ fn a_region_names_its_node() {
     assert!(problem("\nnode = \"\"").starts_with("2: field \"node\": `` is not a name"));
     let long = format!("region = \"{}\"", "x".repeat(63));
     assert!(problem(&long).contains("-0\" is too long: write node"));
+}
+
+#[test]
+fn regions_that_change_say_what_they_take_the_place_of() {
+    let with = |lines: &str| cluster("gossip", lines);
+    let number = |name: &str| RegionNumber::of(&RegionName::new(name).expect("a name"));
+    let split = |weights: &[(&str, u32)]| {
+        Split::new(
+            &weights.iter().map(|(name, weight)| (number(name), *weight)).collect::<Vec<_>>(),
+        )
+        .expect("a split")
+    };
+    let change = "config_epoch = 2\nregions = { eu = 3, us = 1 }\nregions_before = { eu = 1, ap = 1 }\nregions_gone = [\"ap\"]\nconfig_effective = 5";
+    let config = parse(&with(change)).expect("right");
+    let expected = Regions::next(
+        ConfigEpoch(2),
+        split(&[("eu", 1), ("ap", 1)]),
+        split(&[("eu", 3), ("us", 1)]),
+        &[number("ap")],
+        ClusterTime(5_000),
+    );
+    assert_eq!(config.cluster.expect("a cluster").regions, Some(expected));
+    // A region that leaves is no longer among those that are.
+    let leaves = change.replace("regions = { eu = 3, us = 1 }", "regions = { us = 1 }");
+    assert!(parse(&with(&leaves)).is_ok());
+
+    for (lines, wrong) in [
+        (
+            "config_epoch = 1",
+            "cluster.config_epoch\": numbers a configuration of regions that is not",
+        ),
+        ("config_epoch = 1\nregions = { eu = 1 }", "cluster.config_epoch\": needs to know what"),
+        ("regions = { eu = 1 }\nregions_before = { eu = 2 }", "cluster.regions_before\": is for"),
+        (
+            &*change.replace("[\"ap\"]", "[\"us\"]"),
+            "cluster.regions_gone\": names \"us\", which cluster.regions has",
+        ),
+        (
+            &*change.replace("[\"ap\"]", "[\"asia\"]"),
+            "cluster.regions_gone\": names \"asia\", which cluster.regions_before has not",
+        ),
+        (&*change.replace("[\"ap\"]", "[\"eu\"]"), "names the node's own region, \"eu\""),
+        (
+            &*change.replace("{ eu = 1, ap = 1 }", "{ ap = 0 }"),
+            "cluster.regions_before\": the weight",
+        ),
+        (
+            &*change.replace("eu = 3, ", "").replace("eu = 1, ", ""),
+            "cluster.regions\": does not name the node's own region",
+        ),
+    ] {
+        let said = problem(&with(lines));
+        assert!(said.contains(wrong), "{lines}: {said}");
+    }
 }
 
 #[test]

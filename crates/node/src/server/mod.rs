@@ -53,6 +53,7 @@ mod heal;
 mod peers;
 mod policies;
 mod readiness;
+mod regions;
 mod snapshots;
 #[cfg(test)]
 mod tests;

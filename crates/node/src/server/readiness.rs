@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{clocks, foreign_seeds, view::View};
+use super::{clocks, foreign_seeds, regions, view::View};
 use crate::{
     clock::Clock,
     config::{Config, Seed},
@@ -47,7 +47,8 @@ pub(super) async fn upkeep(
         look_after(store),
         tell_broken_invariants(view),
         watch_doubt(store, view),
-        clocks::watch(limiter, view)
+        clocks::watch(limiter, view),
+        regions::watch(view)
     );
 }
 

@@ -25,8 +25,8 @@ use crate::{
     membership::Member,
     store::{Store, StoreError},
     telemetry::{
-        ClockSample, GuardSample, ListenerSample, Metrics, NodeSample, OverSample, PeerSample,
-        StoreSample, Traffic,
+        ClockSample, ConfigSample, GuardSample, ListenerSample, Metrics, NodeSample, OverSample,
+        PeerSample, StoreSample, Traffic,
     },
 };
 
@@ -159,6 +159,7 @@ impl View {
         let peers = self.engine.peers(now);
         let stats = self.engine.stats();
         let clock = self.engine.clock_status(now);
+        let config = self.engine.config_status(now);
         let traffic = |t: &tidegate_core::Traffic| Traffic {
             frames: t.frames,
             bytes: t.bytes,
@@ -195,6 +196,11 @@ impl View {
             clock_error: clock.error.map(|us| us as f64 / 1e6),
             clock_alarm: clock.alarm,
             rights_suspended: self.engine.rights_are_suspended(now),
+            config: ConfigSample {
+                acting: config.acting.0,
+                adopted: config.own.map_or(0, |own| own.epoch.0),
+                agreed: config.missing.is_empty(),
+            },
             relabelled: stats.relabelled,
             unwatched: stats.unwatched,
             frames_dropped,

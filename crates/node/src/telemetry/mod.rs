@@ -3,8 +3,8 @@
 pub use logs::{BadLogFilter, LogFormat, init_logs};
 pub use metrics::{Metrics, ReloadResult};
 pub use sample::{
-    ClockSample, GuardSample, ListenerSample, NodeSample, OverSample, PeerSample, StoreSample,
-    Traffic,
+    ClockSample, ConfigSample, GuardSample, ListenerSample, NodeSample, OverSample, PeerSample,
+    StoreSample, Traffic,
 };
 
 mod logs;

@@ -23,6 +23,8 @@ pub struct NodeSample {
     pub clock_alarm: bool,
     /// Whether nothing may be spent by rights now.
     pub rights_suspended: bool,
+    /// By which configuration of regions claims are made, what the store has adopted, and whether all have.
+    pub config: ConfigSample,
     /// Checks whose labels did not fit, and which the store was asked again.
     pub relabelled: u64,
     /// Times that there was no room to watch a key's demand.
@@ -100,6 +102,17 @@ pub struct PeerSample {
     pub received: Traffic,
     /// What went to it.
     pub sent: Traffic,
+}
+
+/// How a node stands with configurations of regions.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfigSample {
+    /// By which one it goes.
+    pub acting: u64,
+    /// Which one its store has adopted; 0 as long as it was not asked.
+    pub adopted: u64,
+    /// Whether all regions have adopted the node's.
+    pub agreed: bool,
 }
 
 /// The connections of one listener.
@@ -245,6 +258,21 @@ impl Collector for NodeSample {
             "tidegate_rights_suspended",
             "Whether nothing is spent of strict and bounded limits now (1) or not (0)",
             u64::from(self.rights_suspended),
+        )?;
+        out.gauge(
+            "tidegate_config_epoch",
+            "The configuration of regions that this node goes by",
+            self.config.acting,
+        )?;
+        out.gauge(
+            "tidegate_config_adopted",
+            "The configuration of regions that its store has adopted",
+            self.config.adopted,
+        )?;
+        out.gauge(
+            "tidegate_config_agreed",
+            "Whether all regions are known to have adopted this node's configuration (1) or not (0)",
+            u64::from(self.config.agreed),
         )?;
         out.counter(
             "tidegate_checks_relabelled",

@@ -8,7 +8,8 @@ use tidegate_core::{
 
 use super::*;
 use crate::telemetry::{
-    ClockSample, GuardSample, ListenerSample, OverSample, PeerSample, StoreSample, Traffic,
+    ClockSample, ConfigSample, GuardSample, ListenerSample, OverSample, PeerSample, StoreSample,
+    Traffic,
 };
 
 fn policies(names: &[(&str, bool)]) -> PolicySet {
@@ -163,6 +164,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         clock_error: Some(0.75),
         clock_alarm: true,
         rights_suspended: true,
+        config: ConfigSample { acting: 3, adopted: 2, agreed: false },
         relabelled: 11,
         unwatched: 12,
         frames_dropped: vec![("malformed", 7)],
@@ -209,6 +211,9 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_clock_error_seconds 0.75");
     assert_has(&lines, "tidegate_clock_alarm 1");
     assert_has(&lines, "tidegate_rights_suspended 1");
+    assert_has(&lines, "tidegate_config_epoch 3");
+    assert_has(&lines, "tidegate_config_adopted 2");
+    assert_has(&lines, "tidegate_config_agreed 0");
     assert_has(&lines, "tidegate_checks_relabelled_total 11");
     assert_has(&lines, "tidegate_forecasts_refused_total 12");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
