@@ -30,6 +30,12 @@ pub enum Invariant {
     Together,
     /// INV-11: what a heal has written, the record of the new epoch holds.
     Healed,
+    /// INV-13: what is spent and given of an account is at most its base, what was received, and the overdraft.
+    Covered,
+    /// INV-15: nothing is spent in labels that a store may have forgotten.
+    Forfeited,
+    /// INV-16: a long label is spent no further than a block beyond what others hold, so that it can be recovered.
+    Recovered,
 }
 
 impl Invariant {
@@ -47,6 +53,9 @@ impl Invariant {
             Self::Forward => "INV-9",
             Self::Together => "INV-10",
             Self::Healed => "INV-11",
+            Self::Covered => "INV-13",
+            Self::Forfeited => "INV-15",
+            Self::Recovered => "INV-16",
         }
     }
 }

@@ -322,6 +322,7 @@ impl<G: Guarding> Engine<G> {
                         let floored = op.counts.max(plan.floor) == op.counts;
                         self.holds(Invariant::Floored, floored)
                             && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
+                            && (ticket.purpose != Purpose::Charge || self.is_rightful(plan, op, epoch))
                     });
                 if !believable {
                     return Completion::Decided(self.answer_without_store(
@@ -476,6 +477,22 @@ impl<G: Guarding> Engine<G> {
                 None => self.pace.note_change(now, self.settings.gossip),
             }
         }
+    }
+
+    /// Whether the store has spent no more of a limit under rights than the region has (INV-13, INV-15, INV-16).
+    fn is_rightful(&self, plan: &Planned, reply: &OperationReply, epoch: StoreEpoch) -> bool {
+        let Some((claim, holding)) = plan.claim.as_ref().zip(reply.holding.as_ref()) else {
+            return true;
+        };
+        if !reply.passes {
+            return true;
+        }
+        let net = reply.counts.net();
+        let covered = net <= holding.held().saturating_add(claim.allowance);
+        let recoverable = claim.bound.is_none_or(|bound| net <= bound.most(epoch));
+        self.holds(Invariant::Forfeited, holding.open)
+            && self.holds(Invariant::Covered, covered)
+            && self.holds(Invariant::Recovered, recoverable)
     }
 
     /// Takes the store's word of the own region's rights: whoever granted of them may be gone. Ceilings that

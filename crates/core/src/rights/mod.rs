@@ -5,8 +5,8 @@
 //! to everybody ([`Statement`]), and whom it is for may spend it when it was heard of ([`Book`]). How much
 //! is granted to whom is a matter of demand ([`grants`]) and not of safety: any amounts are safe.
 //!
-//! What must hold, checked by the tests beside the types and by the model checker (they join
-//! [`invariants`](crate::invariants) when the engine drives them):
+//! What must hold, checked by the tests beside the types and by the model checker (and where one node can, for
+//! every reply of the store, see [`invariants`](crate::invariants)):
 //!
 //! - INV-12 *Split*: the bases of all regions add up to the quantity;
 //! - INV-13 *Covered*: in a store, spent and given are at most base, received and overdraft;
