@@ -45,6 +45,14 @@ pub struct RightsUse {
     pub stranded: u64,
 }
 
+impl RightsUse {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.held = self.held.saturating_add(more.held);
+        self.granted = self.granted.saturating_add(more.granted);
+        self.stranded = self.stranded.saturating_add(more.stranded);
+    }
+}
+
 /// How one limit weighed one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitVerdict {

@@ -322,7 +322,8 @@ impl<G: Guarding> Engine<G> {
                         let floored = op.counts.max(plan.floor) == op.counts;
                         self.holds(Invariant::Floored, floored)
                             && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
-                            && (ticket.purpose != Purpose::Charge || self.is_rightful(plan, op, epoch))
+                            && (ticket.purpose != Purpose::Charge
+                                || self.is_rightful(plan, op, epoch))
                     });
                 if !believable {
                     return Completion::Decided(self.answer_without_store(

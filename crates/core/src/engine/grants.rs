@@ -5,16 +5,16 @@
 //! The store grants only what it holds, so that any mistake here costs accuracy and not the bound; and so
 //! two nodes that both take themselves for the one are harmless.
 
-use alloc::{boxed::Box, vec::Vec};
-use core::sync::atomic::Ordering;
+use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use core::{mem, sync::atomic::Ordering};
 
 use super::{Engine, Outcome, Sighted, config::ConfigSight};
 use crate::{
-    check::plan::LabelBounds,
+    check::{RightsUse, plan::LabelBounds},
     counts::{Asked, Shape, Shard, Tally, Tick},
     forecast::{Forecast, Participant, Sight, Whose},
     guard::{Guard, Guarding},
-    ids::{Caller, Key, RegionIndex, RegionNumber, StoreEpoch},
+    ids::{Caller, Key, LimitId, RegionIndex, RegionNumber, StoreEpoch},
     policy::{Limit, PolicySet},
     rights::{self, Demand, Reopening, Share},
     store::{
@@ -100,6 +100,10 @@ pub(super) struct Grants {
     /// Where the round under way goes on: shard and place.
     at: Option<(usize, u32)>,
     under_way: bool,
+    /// How the region stands with each limit, over all keys that are watched: as far as this round has come, and
+    /// as the last whole one found.
+    so_far: BTreeMap<LimitId, RightsUse>,
+    uses: BTreeMap<LimitId, RightsUse>,
     /// When the store is told next by which configuration claims are made, if it does not know.
     propose: Mono,
 }
@@ -152,11 +156,13 @@ impl<G: Guarding> Engine<G> {
         let right = right && !self.rights_are_suspended(now);
         let mut asked = Vec::new();
         let mut operations = Vec::new();
+        let mut uses = BTreeMap::new();
         let (mut at, mut places) = (from, PLACES_MAX);
         while at.0 < self.shards.len() && places > 0 && operations.len() < OPERATIONS_MAX {
             let end = self.shards[at.0].with(|shard| {
                 let end = shard.watched.places();
                 while at.1 < end && places > 0 && operations.len() < OPERATIONS_MAX {
+                    self.add_use(shard, at.1, policies, &sighted, &mut uses);
                     let granting = right.then(|| self.grants_at(shard, at.1, policies, &sighted));
                     if let Some(granting) = granting.flatten() {
                         let Granting { key, limit, label, claim, waiting } = granting;
@@ -190,11 +196,48 @@ impl<G: Guarding> Engine<G> {
         }
         self.grants.with(|grants| {
             grants.at = (at.0 < self.shards.len()).then_some(at);
+            for (limit, more) in uses {
+                grants.so_far.entry(limit).or_default().add(more);
+            }
+            if grants.at.is_none() {
+                grants.uses = mem::take(&mut grants.so_far);
+            }
             grants.under_way = !operations.is_empty();
         });
         let ticket = GrantTicket { asked_at: now, asked };
         let grants = !operations.is_empty();
         grants.then(|| (self.command_with_claims(now, operations), ticket))
+    }
+
+    /// How this region stands with the limits that are spent by rights, over all callers in demand, as the last
+    /// round over them found.
+    pub fn rights_in_use(&self) -> BTreeMap<LimitId, RightsUse> {
+        self.grants.with(|grants| grants.uses.clone())
+    }
+
+    /// Adds how the region stands with the key that is watched at a place, as far as this node has heard.
+    fn add_use(
+        &self,
+        shard: &Shard,
+        place: u32,
+        policies: &PolicySet,
+        sighted: &Sighted,
+        uses: &mut BTreeMap<LimitId, RightsUse>,
+    ) {
+        let known = shard.watched.at(place).filter(|(_, forecast)| forecast.has_rights());
+        let Some((key, _)) = known else { return };
+        let limit = policies.limit(key.limit).map(|(_, limit)| limit);
+        let Some(limit) = limit.filter(|limit| limit.has_rights()) else { return };
+        let label = limit.window.label_at(sighted.cluster);
+        let book = shard.watched.books(key).and_then(|books| books.of(label));
+        let is_closed = book.is_some_and(|book| book.question(self.own_region).is_some());
+        let held = self.held(shard, key, limit, label, &sighted.config);
+        let given = book.and_then(|book| book.of(self.own_region)).map(|told| told.given.sum());
+        uses.entry(key.limit).or_default().add(RightsUse {
+            held: if is_closed { 0 } else { held },
+            granted: given.unwrap_or_default(),
+            stranded: self.stranded(shard, key, limit, label, sighted),
+        });
     }
 
     /// A command of no operations, where the store is to be told of a configuration.
@@ -456,17 +499,23 @@ impl<G: Guarding> Engine<G> {
         sighted: &Sighted,
     ) -> u64 {
         let sight = sighted.sight(self);
-        let by_region = shard.by_region(*key, label);
-        let book = shard.watched.books(key).and_then(|books| books.of(label));
         let is_reached = |index: RegionIndex| {
             sighted.participants.iter().any(|p| p.region == index && sight.is_in_touch(p))
         };
-        let left = |region: RegionNumber| {
+        let index_of = |region: RegionNumber| {
             let index = sighted.regions.iter().find(|(number, _)| *number == region);
-            let index = index.map(|(_, index)| *index);
-            if index.is_some_and(is_reached) {
-                return 0;
-            }
+            index.map(|(_, index)| *index)
+        };
+        let others = self.regions.iter().filter(|region| *region != self.own_region);
+        let unreached: Vec<_> =
+            others.filter(|region| !index_of(*region).is_some_and(is_reached)).collect();
+        if unreached.is_empty() {
+            return 0;
+        }
+        let by_region = shard.by_region(*key, label);
+        let book = shard.watched.books(key).and_then(|books| books.of(label));
+        let left = |region: RegionNumber| {
+            let index = index_of(region);
             let used = by_region.iter().find(|(r, _)| Some(*r) == index);
             let used = used.map_or(0, |(_, tally)| tally.counts.net());
             let start = limit.window.start(label);
@@ -474,7 +523,7 @@ impl<G: Guarding> Engine<G> {
             let held = book.map_or(base, |book| book.held(region, base));
             held.saturating_sub(used)
         };
-        self.regions.iter().filter(|region| *region != self.own_region).map(left).sum()
+        unreached.into_iter().map(left).sum()
     }
 
     /// How far the store may spend beyond a ceiling that another region holds. Where there is no other, nothing

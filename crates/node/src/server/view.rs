@@ -242,6 +242,7 @@ impl View {
             .iter()
             .flat_map(|policy| policy.limits.iter().map(move |limit| (&*policy.name, limit)));
         let global = limits.filter(|(_, limit)| limit.scope == Scope::Global);
+        let rights = self.engine.rights_in_use();
         let sample = |(policy, limit): (&str, &Limit)| {
             let over = stats.over_admitted.get(&limit.id).copied().unwrap_or_default();
             OverSample {
@@ -253,6 +254,9 @@ impl View {
                     let exposure = stats.over_admission_possible.get(&limit.id);
                     self.engine.possible(limit, exposure.copied().unwrap_or_default())
                 },
+                rights: limit
+                    .has_rights()
+                    .then(|| rights.get(&limit.id).copied().unwrap_or_default()),
             }
         };
         global.map(sample).collect()

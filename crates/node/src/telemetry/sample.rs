@@ -7,7 +7,7 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-use tidegate_core::RepairStats;
+use tidegate_core::{RepairStats, check::RightsUse};
 
 /// Values that others count; asked for at each scrape.
 #[derive(Debug, Clone, Default)]
@@ -105,7 +105,7 @@ pub struct PeerSample {
 }
 
 /// How a node stands with configurations of regions.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ConfigSample {
     /// By which one it goes.
     pub acting: u64,
@@ -152,6 +152,8 @@ pub struct OverSample {
     pub unmeasured: u64,
     /// What may come on top for any one caller.
     pub possible: u64,
+    /// Where it is spent by rights, how the region stands with them, over all callers in demand.
+    pub rights: Option<RightsUse>,
 }
 
 impl OverSample {
@@ -304,6 +306,25 @@ impl Collector for NodeSample {
             "tidegate_over_admission_possible",
             "What may come above a global limit for any one caller, because news is on its way",
             over(|o| o.possible),
+        )?;
+        let rights = |of: fn(&RightsUse) -> u64| {
+            let limits = self.over.iter().filter_map(move |o| Some((o, o.rights?)));
+            limits.map(move |(o, rights)| (o.labels(), of(&rights)))
+        };
+        out.gauges(
+            "tidegate_rights_held",
+            "What this region may spend of a limit in its current windows, used or not, over all callers in demand",
+            rights(|r| r.held),
+        )?;
+        out.gauges(
+            "tidegate_rights_granted",
+            "What of it this region has granted to others",
+            rights(|r| r.granted),
+        )?;
+        out.gauges(
+            "tidegate_rights_stranded",
+            "What regions that cannot be reached hold of it and have not spent, as far as is known",
+            rights(|r| r.stranded),
         )?;
         let RepairStats { compared, differing, repaired } = self.repair;
         out.counters(

@@ -2,6 +2,7 @@
 
 use tidegate_core::{
     RepairStats,
+    check::RightsUse,
     policy::{Algorithm, Consistency, Limit, Policy, Scope},
     time::{Label, Span, Window},
 };
@@ -176,6 +177,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             admitted: 11,
             unmeasured: 12,
             possible: 13,
+            rights: Some(RightsUse { held: 30, granted: 31, stranded: 32 }),
         }],
         repair: RepairStats { compared: 14, differing: 15, repaired: 16 },
         slots_refused: 23,
@@ -211,6 +213,10 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_clock_error_seconds 0.75");
     assert_has(&lines, "tidegate_clock_alarm 1");
     assert_has(&lines, "tidegate_rights_suspended 1");
+    for (name, value) in [("held", 30), ("granted", 31), ("stranded", 32)] {
+        let labels = r#"policy="api",limit="hourly""#;
+        assert_has(&lines, &format!("tidegate_rights_{name}{{{labels}}} {value}"));
+    }
     assert_has(&lines, "tidegate_config_epoch 3");
     assert_has(&lines, "tidegate_config_adopted 2");
     assert_has(&lines, "tidegate_config_agreed 0");
