@@ -87,7 +87,11 @@ async fn all_of_a_limit_goes_to_another_region_and_nothing_is_spent_while_nodes_
     }
     // It needs nobody for that any more.
     let [eu, us] = nodes;
-    assert!(eu.process.log().contains("regions and weights are agreed by all"));
+    eventually(SOON, "the log says so", async || {
+        let log = eu.process.log();
+        ensure(log.contains("regions and weights are agreed by all"), || log)
+    })
+    .await;
     eu.stop().await;
     spends_all(&us.node).await;
 
