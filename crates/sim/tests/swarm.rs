@@ -1,6 +1,6 @@
 //! Random worlds: whatever goes wrong with links, nodes, stores and clocks, every checker is content.
 //!
-//! Two hundred of them, in four tests that may run beside each other.
+//! Two hundred of them, in four tests that may run beside each other, and fifty of limits under rights.
 
 use std::path::Path;
 
@@ -41,4 +41,16 @@ fn the_third_fifty_worlds_hold() {
 #[test]
 fn the_last_fifty_worlds_hold() {
     worlds_hold(150, 0);
+}
+
+/// Limits under rights alone, which are never over, whatever happens to stores and however regions change.
+#[test]
+fn fifty_worlds_of_rights_hold() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/scenarios/rights.toml");
+    let swarm = Source::load(&path).unwrap_or_else(|error| panic!("{error}"));
+    let replay = |seed| format!("tidegate-sim run config/scenarios/rights.toml --seed {seed}");
+    let result = explore(&swarm, 150..200, 1, &replay, |_, _| {});
+    assert!(result.holds(), "{result}");
+    assert_eq!((result.wrong_admits, result.lost_though_known), (0, 0));
+    assert!(result.worlds.values().all(|n| *n > 5), "{result}");
 }

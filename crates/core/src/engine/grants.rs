@@ -559,7 +559,7 @@ impl<G: Guarding> Engine<G> {
                 limit.quantity,
                 limit.consistency.overdraft(),
                 self.own_region,
-                config.is_agreed(label_start),
+                (config.acting, config.is_agreed(label_start)),
             ),
             label_start,
             bound,

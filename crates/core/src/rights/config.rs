@@ -101,17 +101,23 @@ impl Regions {
         self.now.base(quantity, region).max(self.before.base(quantity, region))
     }
 
-    /// The overdraft that a region may use in a label: the smaller one until the newest is `agreed` for it.
+    /// The overdraft that a region may use in a label, by the configuration that is `acting`: the smaller one
+    /// until that is `agreed` for the label; nothing, where the smaller one is not known.
     pub fn overdraft(
         &self,
         quantity: u64,
         per_million: u32,
         region: RegionNumber,
-        agreed: bool,
+        (acting, agreed): (ConfigEpoch, bool),
     ) -> u64 {
         let now = self.now.overdraft(quantity, per_million, region);
         let before = self.before.overdraft(quantity, per_million, region);
-        if agreed { now } else { now.min(before) }
+        match (acting == self.epoch, agreed) {
+            (true, true) => now,
+            (true, false) => now.min(before),
+            (false, true) => before,
+            (false, false) => 0,
+        }
     }
 
     /// The most that all regions together may overdraw, by either configuration.
@@ -329,5 +335,83 @@ impl Adoptions {
             }
         };
         self.0.values().filter_map(said).max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: RegionNumber = RegionNumber(1);
+    const B: RegionNumber = RegionNumber(2);
+    const C: RegionNumber = RegionNumber(3);
+
+    fn split(weights: &[(RegionNumber, u32)]) -> Split {
+        Split::new(weights).expect("a split")
+    }
+
+    /// Of two regions with the same weight; then the first has nine tenths, and the second is gone.
+    fn change(gone: &[RegionNumber]) -> Regions {
+        let (before, now) = (split(&[(A, 1), (B, 1)]), split(&[(A, 9), (C, 1)]));
+        Regions::next(ConfigEpoch(1), before, now, gone, ClusterTime(100))
+    }
+
+    fn adopted(epoch: u64, from: u64, agreed: Option<u64>) -> Adopted {
+        let agreed = agreed.map(ClusterTime);
+        let (epoch, from) = (ConfigEpoch(epoch), ClusterTime(from));
+        Adopted { epoch, from, agreed, since: ClusterTime(0) }
+    }
+
+    #[test]
+    fn until_it_takes_hold_a_node_goes_by_the_one_before() {
+        let regions = change(&[]);
+        assert_eq!([99, 100].map(|at| regions.acting(ClusterTime(at)).0), [0, 1]);
+        let bases = |acting| regions.bases(100, A, ConfigEpoch(acting));
+        assert_eq!(bases(0), Bases { now: 50, before: None });
+        assert_eq!(bases(1), Bases { now: 90, before: Some(50) });
+        let overdraft =
+            |acting, agreed| regions.overdraft(100, 100_000, A, (ConfigEpoch(acting), agreed));
+        assert_eq!([overdraft(0, false), overdraft(0, true)], [0, 5]);
+        assert_eq!([overdraft(1, false), overdraft(1, true)], [5, 9]);
+    }
+
+    #[test]
+    fn an_account_begins_with_the_base_of_its_time() {
+        let store = adopted(1, 10, Some(20));
+        let bases = Bases { now: 9, before: Some(5) };
+        let base = |claimed, start| store.base(ConfigEpoch(claimed), bases, ClusterTime(start));
+        assert_eq!([9, 10, 19, 20].map(|start| base(1, start)), [5, 5, 5, 9].map(Some));
+        // Of an older one, as long as labels begin that it may serve.
+        assert_eq!([base(0, 9), base(0, 10)], [Some(9), None]);
+        assert_eq!(base(2, 20), None, "it has not been adopted");
+        let unknown = Bases { before: None, ..bases };
+        let base = |start| store.base(ConfigEpoch(1), unknown, ClusterTime(start));
+        assert_eq!([base(9), base(10), base(20)], [None, None, Some(9)]);
+    }
+
+    #[test]
+    fn one_is_agreed_when_all_that_are_left_have_adopted_it() {
+        let told = |regions: &Regions, all: &[(RegionNumber, Adopted)]| {
+            let mut adoptions = Adoptions::default();
+            all.iter().for_each(|(region, adopted)| {
+                adoptions.note(*region, adopted);
+            });
+            adoptions.agreed(regions)
+        };
+        let [a, c] = [adopted(1, 10, None), adopted(1, 30, None)];
+        assert_eq!(told(&change(&[]), &[(A, a), (C, c)]), None, "nobody has heard of B");
+        assert_eq!(told(&change(&[B]), &[(A, a), (C, c)]), Some(ClusterTime(30)));
+        assert_eq!(told(&change(&[B]), &[(A, a), (C, adopted(0, 0, Some(0)))]), None);
+        // Who says so is believed.
+        assert_eq!(told(&change(&[]), &[(A, adopted(1, 10, Some(40)))]), Some(ClusterTime(40)));
+    }
+
+    #[test]
+    fn all_who_are_configured_alike_have_one_number() {
+        assert_eq!(change(&[]).fingerprint(), change(&[]).fingerprint());
+        let other = Regions::first(split(&[(A, 9), (C, 1)]));
+        for different in [change(&[B]), other] {
+            assert_ne!(change(&[]).fingerprint(), different.fingerprint());
+        }
     }
 }
