@@ -1,6 +1,6 @@
 //! Regions and weights of a `strict` limit are changed while it is in use, on real processes.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate_tests::{
     dev::connected,
@@ -26,6 +26,9 @@ const KEY: [(&str, &str); 1] = [("api_key", "k")];
 const FIRST: &str = "regions = { eu = 1, us = 0 }";
 const SECOND: &str =
     "config_epoch = 1\nregions_before = { eu = 1, us = 0 }\nregions = { eu = 0, us = 1 }";
+
+const THIRD: &str =
+    "config_epoch = 2\nregions_before = { eu = 0, us = 1 }\nregions = { eu = 1, us = 0 }";
 
 fn serve(site: &Site, places: &[Place; 2], at: usize, regions: &str) -> Served {
     let config = site.config(&places[at], &[&places[1 - at]]);
@@ -95,8 +98,29 @@ async fn all_of_a_limit_goes_to_another_region_and_nothing_is_spent_while_nodes_
     eu.stop().await;
     spends_all(&us.node).await;
 
+    // Then back, at a time that is to come; and nobody is left who knows that the first change was agreed: their
+    // stores are their own memory.
+    us.stop().await;
+    #[expect(clippy::disallowed_methods, reason = "the setting is a time of day")]
+    let effective = SystemTime::now() + Duration::from_secs(4);
+    let effective = effective.duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+    let third = format!("{THIRD}\nconfig_effective = {effective}");
+    nodes = [0, 1].map(|at| serve(&site, &places, at, &third));
+    for served in &nodes {
+        served.node.ready(SOON).await;
+    }
+    connected(nodes.iter().map(|served| &served.node), SOON).await;
+    for served in &nodes {
+        served.node.check(&KEY, 1).await;
+        says(&served.node, "tidegate_config_adopted", 2.0).await;
+        says(&served.node, "tidegate_config_agreed", 1.0).await;
+    }
+    spends_all(&nodes[0].node).await;
+    let [eu, us] = nodes;
+    eu.stop().await;
+
     // A peer that has other weights under the same number stops both.
-    let wrong = SECOND.replace("us = 1 }", "us = 2 }");
+    let wrong = third.replace("regions = { eu = 1, us = 0 }", "regions = { eu = 2, us = 0 }");
     let eu = serve(&site, &places, 0, &wrong);
     eu.node.ready(SOON).await;
     for node in [&eu.node, &us.node] {

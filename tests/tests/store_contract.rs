@@ -508,6 +508,7 @@ fn random_proposal(random: &mut Xoshiro256PlusPlus, base: u64) -> Proposed {
         from: near(random),
         agreed: near(random).filter(|_| random.random_bool(0.2)),
         since: random.random_bool(0.5).then(|| ClusterTime(random.random_range(0..base) * 10)),
+        until: if random.random_bool(0.9) { StoreTime(u64::MAX) } else { StoreTime(0) },
     }
 }
 

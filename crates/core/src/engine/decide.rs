@@ -122,8 +122,7 @@ impl<G: Guarding> Engine<G> {
                 }
             });
         }
-        let until = shows.max(reading).zip(self.settings.call_max).map(|(shows, max)| shows + max);
-        let until = until.unwrap_or(StoreTime(u64::MAX));
+        let until = self.call_ends(shows.max(reading));
         let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
         let operations: Vec<_> = operations.collect();
         let claims = operations.iter().any(|operation| operation.claim.is_some());
@@ -132,6 +131,12 @@ impl<G: Guarding> Engine<G> {
         } else {
             StoreCommand::new(operations)
         }
+    }
+
+    /// Until when a command that is made now may be carried out, if the store's clock shows that.
+    pub(super) fn call_ends(&self, shows: Option<StoreTime>) -> StoreTime {
+        let until = shows.zip(self.settings.call_max).map(|(shows, max)| shows + max);
+        until.unwrap_or(StoreTime(u64::MAX))
     }
 
     /// What is known of the others now.
@@ -165,13 +170,15 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Labels that begin then or later nobody has used yet: a fence after the furthest that any region is
-    /// known to use. Not known while the own clock may still be set back, or while a node that has just begun
+    /// known to use; and so late that it is still true when the command is carried out, and for siblings whose
+    /// clocks are a little ahead. Not known while the own clock may still be set back, or while a node that has just begun
     /// knows of no other region's labels.
     fn unused(&self, now: Mono) -> Option<ClusterTime> {
         // Who has seen an earlier epoch of its store knows which labels its region has used.
         let alone = self.regions.is_one() || self.heal_status().epochs > 0;
         let furthest = self.clock.with(|clock| clock.furthest(now, alone))?;
-        Some(furthest + self.settings.fence)
+        let late = self.settings.call_max.map_or(Span::ZERO, |max| Span(2 * max.0));
+        Some(furthest + self.settings.fence.max(late))
     }
 
     /// What the store is told of when its labels are whole. Nothing before its epoch was first heard of.

@@ -242,15 +242,17 @@ impl<G: Guarding> Engine<G> {
 
     /// A command of no operations, where the store is to be told of a configuration.
     fn poll_proposal(&self, now: Mono) -> Option<StoreCommand> {
-        if !self.has_to_propose(now) || self.rights_are_suspended(now) {
+        if !self.has_to_propose(now) {
             return None;
         }
+        let suspended = self.rights_are_suspended(now);
         self.grants.with(|grants| {
             let due = !grants.under_way && now >= grants.propose;
             due.then(|| {
-                grants.under_way = true;
                 grants.propose = now + PROPOSE_EVERY;
+                grants.under_way = !suspended;
             })
+            .filter(|()| !suspended)
         })?;
         Some(self.command_with_claims(now, Vec::new()))
     }
@@ -377,6 +379,10 @@ impl<G: Guarding> Engine<G> {
             // The own store has forgotten the label: it has nothing to grant or to tell before it knows more.
             let own = (self.own_region, epoch);
             let block = claim.bound.map_or(0, |bound| bound.block);
+            // Who goes by an older configuration does not know whom to wait for.
+            if self.is_outdated(sighted.now) {
+                return None;
+            }
             let agreed = sighted.config.is_agreed(claim.label_start);
             let answering = self.regions.answering(agreed);
             let most = |region| self.regions.most(limit.quantity, region);
@@ -453,7 +459,9 @@ impl<G: Guarding> Engine<G> {
             age: Span::ZERO,
             delay: Span::ZERO,
         });
-        for (number, index) in sighted.regions.iter().filter(|(n, _)| self.regions.has(*n)) {
+        let acting = sighted.config.acting;
+        let can_have = |number: RegionNumber| self.regions.grants_to(number, acting);
+        for (number, index) in sighted.regions.iter().filter(|(number, _)| can_have(*number)) {
             // What reaches one of its nodes reaches its store; it is asked for by all of them.
             let heard = || nodes_of(*index).filter(|p| sight.is_heard(p));
             if !nodes_of(*index).any(|p| sight.is_in_touch(p)) {

@@ -320,20 +320,23 @@ impl Exchange {
         &self.adoptions
     }
 
-    /// The own store has said how far it has come: all are told when that is news.
-    pub(crate) fn handle_adopted(&mut self, now: Mono, adopted: &Adopted) {
-        if self.adoptions.note(self.sessions.own_region(), adopted) && !self.regions.is_one() {
+    /// The own store has said how far it has come: all are told when that is news, which is returned.
+    pub(crate) fn handle_adopted(&mut self, now: Mono, adopted: &Adopted) -> bool {
+        let news = self.adoptions.note(self.sessions.own_region(), adopted);
+        if news && !self.regions.is_one() {
             self.peers.values_mut().for_each(|peer| peer.last_clock = None);
             self.hurry(now);
         }
+        news
     }
 
-    /// Connected nodes that share limits and have another configuration of the same number.
+    /// Connected nodes of regions that share limits which mean another configuration by the same number.
     pub(crate) fn configured_otherwise(&self) -> impl Iterator<Item = &Session> {
-        let ours = (self.regions.epoch().0, self.regions.fingerprint());
+        let ours = self.regions.fingerprints();
         let differs = move |peer: &&Peer| {
-            let told = peer.configured.filter(|told| told.0 == ours.0 && told.1 != ours.1);
-            peer.connected && told.is_some()
+            let region = RegionNumber::of(&peer.session.id.region);
+            let contradicts = peer.configured.is_some_and(|theirs| ours.contradicts(&theirs));
+            peer.connected && self.regions.has(region) && contradicts
         };
         self.peers.values().filter(differs).map(|peer| &peer.session)
     }
@@ -539,10 +542,13 @@ impl Exchange {
             peer.echoed = peer.echoed.max(Some(sent));
         }
         if let Some(reading) = &remarks.config {
-            peer.configured = Some((reading.configured, reading.fingerprint));
+            peer.configured = Some(reading.configured.into());
             let region = RegionNumber::of(&from.id.region);
-            if let Some(told) = reading.adopted().filter(|_| self.regions.has(region)) {
-                self.adoptions.note(region, &told);
+            if self.regions.has(region) {
+                self.adoptions.note_was(reading.yours());
+                reading.adopted(cluster).iter().for_each(|told| {
+                    self.adoptions.note(region, told);
+                });
             }
         }
         if let Some(reading) = remarks.readings.last() {
@@ -678,8 +684,10 @@ impl Exchange {
                 let (sessions, relays) = (&self.sessions, &self.relays);
                 let lively = tempo.lively;
                 let config = (!self.regions.is_one()).then(|| {
-                    let own = self.adoptions.of(self.sessions.own_region());
-                    ConfigReading::of(&self.regions, own.as_ref())
+                    let of = |region: RegionNumber| self.adoptions.of(region);
+                    let yours = of(RegionNumber::of(&peer.session.id.region));
+                    let own = of(self.sessions.own_region());
+                    ConfigReading::of(&self.regions, own.as_ref(), yours.as_ref())
                 });
                 let cut = Cutter {
                     sessions,

@@ -8,6 +8,7 @@ use alloc::{
 use super::{outgoing::Outgoing, relay::Role, repair::Comparison};
 use crate::{
     ids::{RegionIndex, Session, SessionIndex},
+    rights::Fingerprints,
     time::{Mono, Span},
     wire::Echo,
 };
@@ -228,7 +229,7 @@ pub(super) struct Peer {
     /// When the last reading of our clock went.
     pub(super) last_clock: Option<Mono>,
     /// The number of its configuration of regions, and what it is like.
-    pub(super) configured: Option<(u64, u64)>,
+    pub(super) configured: Option<Fingerprints>,
     /// Encoded frames that wait for the driver to take them; at most one batch.
     pub(super) ready: VecDeque<Vec<u8>>,
     pub(super) sent: Traffic,

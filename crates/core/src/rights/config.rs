@@ -13,7 +13,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use super::Split;
 use crate::{
     ids::{ConfigEpoch, RegionNumber},
-    time::ClusterTime,
+    time::{ClusterTime, StoreTime},
 };
 
 /// The regions that share limits under rights, as a node is configured.
@@ -131,6 +131,12 @@ impl Regions {
         all(&self.now).max(all(&self.before))
     }
 
+    /// Whether a region can be granted anything by who goes by the configuration that is `acting`. What a region
+    /// was granted that is left out by it would be forgotten where the label is recovered: it is not asked.
+    pub fn grants_to(&self, region: RegionNumber, acting: ConfigEpoch) -> bool {
+        if acting == self.epoch { self.now.has(region) } else { self.before.has(region) }
+    }
+
     /// All regions that must answer for a label that is to be recovered: where the newest configuration is
     /// agreed for it, those that it has; else also those that are gone, so that it is not recovered.
     pub fn answering(&self, agreed: bool) -> Vec<RegionNumber> {
@@ -141,13 +147,46 @@ impl Regions {
         self.now.regions().chain(left).collect()
     }
 
-    /// A number that all have who are configured alike.
-    pub fn fingerprint(&self) -> u64 {
-        let parts = [&self.now, &self.before].into_iter().flat_map(Split::numbers);
-        let parts = parts.chain(self.gone.iter().map(|region| u64::from(region.0)));
-        parts.chain([self.effective.0]).fold(self.epoch.0, |sum, part| {
-            (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
-        })
+    /// Numbers by which others see whether they are configured alike.
+    pub fn fingerprints(&self) -> Fingerprints {
+        let gone = self.gone.iter().map(|region| u64::from(region.0));
+        Fingerprints {
+            epoch: self.epoch,
+            now: fingerprint(self.now.numbers()),
+            before: fingerprint(self.before.numbers()),
+            rest: fingerprint(gone.chain([self.effective.0])),
+        }
+    }
+}
+
+fn fingerprint(parts: impl Iterator<Item = u64>) -> u64 {
+    parts.fold(0, |sum: u64, part| (sum ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+}
+
+/// What a configuration is, for comparing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// Its number.
+    pub epoch: ConfigEpoch,
+    /// Of its regions and weights.
+    pub now: u64,
+    /// Of those that it takes the place of.
+    pub before: u64,
+    /// Of all else.
+    pub rest: u64,
+}
+
+impl Fingerprints {
+    /// Whether the same number has two meanings: with two nodes of one number, or where one takes the place of
+    /// what the other has.
+    pub fn contradicts(&self, other: &Self) -> bool {
+        if self.epoch == other.epoch {
+            self != other
+        } else if self.epoch.next() == other.epoch {
+            self.now != other.before
+        } else {
+            other.epoch.next() == self.epoch && other.now != self.before
+        }
     }
 }
 
@@ -187,10 +226,10 @@ pub struct Adopted {
 }
 
 impl Default for Adopted {
-    /// The first configuration, by which all labels are split.
+    /// Nobody has told it anything, or it has forgotten.
     fn default() -> Self {
         let start = ClusterTime(0);
-        Self { epoch: ConfigEpoch(0), from: start, agreed: Some(start), since: start }
+        Self { epoch: ConfigEpoch(0), from: start, agreed: None, since: start }
     }
 }
 
@@ -206,36 +245,76 @@ pub struct Proposed {
     /// Of labels that began earlier nothing may be opened by it; `None` as long as the node has not heard that
     /// the one before was ever agreed.
     pub since: Option<ClusterTime>,
+    /// From then on `from` says nothing any more: labels that nobody had used then may be in use.
+    pub until: StoreTime,
+}
+
+impl Proposed {
+    /// From when on labels may be begun that nobody has used yet, if that is still true.
+    fn unused_at(&self, now: StoreTime) -> Option<ClusterTime> {
+        self.from.filter(|_| now < self.until)
+    }
 }
 
 impl Adopted {
-    /// What a store that has forgotten everything makes of the first word; `None`: that says too little.
-    pub fn anew(word: &Proposed) -> Option<Self> {
-        let Proposed { epoch, from, agreed, since } = *word;
-        if epoch == ConfigEpoch(0) {
-            return Some(Self::default());
-        }
-        Some(Self { epoch, from: from?, agreed, since: since? })
+    /// The first configuration, by which all labels are split.
+    pub const fn first() -> Self {
+        let start = ClusterTime(0);
+        Self { epoch: ConfigEpoch(0), from: start, agreed: Some(start), since: start }
     }
 
-    /// Takes a node's word. The next configuration is adopted when this one is agreed; an older or a later
-    /// one is not. Returns whether anything changed.
-    pub fn take(&mut self, word: &Proposed) -> bool {
+    /// Whether nobody has told it anything.
+    pub fn is_untold(&self) -> bool {
+        self.epoch == ConfigEpoch(0) && self.agreed.is_none()
+    }
+
+    /// What a store that has forgotten everything makes of the first word that comes at `now`; `None`: that says
+    /// too little.
+    pub fn anew(word: &Proposed, now: StoreTime) -> Option<Self> {
+        if word.epoch == ConfigEpoch(0) {
+            return Some(Self::first());
+        }
+        let (from, since) = word.unused_at(now).zip(word.since)?;
+        Some(Self { epoch: word.epoch, from, agreed: word.agreed, since })
+    }
+
+    /// Takes a node's word that comes at `now`. A later configuration is adopted when the one before that is
+    /// known to have been agreed; an older one is not. Returns whether anything changed.
+    pub fn take(&mut self, word: &Proposed, now: StoreTime) -> bool {
         let before = *self;
         if word.epoch == self.epoch {
             self.agreed = self.agreed.or(word.agreed);
-        } else if word.epoch.previous() == self.epoch
-            && let Some((from, since)) = word.from.zip(self.agreed)
-        {
-            *self = Self { epoch: word.epoch, from, agreed: None, since };
+        } else if word.epoch > self.epoch {
+            let is_next = word.epoch.previous() == self.epoch;
+            let since = self.agreed.filter(|_| is_next).or(word.since);
+            if let Some((from, since)) = word.unused_at(now).zip(since) {
+                *self = Self { epoch: word.epoch, from, agreed: None, since };
+            }
         }
         *self != before
     }
 
-    /// Whether claims by a configuration are served in a label that begins then.
+    /// Whether claims by a configuration are served in a label that begins then. By an older one they are in
+    /// labels that nobody splits by this one yet.
     pub fn serves(&self, claimed: ConfigEpoch, label_start: ClusterTime) -> bool {
-        let older = claimed == self.epoch.previous() && label_start < self.from;
-        claimed == self.epoch || older
+        let is_older = claimed == self.epoch.previous();
+        claimed == self.epoch
+            || (is_older && label_start < self.from && !self.is_agreed(label_start))
+    }
+
+    /// Whether how a label that begins then is split can be known.
+    pub fn knows(&self, label_start: ClusterTime) -> bool {
+        label_start >= self.since
+    }
+
+    /// The base of an account that was forgotten and is made good: by which configuration it was opened nobody
+    /// knows. `None`: it is not.
+    pub fn least_base(&self, bases: Bases, label_start: ClusterTime) -> Option<u64> {
+        if self.is_agreed(label_start) {
+            Some(bases.now)
+        } else {
+            bases.least().filter(|_| self.knows(label_start))
+        }
     }
 
     /// What an account is opened with by such a claim; `None`: it is not.
@@ -245,7 +324,7 @@ impl Adopted {
         bases: Bases,
         label_start: ClusterTime,
     ) -> Option<u64> {
-        if !self.serves(claimed, label_start) || label_start < self.since {
+        if !self.serves(claimed, label_start) || !self.knows(label_start) {
             return None;
         }
         if claimed != self.epoch || self.is_agreed(label_start) {
@@ -281,25 +360,34 @@ impl Adopted {
 
 /// What one node has heard of how far each region's store has come.
 #[derive(Debug, Clone, Default)]
-pub struct Adoptions(BTreeMap<RegionNumber, Adopted>);
+pub struct Adoptions {
+    regions: BTreeMap<RegionNumber, Adopted>,
+    /// The newest that others say the own region has adopted, perhaps before it forgot all.
+    was: ConfigEpoch,
+}
 
 impl Adoptions {
     /// Takes note of one region's. Returns whether that is news.
     pub fn note(&mut self, region: RegionNumber, told: &Adopted) -> bool {
-        match self.0.get_mut(&region) {
+        match self.regions.get_mut(&region) {
             Some(known) => known.merge(told),
-            None => self.0.insert(region, *told).is_none(),
+            None => self.regions.insert(region, *told).is_none(),
         }
+    }
+
+    /// Takes note of what another region knows of how far the own one was.
+    pub fn note_was(&mut self, epoch: ConfigEpoch) {
+        self.was = self.was.max(epoch);
     }
 
     /// What is known of a region.
     pub fn of(&self, region: RegionNumber) -> Option<Adopted> {
-        self.0.get(&region).copied()
+        self.regions.get(&region).copied()
     }
 
     /// The newest configuration that any region is known to have adopted.
     pub fn newest(&self) -> ConfigEpoch {
-        self.0.values().map(|adopted| adopted.epoch).max().unwrap_or_default()
+        self.regions.values().map(|adopted| adopted.epoch).fold(self.was, ConfigEpoch::max)
     }
 
     /// From which labels on a configuration is in force everywhere: when all regions have adopted it, the
@@ -313,11 +401,12 @@ impl Adoptions {
                 (adopted.epoch == epoch.next()).then_some(adopted.since)
             }
         };
-        if let Some(agreed) = self.0.values().filter_map(said).max() {
-            return Some(agreed);
-        }
         let from =
             |region: RegionNumber| self.of(region).filter(|a| a.epoch == epoch).map(|a| a.from);
+        if let Some(agreed) = self.regions.values().filter_map(said).max() {
+            let last = regions.iter().filter_map(from).max();
+            return Some(last.map_or(agreed, |last| last.max(agreed)));
+        }
         regions.iter().map(from).try_fold(ClusterTime(0), |last, from| Some(last.max(from?)))
     }
 
@@ -334,7 +423,16 @@ impl Adoptions {
                 adopted.agreed.filter(|_| adopted.epoch == epoch.previous())
             }
         };
-        self.0.values().filter_map(said).max()
+        self.regions.values().filter_map(said).max()
+    }
+
+    /// Whether nobody is left who could say that the configuration before `epoch` was agreed, and nobody who is
+    /// further behind: of every region it is known that it came so far, or that its store was told nothing.
+    /// Whoever configures `epoch` has seen that the one before was agreed.
+    pub fn are_lost(&self, regions: &Regions, epoch: ConfigEpoch) -> bool {
+        regions.iter().all(|region| {
+            self.of(region).is_some_and(|a| a.is_untold() || a.epoch >= epoch.previous())
+        })
     }
 }
 
@@ -390,6 +488,81 @@ mod tests {
     }
 
     #[test]
+    fn what_is_older_than_any_change_that_is_known_is_left_alone() {
+        let store = Adopted { since: ClusterTime(5), ..adopted(2, 10, None) };
+        let bases = Bases { now: 9, before: Some(5) };
+        let least = |start| store.least_base(bases, ClusterTime(start));
+        assert_eq!([4, 5, 20].map(least), [None, Some(5), Some(5)]);
+        assert_eq!(store.base(ConfigEpoch(2), bases, ClusterTime(4)), None);
+        let agreed = Adopted { agreed: Some(ClusterTime(20)), ..store };
+        let least = |start| agreed.least_base(bases, ClusterTime(start));
+        assert_eq!([4, 19, 20].map(least), [None, Some(5), Some(9)]);
+        // A store that forgot adopts later than what is agreed: an older claim has no place in between.
+        let anew = Adopted { from: ClusterTime(30), ..agreed };
+        let serves = |start| anew.serves(ConfigEpoch(1), ClusterTime(start));
+        assert_eq!([19, 20, 29, 30].map(serves), [true, false, false, false]);
+    }
+
+    fn word(epoch: u64, from: u64, agreed: Option<u64>, since: Option<u64>) -> Proposed {
+        Proposed {
+            epoch: ConfigEpoch(epoch),
+            from: Some(ClusterTime(from)),
+            agreed: agreed.map(ClusterTime),
+            since: since.map(ClusterTime),
+            until: StoreTime(100),
+        }
+    }
+
+    #[test]
+    fn a_later_one_is_adopted_once_the_one_before_it_is_known_to_be_agreed() {
+        let told = |store: Adopted, word: &Proposed, now| {
+            let mut store = store;
+            store.take(word, StoreTime(now)).then_some(store)
+        };
+        let [waits, agreed] = [adopted(1, 10, None), adopted(1, 10, Some(20))];
+        assert_eq!(told(waits, &word(2, 50, None, None), 0), None);
+        let second = |since| Adopted { since: ClusterTime(since), ..adopted(2, 50, None) };
+        assert_eq!(told(agreed, &word(2, 50, None, None), 0), Some(second(20)));
+        // Who missed it hears of it with the next one; so does who missed a whole one.
+        assert_eq!(told(waits, &word(2, 50, None, Some(21)), 0), Some(second(21)));
+        assert_eq!(told(adopted(0, 0, Some(0)), &word(2, 50, None, Some(21)), 0), Some(second(21)));
+        assert_eq!(told(adopted(0, 0, Some(0)), &word(2, 50, None, None), 0), None);
+        assert_eq!(told(second(20), &word(1, 60, Some(20), Some(0)), 0), None, "an older one");
+        // What comes late says nothing of unused labels, but still what is agreed.
+        assert_eq!(told(agreed, &word(2, 50, None, None), 100), None);
+        assert_eq!(Adopted::anew(&word(2, 50, None, Some(20)), StoreTime(100)), None);
+        assert_eq!(told(waits, &word(1, 50, Some(20), None), 100), Some(agreed));
+    }
+
+    #[test]
+    fn where_all_have_forgotten_nobody_is_waited_for() {
+        let regions = change(&[B]);
+        let lost = |a: Adopted, c: Option<Adopted>, epoch| {
+            let mut adoptions = Adoptions::default();
+            adoptions.note(A, &a);
+            c.iter().for_each(|c| {
+                adoptions.note(C, c);
+            });
+            adoptions.are_lost(&regions, ConfigEpoch(epoch))
+        };
+        let untold = Adopted::default();
+        assert!(untold.is_untold() && !Adopted::first().is_untold());
+        assert!(lost(untold, Some(untold), 2) && lost(untold, Some(adopted(1, 0, None)), 2));
+        assert!(!lost(untold, None, 2), "nobody has heard of C");
+        assert!(!lost(untold, Some(Adopted::first()), 2), "C is further behind");
+    }
+
+    #[test]
+    fn how_far_the_own_region_was_others_may_know_better() {
+        let mut adoptions = Adoptions::default();
+        adoptions.note(A, &adopted(1, 10, None));
+        assert_eq!(adoptions.newest(), ConfigEpoch(1));
+        adoptions.note_was(ConfigEpoch(2));
+        adoptions.note_was(ConfigEpoch(1));
+        assert_eq!(adoptions.newest(), ConfigEpoch(2));
+    }
+
+    #[test]
     fn one_is_agreed_when_all_that_are_left_have_adopted_it() {
         let told = |regions: &Regions, all: &[(RegionNumber, Adopted)]| {
             let mut adoptions = Adoptions::default();
@@ -402,16 +575,32 @@ mod tests {
         assert_eq!(told(&change(&[]), &[(A, a), (C, c)]), None, "nobody has heard of B");
         assert_eq!(told(&change(&[B]), &[(A, a), (C, c)]), Some(ClusterTime(30)));
         assert_eq!(told(&change(&[B]), &[(A, a), (C, adopted(0, 0, Some(0)))]), None);
-        // Who says so is believed.
-        assert_eq!(told(&change(&[]), &[(A, adopted(1, 10, Some(40)))]), Some(ClusterTime(40)));
+        // Who says so is believed, but not against what is known.
+        let says = |at| told(&change(&[]), &[(A, adopted(1, 10, Some(at))), (C, c)]);
+        assert_eq!([20, 40].map(says), [30, 40].map(|at| Some(ClusterTime(at))));
     }
 
     #[test]
     fn all_who_are_configured_alike_have_one_number() {
-        assert_eq!(change(&[]).fingerprint(), change(&[]).fingerprint());
+        assert_eq!(change(&[]).fingerprints(), change(&[]).fingerprints());
         let other = Regions::first(split(&[(A, 9), (C, 1)]));
         for different in [change(&[B]), other] {
-            assert_ne!(change(&[]).fingerprint(), different.fingerprint());
+            assert_ne!(change(&[]).fingerprints(), different.fingerprints());
         }
+        let contradicts = |a: &Regions, b: &Regions| {
+            let [a, b] = [a, b].map(Regions::fingerprints);
+            assert_eq!(a.contradicts(&b), b.contradicts(&a));
+            a.contradicts(&b)
+        };
+        let [even, uneven] = [split(&[(A, 1), (B, 1)]), split(&[(A, 9), (C, 1)])];
+        let second = |before: &Split| {
+            Regions::next(ConfigEpoch(2), before.clone(), even.clone(), &[], ClusterTime(0))
+        };
+        assert!(contradicts(&change(&[]), &change(&[B])));
+        assert!(!contradicts(&Regions::first(even.clone()), &change(&[])));
+        assert!(contradicts(&Regions::first(uneven.clone()), &change(&[])), "another one before");
+        assert!(!contradicts(&change(&[]), &second(&uneven)));
+        assert!(contradicts(&change(&[]), &second(&even)), "it was another one");
+        assert!(!contradicts(&Regions::first(uneven), &second(&even)), "who is further tells");
     }
 }

@@ -19,7 +19,7 @@
 pub use account::{Account, Fence};
 pub use book::{Book, Statement};
 pub(crate) use books::Books;
-pub use config::{Adopted, Adoptions, Bases, Proposed, Regions};
+pub use config::{Adopted, Adoptions, Bases, Fingerprints, Proposed, Regions};
 pub use grant::{Demand, Share, grants};
 pub use receipts::{Receipts, Received};
 pub use recovery::{Reopening, block};

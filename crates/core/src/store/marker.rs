@@ -1,7 +1,11 @@
 //! What a store remembers besides its records, for as long as its epoch lasts: what nodes have said to it.
 
 use super::{Opening, StoreCommand};
-use crate::{ids::StoreEpoch, rights::Adopted, time::ClusterTime};
+use crate::{
+    ids::StoreEpoch,
+    rights::Adopted,
+    time::{ClusterTime, StoreTime},
+};
 
 /// A store's own state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,19 +17,19 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// Takes a node's word. Of when labels are whole the first one of the epoch counts, and with it what it
+    /// Takes a node's word that comes at `now`. Of when labels are whole the first one of the epoch counts, and with it what it
     /// says of configurations, since the store has forgotten that too. Returns whether anything changed.
-    pub fn take(&mut self, epoch: StoreEpoch, command: &StoreCommand) -> bool {
+    pub fn take(&mut self, epoch: StoreEpoch, command: &StoreCommand, now: StoreTime) -> bool {
         let before = *self;
         match (self.opens, command.opening) {
             (None, Some(Opening { epoch: seen, opens })) if seen == epoch => {
-                if let Some(adopted) = Adopted::anew(&command.proposed) {
+                if let Some(adopted) = Adopted::anew(&command.proposed, now) {
                     *self = Self { opens: Some(opens), adopted };
                 }
             }
             (None, _) => {}
             (Some(_), _) => {
-                self.adopted.take(&command.proposed);
+                self.adopted.take(&command.proposed, now);
             }
         }
         *self != before

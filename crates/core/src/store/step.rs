@@ -117,7 +117,7 @@ pub fn step<R: Records>(
 ) -> Result<StoreReply, TableFull> {
     let epoch = records.epoch();
     let mut marker = records.marker();
-    if marker.take(epoch, command) {
+    if marker.take(epoch, command, now) {
         records.mark(marker);
     }
     let state = State { epoch, marker, claimed: command.proposed.epoch };
@@ -209,8 +209,10 @@ fn spend(
     let Some(account) = draft.charged.account.as_mut() else {
         return (operation.action == Action::Peek, Holding::none(fence.is_behind()));
     };
-    // By which configuration the account was opened that is forgotten, nobody knows.
-    let least = if adopted.is_agreed(start) { Some(claim.bases.now) } else { claim.bases.least() };
+    // Who goes by an older configuration does not know which base is the least, nor does a store that nobody
+    // has told how far the region was.
+    let knows = *claimed == adopted.epoch && marker.opens.is_some();
+    let least = adopted.least_base(claim.bases, start).filter(|_| knows);
     if let Some((reopening, least)) = claim.reopening.as_ref().zip(least)
         && account.reopen(epoch, fence, reopening)
     {
@@ -234,7 +236,7 @@ fn spend(
     let passes = match operation.action {
         Action::Charge { cost } => {
             let within = net.saturating_add(cost) <= operation.ceiling;
-            let allowance = if within { claim.allowance } else { 0 };
+            let allowance = if within && adopted.knows(start) { claim.allowance } else { 0 };
             let most = claim.bound.map_or(u64::MAX, |bound| bound.most(epoch));
             served && net.saturating_add(cost) <= most && account.allows(net, cost, allowance)
         }

@@ -7,7 +7,7 @@ use bincode::{Decode, Encode};
 use super::codec::{self, FRAME_BYTES_MAX, Malformed};
 use crate::{
     ids::ConfigEpoch,
-    rights::{Adopted, Regions},
+    rights::{Adopted, Fingerprints, Regions},
     store::COUNT_MAX,
     time::{ClusterTime, Mono, Span},
 };
@@ -180,37 +180,74 @@ pub(crate) struct ClockReading {
 /// How the sender is configured, and how far its region's store has come with configurations of regions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct ConfigReading {
-    /// The number of the sender's configuration.
-    pub(crate) configured: u64,
-    /// Equal for all who are configured alike.
-    pub(crate) fingerprint: u64,
+    /// The sender's configuration.
+    pub(crate) configured: Configured,
     /// Number of the one that the store has adopted, from when on, from when on it is agreed, and of which
     /// labels nothing is opened since they began before; times in µs since 1970. `None`: the store was not
     /// asked yet.
     pub(crate) adopted: Option<(u64, u64, Option<u64>, u64)>,
+    /// Number of the newest that the listener's store is known to have adopted; 0: none.
+    pub(crate) yours: u64,
 }
 
+/// A configuration of regions, for comparing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Configured {
+    /// Its number.
+    pub(crate) epoch: u64,
+    /// Of its regions and weights, of those before, and of all else: equal for all who are configured alike.
+    pub(crate) fingerprints: [u64; 3],
+}
+
+impl From<Fingerprints> for Configured {
+    fn from(of: Fingerprints) -> Self {
+        Self { epoch: of.epoch.0, fingerprints: [of.now, of.before, of.rest] }
+    }
+}
+
+impl From<Configured> for Fingerprints {
+    fn from(Configured { epoch, fingerprints: [now, before, rest] }: Configured) -> Self {
+        Self { epoch: ConfigEpoch(epoch), now, before, rest }
+    }
+}
+
+/// Nobody says further ahead what labels are split by: a fence of an hour at most, by a clock that is an hour
+/// ahead at most.
+const SPLIT_AHEAD_MAX: Span = Span::secs(2 * 3_600);
+
 impl ConfigReading {
-    pub(crate) fn of(regions: &Regions, adopted: Option<&Adopted>) -> Self {
+    /// How a node is configured with `regions`, and what is known of its own store and of the listener's.
+    pub(crate) fn of(
+        regions: &Regions,
+        adopted: Option<&Adopted>,
+        yours: Option<&Adopted>,
+    ) -> Self {
         let numbers = |a: &Adopted| (a.epoch.0, a.from.0, a.agreed.map(|at| at.0), a.since.0);
         Self {
-            configured: regions.epoch().0,
-            fingerprint: regions.fingerprint(),
+            configured: regions.fingerprints().into(),
             adopted: adopted.map(numbers),
+            yours: yours.map_or(0, |yours| yours.epoch.0),
         }
     }
 
-    /// What the store has adopted, if it can be.
-    pub(crate) fn adopted(&self) -> Option<Adopted> {
+    /// How far the listener's store is known to have come.
+    pub(crate) fn yours(&self) -> ConfigEpoch {
+        ConfigEpoch(self.yours.min(COUNT_MAX))
+    }
+
+    /// What the store has adopted, if it can be, when cluster time is `cluster`: what is kept in stores does not
+    /// go away with a peer that lied.
+    pub(crate) fn adopted(&self, cluster: ClusterTime) -> Option<Adopted> {
         let (epoch, from, agreed, since) = self.adopted?;
-        let most = [epoch, from, agreed.unwrap_or(0), since].into_iter().max();
+        let latest = from.max(agreed.unwrap_or(0)).max(since);
         let adopted = Adopted {
             epoch: ConfigEpoch(epoch),
             from: ClusterTime(from),
             agreed: agreed.map(ClusterTime),
             since: ClusterTime(since),
         };
-        most.is_some_and(|most| most <= COUNT_MAX).then_some(adopted)
+        let can_be = epoch <= COUNT_MAX && latest <= (cluster + SPLIT_AHEAD_MAX).0;
+        can_be.then_some(adopted)
     }
 }
 

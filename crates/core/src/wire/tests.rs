@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use proptest::prelude::*;
 
-use super::{codec, *};
+use super::{codec, frame::Configured, *};
 use crate::time::{Mono, Span};
 
 fn header() -> impl Strategy<Value = Header> {
@@ -70,9 +70,13 @@ fn section() -> impl Strategy<Value = Section> {
         .prop_map(|((limit, window, label), entries)| Rights { limit, window, label, entries });
     prop_oneof![
         rights.clone().prop_map(Section::Rights),
-        any::<(u64, u64, Option<(u64, u64, Option<u64>, u64)>)>().prop_map(
-            |(configured, fingerprint, adopted)| {
-                Section::Config(ConfigReading { configured, fingerprint, adopted })
+        any::<(u64, [u64; 3], Option<(u64, u64, Option<u64>, u64)>, u64)>().prop_map(
+            |(epoch, fingerprints, adopted, yours)| {
+                Section::Config(ConfigReading {
+                    configured: Configured { epoch, fingerprints },
+                    adopted,
+                    yours,
+                })
             }
         ),
         (any::<u32>(), rights).prop_map(|(of, rights)| Section::RightsPassedOn(of, rights)),

@@ -83,7 +83,7 @@ pub(super) struct Cluster {
     pub(super) clock_error: Option<Text>,
     pub(super) regions: Option<Spanned<BTreeMap<String, u32>>>,
     pub(super) config_epoch: Option<Spanned<u64>>,
-    pub(super) config_effective: Option<u64>,
+    pub(super) config_effective: Option<Spanned<u64>>,
     pub(super) regions_before: Option<Spanned<BTreeMap<String, u32>>>,
     pub(super) regions_gone: Option<Spanned<Vec<String>>>,
     pub(super) founded: Option<u64>,

@@ -177,14 +177,14 @@ fn regions_that_change_say_what_they_take_the_place_of() {
         )
         .expect("a split")
     };
-    let change = "config_epoch = 2\nregions = { eu = 3, us = 1 }\nregions_before = { eu = 1, ap = 1 }\nregions_gone = [\"ap\"]\nconfig_effective = 5";
+    let change = "config_epoch = 2\nregions = { eu = 3, us = 1 }\nregions_before = { eu = 1, ap = 1 }\nregions_gone = [\"ap\"]\nconfig_effective = 1798761600000";
     let config = parse(&with(change)).expect("right");
     let expected = Regions::next(
         ConfigEpoch(2),
         split(&[("eu", 1), ("ap", 1)]),
         split(&[("eu", 3), ("us", 1)]),
         &[number("ap")],
-        ClusterTime(5_000),
+        ClusterTime(1_798_761_600_000_000),
     );
     assert_eq!(config.cluster.expect("a cluster").regions, Some(expected));
     // A region that leaves is no longer among those that are.
@@ -198,6 +198,18 @@ fn regions_that_change_say_what_they_take_the_place_of() {
         ),
         ("config_epoch = 1\nregions = { eu = 1 }", "cluster.config_epoch\": needs to know what"),
         ("regions = { eu = 1 }\nregions_before = { eu = 2 }", "cluster.regions_before\": is for"),
+        (
+            "regions = { eu = 1 }\nregions_gone = [\"ap\"]",
+            "cluster.regions_gone\": is for regions that have changed",
+        ),
+        (
+            "regions = { eu = 1 }\nconfig_effective = 1798761600000",
+            "cluster.config_effective\": is for regions that have changed",
+        ),
+        (
+            &*change.replace("1798761600000", "1798761600"),
+            "cluster.config_effective\": must be a time in milliseconds",
+        ),
         (
             &*change.replace("[\"ap\"]", "[\"us\"]"),
             "cluster.regions_gone\": names \"us\", which cluster.regions has",

@@ -51,8 +51,16 @@ fn tell(view: &View, now: &ConfigStatus, before: Option<&ConfigStatus>) {
     if now.acting == ConfigEpoch(0) {
         return;
     }
-    if now.missing.is_empty() {
-        if before.is_none_or(|before| !before.missing.is_empty()) {
+    if now.stuck {
+        warn!(
+            config_epoch = acting,
+            adopted = adopted.0,
+            "this region's store cannot adopt these regions, since nobody has said that those before were \
+             agreed by all: see that the nodes of all regions run and are connected"
+        );
+    }
+    if now.agreed {
+        if before.is_none_or(|before| !before.agreed || before.acting != now.acting) {
             info!(config_epoch = acting, "regions and weights are agreed by all");
         }
     } else {

@@ -199,7 +199,7 @@ impl View {
             config: ConfigSample {
                 acting: config.acting.0,
                 adopted: config.own.map_or(0, |own| own.epoch.0),
-                agreed: config.missing.is_empty(),
+                agreed: config.agreed,
             },
             relabelled: stats.relabelled,
             unwatched: stats.unwatched,

@@ -3,7 +3,7 @@
 //! When it is full it takes no new key and never forgets a live one. It is of one epoch for as long as the
 //! process runs.
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tidegate_core::{
     ids::{Key, StoreEpoch},
     store::{Marker, Record, Records, StoreCommand, StoreReply, Table, TableFull, step},
@@ -27,7 +27,7 @@ pub struct MemoryStore {
     clock: Clock,
     epoch: StoreEpoch,
     /// What it remembers beside its records: what one shard is told, all know.
-    marker: Mutex<Marker>,
+    marker: RwLock<Marker>,
 }
 
 /// The shards that one command needs, locked in ascending order so that two commands cannot wait for
@@ -54,7 +54,7 @@ impl MemoryStore {
         let epoch = StoreEpoch(clock.steady().0.max(least));
         let per_shard = records_max.div_ceil(SHARDS);
         let shards = (0..SHARDS).map(|_| Mutex::new(Table::new(per_shard, epoch))).collect();
-        Self { shards, clock, epoch, marker: Mutex::default() }
+        Self { shards, clock, epoch, marker: RwLock::default() }
     }
 
     /// Which history its records are of.
@@ -85,14 +85,25 @@ impl MemoryStore {
         records: &mut R,
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
-        let mut marker = command.speaks_of_rights().then(|| self.marker.lock());
-        if let Some(marker) = &marker {
-            records.mark(**marker);
-        }
-        let reply = step(records, command, self.clock.steady());
-        if let Some(marker) = &mut marker {
-            **marker = records.marker();
-        }
+        let run = |records: &mut R| step(records, command, self.clock.steady());
+        let reply = if command.speaks_of_rights() {
+            let known = self.marker.read();
+            let mut told = *known;
+            if told.take(self.epoch, command, self.clock.steady()) {
+                drop(known);
+                let mut marker = self.marker.write();
+                records.mark(*marker);
+                let reply = run(records);
+                *marker = records.marker();
+                reply
+            } else {
+                // It stays as it is until the step is over.
+                records.mark(*known);
+                run(records)
+            }
+        } else {
+            run(records)
+        };
         reply.map_err(|TableFull| StoreError::Full)
     }
 

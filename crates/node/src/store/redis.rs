@@ -195,10 +195,10 @@ impl RedisStore {
         };
         let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
         call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
-        let Proposed { epoch, from, agreed, since } = command.proposed;
+        let Proposed { epoch, from, agreed, since, until } = command.proposed;
         let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
         let since = since.map_or(0, |since| since.0 + 1);
-        for number in [epoch.0, from, agreed, since] {
+        for number in [epoch.0, from, agreed, since, until.0] {
             call.arg(number.min(COUNT_MAX));
         }
         for (place, operation) in places.into_iter().zip(&command.operations) {
@@ -345,11 +345,10 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
         }),
         [admitted @ (0 | 1), now, epoch, config, from, agreed, since, ref rest @ ..] => {
             let mut rest = rest;
-            let agreed = (agreed > 0 || config == 0).then_some(ClusterTime(agreed));
             let adopted = Adopted {
                 epoch: ConfigEpoch(config),
                 from: ClusterTime(from),
-                agreed,
+                agreed: agreed.checked_sub(1).map(ClusterTime),
                 since: ClusterTime(since),
             };
             let replies: Option<Vec<_>> =

@@ -5,7 +5,7 @@
 -- ARGV     the server's history as the caller knows it, or an empty string; an epoch, or 0, and from when on
 --          the caller says that its labels are whole; the configuration that its claims are made by, from when on
 --          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
---          opened since they began before, and one more (0: not known); and
+--          opened since they began before, and one more (0: not known), and until when it may be adopted so; and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
 --          how many numbers of a claim follow (0: none): base, the one by the configuration before and one more (0: not
@@ -16,8 +16,8 @@
 --          amount, how many have told of themselves, of each region, epoch, amount, ceiling, how many are
 --          granted something, of each region and amount
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
---          {admitted (1 or 0), now, epoch, the configuration adopted, from when on, from when on agreed (0: not
---          known), since when, and for each operation: passes (1 or 0), used, refunded, and how many
+--          {admitted (1 or 0), now, epoch, the configuration adopted, from when on, from when on agreed and one
+--          more (0: not known), since when, and for each operation: passes (1 or 0), used, refunded, and how many
 --          numbers of a holding follow (0: none): open (1 or 0), base, how many were granted something, of each
 --          region and amount, how many have told of themselves, of each region, epoch, amount, ceiling}
 --
@@ -30,7 +30,7 @@
 -- when on agreed or 0, and since when.
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
-local FIXED, FIELDS = 7, 12
+local FIXED, FIELDS = 8, 12
 local PEEK, CHARGE, HEAL, GRANT = 0, 1, 2, 3
 local COUNT_MAX = 9007199254740991
 local time = redis.call('TIME')
@@ -44,8 +44,8 @@ if type(marker) == 'table' then
   marker = 'another type'
 end
 local history, epoch, opens
--- How far the region has come with configurations: by the first, all labels are split from the beginning.
-local config, from, agreed, since = 0, 0, 0, 0
+-- How far the region has come with configurations; nothing is agreed as long as nobody has told it anything.
+local config, from, agreed, since = 0, 0, nil, 0
 if marker then
   local rest
   history, epoch, opens, rest = string.match(marker, '^1 (%x+) (%d+) ?(%d*)(.*)$')
@@ -58,6 +58,8 @@ if marker then
     return redis.error_reply('TIDEGATE marker ' .. KEYS[1] .. ' is not one of ours: remove it')
   end
   epoch, opens = tonumber(epoch), tonumber(opens)
+  -- By the first, all labels are split from the beginning.
+  if opens and config == 0 then agreed = 0 end
 end
 local begun = false
 if history ~= ARGV[1] then
@@ -65,24 +67,26 @@ if history ~= ARGV[1] then
   if not truth then return redis.error_reply('TIDEGATE INFO replication has no master_replid') end
   if history ~= truth then
     history, epoch, opens, begun = truth, math.max((epoch or 0) + 1, now), nil, true
-    config, from, agreed, since = 0, 0, 0, 0
+    config, from, agreed, since = 0, 0, nil, 0
   end
 end
 -- The first word of when the labels of the epoch are whole counts, and with it what it says of configurations;
--- later the next one is adopted when this one is agreed.
+-- later another one is adopted when the one before that is known to have been agreed.
 local claimed, adopt, agree = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local known = ARGV[7] ~= '0' and tonumber(ARGV[7]) - 1 or nil
+if now >= tonumber(ARGV[8]) then adopt = 0 end
 if not opens then
-  local known = tonumber(ARGV[7])
-  if tonumber(ARGV[2]) == epoch and (claimed == 0 or (adopt > 0 and known > 0)) then
-    opens, begun = tonumber(ARGV[3]), true
+  if tonumber(ARGV[2]) == epoch and (claimed == 0 or (adopt > 0 and known)) then
+    opens, agreed, begun = tonumber(ARGV[3]), 0, true
     if claimed > 0 then
-      config, from, agreed, since = claimed, adopt, agree > 0 and agree or nil, known - 1
+      config, from, agreed, since = claimed, adopt, agree > 0 and agree or nil, known
     end
   end
 elseif claimed == config then
   if not agreed and agree > 0 then agreed, begun = agree, true end
-elseif claimed == config + 1 and adopt > 0 and agreed then
-  config, from, agreed, since, begun = claimed, adopt, nil, agreed, true
+elseif claimed > config and adopt > 0 then
+  known = claimed == config + 1 and agreed or known
+  if known then config, from, agreed, since, begun = claimed, adopt, nil, known, true end
 end
 
 -- Writes the marker if something new was said, when nothing can fail any more.
@@ -209,9 +213,10 @@ local function spend(d, o, c)
   local base, before, allowance, label_start = n(0), n(1) > 0 and n(1) - 1 or nil, n(2), n(3)
   local block, ceiling, at = n(4), n(6) == epoch and n(5) or 0, 10
   local whole = opens and label_start >= opens
-  local serves = claimed == config or (claimed + 1 == config and label_start < from)
   local is_agreed = agreed and label_start >= agreed
+  local serves = claimed == config or (claimed + 1 == config and label_start < from and not is_agreed)
   local least = is_agreed and base or (before and math.min(base, before))
+  if label_start < since then allowance = 0 end
   if not d.account then
     local begins = least
     if claimed ~= config then begins = base elseif not is_agreed and label_start < from then begins = before end
@@ -221,8 +226,9 @@ local function spend(d, o, c)
     d.account = {base = begins, given = {}, received = {}}
   end
   local a = d.account
-  -- What a store that has forgotten the label may go on with.
-  local reopens = n(7) == epoch and a.reopened ~= epoch and not whole and least
+  -- What a store that has forgotten the label may go on with; by whom it knows its least base.
+  local knows = claimed == config and opens and (is_agreed or label_start >= since)
+  local reopens = knows and n(7) == epoch and a.reopened ~= epoch and not whole and least
   if reopens then
     a.given, a.reopened, a.base = {}, epoch, math.min(a.base, least)
     for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(8), COUNT_MAX)) end
@@ -376,7 +382,7 @@ if writes then
   end
 end
 
-local reply = {admitted and 1 or 0, now, epoch, config, from, agreed or 0, since}
+local reply = {admitted and 1 or 0, now, epoch, config, from, agreed and agreed + 1 or 0, since}
 for _, o in ipairs(replies) do
   local r, a = {0, 0}, 1
   if o[1] then

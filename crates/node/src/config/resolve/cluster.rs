@@ -24,6 +24,8 @@ use crate::config::{
 const GOSSIP: Span = Span::millis(50);
 const GOSSIP_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(10);
 const CLOCK_ERROR: Span = Span::millis(500);
+/// From 2001 to 2255: what is written in seconds or microseconds is a mistake.
+const EFFECTIVE_RANGE: RangeInclusive<u64> = 1_000_000_000_000..=9_000_000_000_000;
 const CLOCK_ERROR_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(3_600);
 
 impl Resolver<'_> {
@@ -82,6 +84,14 @@ impl Resolver<'_> {
                 let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
                 return self.refuse("cluster.regions_before", before, wrong);
             }
+            if let Some(gone) = &raw.regions_gone {
+                let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
+                return self.refuse("cluster.regions_gone", gone, wrong);
+            }
+            if let Some(effective) = &raw.config_effective {
+                let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
+                return self.refuse("cluster.config_effective", effective, wrong);
+            }
             let now = now?;
             self.must_have(&[&now], written, own)?;
             return Some(Some(Regions::first(now)));
@@ -100,10 +110,23 @@ impl Resolver<'_> {
         if *number.get_ref() > COUNT_MAX {
             return self.refuse("cluster.config_epoch", number, format!("is above {COUNT_MAX}"));
         }
-        let effective = raw.config_effective.unwrap_or(0).saturating_mul(1_000);
-        let effective = ClusterTime(effective.min(COUNT_MAX));
+        let effective = match &raw.config_effective {
+            Some(written) => self.effective(written),
+            None => Some(ClusterTime(0)),
+        };
         let epoch = ConfigEpoch(*number.get_ref());
-        Some(Some(Regions::next(epoch, before, now, &gone?, effective)))
+        Some(Some(Regions::next(epoch, before, now, &gone?, effective?)))
+    }
+
+    /// When a configuration takes hold.
+    fn effective(&mut self, written: &Spanned<u64>) -> Option<ClusterTime> {
+        let at = *written.get_ref();
+        if at == 0 || EFFECTIVE_RANGE.contains(&at) {
+            return Some(ClusterTime(at * 1_000));
+        }
+        let wrong =
+            "must be a time in milliseconds since 1970, such as 1798761600000, or 0 for at once";
+        self.refuse("cluster.config_effective", written, wrong)
     }
 
     /// Regions and their weights.
