@@ -210,6 +210,14 @@ impl Outcome {
             Self::Relabel(_) => panic!("relabel"),
         }
     }
+
+    /// Whether the only operation passed, and its record's counts.
+    fn only(&self) -> (bool, Counts) {
+        match self {
+            Self::Done { operations, .. } => operations[0],
+            Self::Relabel(_) => panic!("relabel"),
+        }
+    }
 }
 
 fn admitted(outcome: &Outcome) -> bool {
@@ -375,6 +383,20 @@ async fn contract_of_rights(s: &Subject) {
     assert!(admitted(&ask(overdrawn(11)).await));
     assert!(admitted(&ask(overdrawn(99)).await));
     assert!(!admitted(&ask(overdrawn(99)).await), "12 of 10 and 2");
+    // What is given back may be spent again; no more than there is, and nothing of the label before.
+    let refund = |label, amount| {
+        let action = Action::Refund { amount };
+        Operation { action, enforce: false, ..s.claim(20, label, 1) }
+    };
+    let given = ask(refund(101, 5)).await;
+    assert_eq!(given.only(), (true, Counts { used: 12, refunded: 5 }));
+    assert!(
+        admitted(&ask(s.claim(20, 101, 3)).await) && !admitted(&ask(s.claim(20, 101, 1)).await)
+    );
+    assert_eq!(ask(refund(101, 99)).await.only(), (true, Counts { used: 15, refunded: 15 }));
+    assert!(!ask(refund(100, 1)).await.only().0);
+    assert_eq!(s.used(20, 100).await, 8);
+    assert!(!ask(refund(98, 1)).await.only().0, "left out");
 }
 
 /// What every store must keep of long labels: bounded by what others hold, and reopened by what they know.
@@ -525,6 +547,7 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
                     0 => Action::Peek,
                     1 | 2 => Action::Heal,
                     3 | 4 => Action::Grant,
+                    5 => Action::Refund { amount: random.random_range(1..8) },
                     _ => charge.action,
                 },
                 claim: random.random_bool(0.5).then(|| random_claim(random, label).into()),

@@ -32,6 +32,14 @@ pub(crate) fn believed(policy: &Policy, limit: &Limit, told: Counts) -> Counts {
     if policy.shadow { told } else { told.at_most(limit.quantity) }
 }
 
+/// What the store's record of a limit is lifted to: what this node knows its region to have used. Of what is
+/// spent by rights nothing that was given back: floors of nodes that know different parts of it do not add up to
+/// what is left, and what a wiped store is taken to have used is more than they know.
+pub(crate) fn floor(policy: &Policy, limit: &Limit, known: &Known) -> Counts {
+    let floor = known.own_session.plus(believed(policy, limit, known.siblings));
+    Counts { refunded: if limit.has_rights() { 0 } else { floor.refunded }, ..floor }
+}
+
 /// One thing that is asked for: who, and how much.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
@@ -122,8 +130,7 @@ impl Planned {
 
     /// Takes what is known of its label.
     pub(crate) fn know(&mut self, known: &Known) {
-        let told = believed(&self.policy, self.limit(), known.siblings);
-        self.floor = known.own_session.plus(told);
+        self.floor = floor(&self.policy, self.limit(), known);
         self.others = match self.limit().scope {
             Scope::Global => known.others.net(),
             Scope::Region => 0,

@@ -317,6 +317,23 @@ impl Shard {
         }
     }
 
+    /// Gives back up to `cost` of what this session has admitted in a label, and returns how much.
+    pub(crate) fn refund_own(&mut self, key: Key, label: Label, cost: u64, tick: Tick) -> u64 {
+        let Some(at) = self.find(key, label) else { return 0 };
+        let over = self.over_in(at);
+        let slots = self.cells.get_mut(at).map(|cell| cell.slots.iter_mut()).into_iter().flatten();
+        let mut own = slots.filter(|slot| slot.session == SessionIndex::OWN);
+        let Some(slot) = own.next() else { return 0 };
+        let amount = cost.min(slot.tally.counts.net());
+        slot.tally.counts.refunded += amount;
+        if amount > 0 {
+            self.grew(at, over);
+            self.changed(at, tick);
+            self.touch(at, SessionIndex::OWN);
+        }
+        amount
+    }
+
     /// Merges a peer's tally (INV-2); `tell` says whether it is for this node to pass on.
     /// Returns what grew.
     pub(crate) fn merge(

@@ -12,7 +12,7 @@ use self::walk::{Failure, Walk};
 use super::{Engine, Outcome};
 use crate::{
     check::plan::{self, LabelBounds},
-    counts::{Known, Live},
+    counts::Live,
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     invariants::Invariant,
@@ -232,12 +232,11 @@ impl<G: Guarding> Engine<G> {
 /// as far as checks believe it. That is nothing where the policies do not have the limit, or not as it was
 /// told.
 fn floor_of(policies: &PolicySet, live: &Live) -> Option<Counts> {
-    let Known { own_session, siblings, .. } = live.known;
-    let told = policies
+    let known = policies
         .limit(live.key.limit)
         .filter(|(_, limit)| limit.window == live.shape.window && limit.scope == live.shape.scope);
-    let told = told.map(|(policy, limit)| plan::believed(policy, limit, siblings));
-    let floor = own_session.plus(told.unwrap_or_default());
+    let floor = known
+        .map_or(live.known.own_session, |(policy, limit)| plan::floor(policy, limit, &live.known));
     (floor != Counts::default()).then_some(floor)
 }
 

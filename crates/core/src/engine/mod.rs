@@ -28,6 +28,7 @@ use config::{ConfigSight, ConfigView};
 pub use grants::GrantTicket;
 pub use heal::{HealStatus, HealTicket};
 use pace::Pace;
+pub use refund::{Charged, RefundStats, RefundTicket};
 
 #[cfg(test)]
 mod clock_tests;
@@ -38,6 +39,7 @@ mod heal;
 #[cfg(test)]
 mod hostile_tests;
 mod pace;
+mod refund;
 #[cfg(test)]
 mod tests;
 
@@ -161,6 +163,8 @@ pub struct Stats {
     pub broken: BTreeMap<Invariant, u64>,
     /// Checks that the store asked to label again.
     pub relabelled: u64,
+    /// What was given back.
+    pub refunds: RefundStats,
     /// Times that there was no room to watch a key's demand, so that its limit was decided as `plain`.
     pub unwatched: u64,
     /// By how much global limits were exceeded in labels that have ended.
@@ -269,6 +273,7 @@ struct Upkeep {
     survey: Survey,
     broken: BTreeMap<Invariant, u64>,
     relabelled: u64,
+    refunds: RefundStats,
 }
 
 struct ShardSet<'a, G: Guarding>(&'a [G::Of<Shard>]);
@@ -325,6 +330,7 @@ impl<G: Guarding> Engine<G> {
                 survey: Survey::default(),
                 broken: BTreeMap::new(),
                 relabelled: 0,
+                refunds: RefundStats::default(),
             }),
             heal: Guard::new(heal::Heal::default()),
             grants: Guard::new(grants::Grants::default()),
@@ -396,6 +402,7 @@ impl<G: Guarding> Engine<G> {
             exchange,
             broken: upkeep.broken.clone(),
             relabelled: upkeep.relabelled,
+            refunds: upkeep.refunds,
             unwatched,
             over_admitted,
             over_admission_possible: upkeep.survey.worst.clone(),

@@ -17,6 +17,7 @@ use crate::{
 
 mod audit;
 mod heal;
+mod refund;
 mod relay;
 mod repair;
 

@@ -49,7 +49,7 @@ struct Region {
     /// A server that has lost its role and does not know it yet.
     old: Option<Server>,
     book: Book,
-    /// What clients were admitted in all.
+    /// What clients were admitted in all, less what they gave back.
     admitted: u64,
 }
 
@@ -95,6 +95,11 @@ enum Event {
         to: usize,
         old: bool,
     },
+    /// A unit that was admitted is given back, by whichever server is there.
+    Refund {
+        region: usize,
+        old: bool,
+    },
     /// A node tells a higher ceiling of its store.
     Raise {
         region: usize,
@@ -135,6 +140,8 @@ struct Rights {
     replicas: bool,
     /// Units beyond an acknowledged ceiling that a store may spend; without, the label is short.
     block: Option<u64>,
+    /// Whether what was admitted may be given back.
+    refunds: bool,
 }
 
 impl Rights {
@@ -278,6 +285,9 @@ impl Model for Rights {
                 events.push(Event::Charge { region, old });
                 let others = (0..self.regions).filter(|to| *to != region);
                 events.extend(others.map(|to| Event::Grant { region, to, old }));
+                if self.refunds {
+                    events.push(Event::Refund { region, old });
+                }
                 if self.block.is_some() {
                     events.push(Event::Raise { region, old });
                 }
@@ -317,6 +327,12 @@ impl Model for Rights {
                 return self.step(world, region, old, |server| {
                     server.account.grant(server.used, Self::number(to), 1) > 0
                 });
+            }
+            Event::Refund { region, old } => {
+                let it = &mut next.regions[region];
+                it.admitted = it.admitted.checked_sub(1)?;
+                let server = if old { it.old.as_mut()? } else { &mut it.server };
+                server.used = server.used.saturating_sub(1);
             }
             Event::Raise { region, old } => {
                 let it = &mut next.regions[region];
@@ -443,63 +459,66 @@ fn explore(name: &str, model: Rights) {
     checker.assert_properties();
 }
 
+/// Without anything that goes wrong or is given back.
+fn calm(regions: usize, quantity: u64) -> Rights {
+    Rights {
+        regions,
+        quantity,
+        allowance: 0,
+        accidents: 0,
+        replicas: true,
+        block: None,
+        refunds: false,
+    }
+}
+
 #[test]
 fn two_regions() {
-    let rights =
-        Rights { regions: 2, quantity: 4, allowance: 0, accidents: 0, replicas: true, block: None };
-    explore("two regions", rights);
+    explore("two regions", calm(2, 4));
 }
 
 #[test]
 fn two_regions_with_an_accident() {
-    let rights =
-        Rights { regions: 2, quantity: 3, allowance: 0, accidents: 1, replicas: true, block: None };
-    explore("two regions, one accident", rights);
+    explore("two regions, one accident", Rights { accidents: 1, ..calm(2, 3) });
 }
 
 #[test]
 fn two_regions_with_two_accidents() {
-    let rights =
-        Rights { regions: 2, quantity: 2, allowance: 0, accidents: 2, replicas: true, block: None };
-    explore("two regions, two accidents", rights);
+    explore("two regions, two accidents", Rights { accidents: 2, ..calm(2, 2) });
 }
 
 #[test]
 fn two_regions_with_an_overdraft() {
-    let rights =
-        Rights { regions: 2, quantity: 2, allowance: 1, accidents: 1, replicas: true, block: None };
+    let rights = Rights { allowance: 1, accidents: 1, ..calm(2, 2) };
     explore("two regions, overdraft, one accident", rights);
 }
 
 #[test]
+fn two_regions_that_give_back() {
+    let rights = Rights { accidents: 1, refunds: true, ..calm(2, 2) };
+    explore("two regions, refunds, one accident", rights);
+}
+
+#[test]
 fn three_regions() {
-    let rights =
-        Rights { regions: 3, quantity: 2, allowance: 0, accidents: 0, replicas: true, block: None };
-    explore("three regions", rights);
+    explore("three regions", calm(3, 2));
 }
 
 #[test]
 fn two_regions_recover_a_long_label() {
-    let rights = Rights {
-        regions: 2,
-        quantity: 2,
-        allowance: 0,
-        accidents: 1,
-        replicas: true,
-        block: Some(1),
-    };
+    let rights = Rights { accidents: 1, block: Some(1), ..calm(2, 2) };
     explore("two regions, one accident, recovery", rights);
 }
 
 #[test]
+fn two_regions_that_give_back_recover_a_long_label() {
+    let rights =
+        Rights { accidents: 1, replicas: false, block: Some(1), refunds: true, ..calm(2, 2) };
+    explore("two regions, refunds, one accident, recovery", rights);
+}
+
+#[test]
 fn two_regions_recover_one_after_the_other() {
-    let rights = Rights {
-        regions: 2,
-        quantity: 2,
-        allowance: 0,
-        accidents: 2,
-        replicas: false,
-        block: Some(1),
-    };
+    let rights = Rights { accidents: 2, replicas: false, block: Some(1), ..calm(2, 2) };
     explore("two regions, two accidents, recovery", rights);
 }

@@ -72,9 +72,22 @@ pub enum Action {
     Peek,
     /// Under rights: take note of what others told, and grant of what is left.
     Grant,
+    /// Under rights: give back what was charged, of the record's newest label and of what is used. Where the
+    /// label does not fit, it is left out, as in healing.
+    Refund {
+        /// 1 or more.
+        amount: u64,
+    },
     /// Lift the record to the floor only. Where the label does not fit the store's clock, or the record
     /// has moved on, it is left out and the rest of the command is carried out.
     Heal,
+}
+
+impl Action {
+    /// Whether it is left out where its label does not fit, and the rest of the command carried out.
+    pub(crate) const fn may_be_left_out(self) -> bool {
+        matches!(self, Self::Heal | Self::Refund { .. })
+    }
 }
 
 /// One operation on one key, within a command.

@@ -123,12 +123,14 @@ pub fn step<R: Records>(
     let state = State { epoch, marker, claimed: command.proposed.epoch };
     let mut drafts: Vec<Draft> = Vec::with_capacity(command.operations.len());
     let mut replies = Vec::with_capacity(command.operations.len());
+    let mut left_out = Vec::new();
     let mut admitted = true;
 
     for operation in &command.operations {
         let Some(draft) = draft_for(&mut drafts, records, operation, now) else {
-            if operation.action == Action::Heal {
+            if operation.action.may_be_left_out() {
                 // What nobody can ask for any more needs no healing.
+                left_out.push(replies.len());
                 replies.push(OperationReply::new(false, Counts::default()));
                 continue;
             }
@@ -144,7 +146,7 @@ pub fn step<R: Records>(
         let claim = operation.claim.as_deref();
         let (passes, holding) = match (operation.action, claim) {
             (Action::Heal, _) | (Action::Peek, None) => (true, None),
-            (Action::Grant, None) => (false, None),
+            (Action::Grant | Action::Refund { .. }, None) => (false, None),
             (Action::Charge { cost }, None) => {
                 let fits = charged.net().saturating_add(cost) <= operation.ceiling;
                 charged.used = charged.used.saturating_add(if fits { cost } else { 0 });
@@ -169,8 +171,8 @@ pub fn step<R: Records>(
         return Err(TableFull);
     }
     changed().for_each(|draft| records.put(&draft.key, draft.lifted.clone()));
-    for (operation, reply) in command.operations.iter().zip(&mut replies) {
-        if operation.action == Action::Heal && !reply.passes {
+    for (at, (operation, reply)) in command.operations.iter().zip(&mut replies).enumerate() {
+        if left_out.contains(&at) {
             continue;
         }
         let draft = drafts.iter_mut().find(|draft| draft.key == operation.key);
@@ -244,6 +246,10 @@ fn spend(
             for (to, amount) in claim.grants.iter().filter(|_| served) {
                 account.grant(net, *to, *amount);
             }
+            true
+        }
+        Action::Refund { amount } => {
+            draft.charged.current.refunded += amount.min(net);
             true
         }
         Action::Peek | Action::Heal => true,

@@ -207,6 +207,7 @@ impl RedisStore {
                 Action::Charge { cost } => (1, cost),
                 Action::Heal => (2, 0),
                 Action::Grant => (3, 0),
+                Action::Refund { amount } => (4, amount),
             };
             let claim = operation.claim.as_deref().map(claim_numbers).unwrap_or_default();
             let numbers = [

@@ -6,7 +6,7 @@
 --          the caller says that its labels are whole; the configuration that its claims are made by, from when on
 --          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
 --          opened since they began before, and one more (0: not known), and until when it may be adopted so; and
---          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant), cost,
+--          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
 --          how many numbers of a claim follow (0: none): base, the one by the configuration before and one more (0: not
 --          known), allowance, label start; block (0: the label is
@@ -31,7 +31,7 @@
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
 local FIXED, FIELDS = 8, 12
-local PEEK, CHARGE, HEAL, GRANT = 0, 1, 2, 3
+local PEEK, CHARGE, HEAL, GRANT, REFUND = 0, 1, 2, 3, 4
 local COUNT_MAX = 9007199254740991
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -261,6 +261,8 @@ local function spend(d, o, c)
     if net + o[3] > o[7] then allowance = 0 end
     passes = open and serves and net + o[3] <= held(a) + allowance
     if block > 0 and net + o[3] > ceiling + block then passes = false end
+  elseif o[2] == REFUND then
+    d.c[3] = d.c[3] + math.min(o[3], math.max(net, 0))
   elseif o[2] == GRANT and open and serves then
     for _ = 1, n(at) do
       local to, amount = n(at + 1), math.min(n(at + 2), math.max(held(a) - net, 0))
@@ -352,7 +354,7 @@ for i, start in ipairs(starts) do
     end
     if not passes and o[10] == 1 then admitted = false end
     replies[i] = {key, label, passes, holding}
-  elseif action == HEAL then
+  elseif action == HEAL or action == REFUND then
     -- What nobody can ask for any more needs no healing.
     replies[i] = {}
   else
