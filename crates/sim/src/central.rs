@@ -3,7 +3,7 @@
 
 use tidegate_core::time::{ClusterTime, Label};
 
-use crate::{subjects::Subjects, workload::Arrival};
+use crate::{checker::Charge, subjects::Subjects, workload::Arrival};
 
 /// One fixed window per key.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,19 +41,27 @@ impl Central {
             if count.label != label {
                 *count = Count { label, used: 0 };
             }
-            admitted &= !facts.enforced || count.used + cost <= facts.quantity;
+            admitted &= !facts.enforced || count.used + cost <= facts.least(label);
         }
         if admitted {
             for met in &asking.met {
                 let key = met.key_in(region);
                 let (facts, count) = (&subjects.keys[key], &mut self.0[key]);
-                if count.used + cost <= facts.quantity {
+                if count.used + cost <= facts.least(count.label) {
                     count.used += cost;
                     charged(key, count.label, cost);
                 }
             }
         }
         admitted
+    }
+}
+
+impl Central {
+    /// Gives back what was charged. Of a window that is over it makes no room.
+    pub fn refund(&mut self, charge: &Charge) {
+        let count = &mut self.0[charge.key];
+        count.used -= if count.label == charge.label { charge.cost } else { 0 };
     }
 }
 

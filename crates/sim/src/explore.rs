@@ -64,6 +64,8 @@ pub struct Exploration {
     pub unanswered: u64,
     /// Admitted beyond the rule.
     pub wrong_admits: u64,
+    /// Units that nodes gave back of what they had admitted.
+    pub refunded: u64,
     /// How often a node died that another was telling for its siblings too.
     pub relays_died: u64,
     /// Admitted, and not known to every node at the end of its run.
@@ -177,6 +179,7 @@ impl Default for Exploration {
             breaker_opened: BTreeMap::new(),
             unanswered: 0,
             wrong_admits: 0,
+            refunded: 0,
             relays_died: 0,
             lost: 0,
             lost_though_known: 0,
@@ -249,6 +252,7 @@ impl Exploration {
         }
         self.unanswered += report.regions.values().map(|r| r.unanswered).sum::<u64>();
         self.wrong_admits += report.wrong_admits;
+        self.refunded += report.refunded;
         self.relays_died += report.relays_died;
         self.lost += report.lost;
         self.lost_though_known += report.lost_though_known;
@@ -260,13 +264,14 @@ impl Exploration {
 impl fmt::Display for Exploration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| what | over {} seeds |\n| --- | ---: |", self.seeds)?;
-        let rows: [(&str, u64); 11] = [
+        let rows: [(&str, u64); 12] = [
             ("failed", self.failed),
             ("requests", self.offered),
             ("answered without the store", self.without_store),
             ("of which shed", self.shed),
             ("openings of breakers", self.breaker_opened.values().sum()),
             ("unanswered", self.unanswered),
+            ("units given back", self.refunded),
             ("relays that died", self.relays_died),
             ("admitted beyond the rule", self.wrong_admits),
             ("not known to all at the end", self.lost),

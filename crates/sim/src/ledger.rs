@@ -150,6 +150,20 @@ impl Ledger {
         }
     }
 
+    /// A region gave back.
+    pub fn refunded(&mut self, key: usize, label: Label, cost: u64) {
+        if let Some(cell) = self.cell(key, label) {
+            cell.admitted = cell.admitted.saturating_sub(cost);
+        }
+    }
+
+    /// The central limiter gave back.
+    pub fn central_refunded(&mut self, key: usize, label: Label, cost: u64) {
+        if let Some(cell) = self.cell(key, label) {
+            cell.central = cell.central.saturating_sub(cost);
+        }
+    }
+
     /// The central limiter admitted.
     pub fn central(&mut self, key: usize, label: Label, cost: u64) {
         if let Some(cell) = self.cell(key, label) {
@@ -177,9 +191,11 @@ impl Ledger {
         for (key, row) in self.rows.iter().enumerate().filter(|(key, _)| wanted(*key)) {
             let facts = &subjects.keys[key];
             for (n, cell) in self.cells[row.at..row.at + row.labels].iter().enumerate() {
+                let label = Label(row.first.0 + n as u64);
+                let quantity = facts.most(label);
                 windows.push(WindowDeviation {
-                    begins: facts.window.start(Label(row.first.0 + n as u64)),
-                    over_pct: percent(cell.admitted.saturating_sub(facts.quantity), facts.quantity),
+                    begins: facts.window.start(label),
+                    over_pct: percent(cell.admitted.saturating_sub(quantity), quantity),
                     under_pct: percent(cell.central.saturating_sub(cell.admitted), cell.central),
                 });
             }
@@ -191,8 +207,8 @@ impl Ledger {
     pub fn accuracy(&self, subjects: &Subjects, wanted: impl Fn(usize) -> bool) -> Accuracy {
         let mut accuracy = Accuracy::default();
         for (key, row) in self.rows.iter().enumerate().filter(|(key, _)| wanted(*key)) {
-            let quantity = subjects.keys[key].quantity;
-            for cell in &self.cells[row.at..row.at + row.labels] {
+            for (n, cell) in self.cells[row.at..row.at + row.labels].iter().enumerate() {
+                let quantity = subjects.keys[key].most(Label(row.first.0 + n as u64));
                 let over = cell.admitted.saturating_sub(quantity);
                 let under = cell.central.saturating_sub(cell.admitted);
                 accuracy.over.add(percent(over, quantity));

@@ -77,6 +77,8 @@ pub struct Report {
     pub normal_ms: Option<f64>,
     /// Admitted beyond what the rule allows, whatever goes wrong.
     pub wrong_admits: u64,
+    /// Units that nodes gave back of what they had admitted.
+    pub refunded: u64,
     /// How often a node died that another was telling for its siblings too.
     pub relays_died: u64,
     /// Admitted in the last windows, and not known to every node at the end.
@@ -142,6 +144,7 @@ impl Report {
             convergence_ms: finished.panel.converged_after().map(|span| span.0 as f64 / 1e3),
             normal_ms: finished.panel.normal_after().map(|span| span.0 as f64 / 1e3),
             wrong_admits: finished.panel.wrongly_admitted(),
+            refunded: finished.refunded,
             relays_died: finished.relays_died,
             lost: losses.lost,
             lost_though_known: losses.though_known,
@@ -231,6 +234,9 @@ impl fmt::Display for Report {
         writeln!(f, "After the load every node {convergence}.")?;
         if let Some(ms) = self.normal_ms {
             writeln!(f, "After the last fault all was normal again within {ms:.0} ms.")?;
+        }
+        if self.refunded > 0 {
+            writeln!(f, "Given back: {} units.", self.refunded)?;
         }
         if self.relays_died > 0 {
             writeln!(f, "Relays died: {}.", self.relays_died)?;

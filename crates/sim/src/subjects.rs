@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use tidegate_core::{
     ids::{Key, Secret},
     policy::{Consistency, OnStoreFailure, PolicySet, Scope},
-    time::{Label, Window},
+    time::{ClusterTime, Label, Span, Window},
 };
 
-use crate::scenario::Load;
+use crate::scenario::{Load, Reload, Schedule};
+
+/// Nodes whose clocks agree are in the same window but for so long.
+const CLOCKS_APART: Span = Span::secs(1);
 
 /// The secret of every simulated cluster: fingerprints must repeat from run to run.
 pub const SECRET: Secret = Secret(*b"tidegate-sim-key");
@@ -25,8 +28,10 @@ pub struct KeyFacts {
     pub limit: String,
     /// Who is counted, for people.
     pub caller: String,
-    /// How much one window holds.
+    /// How much one window holds, as the first policies say.
     pub quantity: u64,
+    /// Later quantities: from when on the first node has it, from when on all have, and how much.
+    pub later: Vec<(ClusterTime, ClusterTime, u64)>,
     /// How long a window is.
     pub window: Window,
     /// The region whose use counts; `None`: all regions together.
@@ -43,6 +48,28 @@ impl KeyFacts {
     /// Whether regions admit what they have a right to, and no more than that and an overdraft.
     pub const fn has_rights(&self) -> bool {
         matches!(self.consistency, Consistency::Bounded { .. } | Consistency::Strict)
+    }
+
+    /// The quantities that some node may decide by in a window, whose clock may be off.
+    fn in_force(&self, label: Label) -> impl Iterator<Item = u64> {
+        let (start, end) = (self.window.start(label), self.window.end(label) + CLOCKS_APART);
+        let ended = move |n: usize| {
+            self.later.get(n).is_some_and(|(_, all, _)| *all + CLOCKS_APART <= start)
+        };
+        let later = self.later.iter().enumerate();
+        let later = later.filter(move |(n, (first, ..))| *first < end && !ended(n + 1));
+        let before = (!ended(0)).then_some(self.quantity);
+        before.into_iter().chain(later.map(|(_, (.., quantity))| *quantity))
+    }
+
+    /// How much one window holds: the most, if that was changed in it.
+    pub fn most(&self, label: Label) -> u64 {
+        if self.later.is_empty() { self.quantity } else { self.in_force(label).max().unwrap_or(0) }
+    }
+
+    /// How much one window holds: the least, if that was changed in it.
+    pub fn least(&self, label: Label) -> u64 {
+        if self.later.is_empty() { self.quantity } else { self.in_force(label).min().unwrap_or(0) }
     }
 
     /// Names a window of this key, for people.
@@ -108,6 +135,19 @@ impl Subjects {
         subjects
     }
 
+    /// Takes note of quantities that are changed.
+    pub fn change(&mut self, reloads: &[Reload], schedule: &Schedule) {
+        for facts in &mut self.keys {
+            let later = reloads.iter().filter_map(|reload| {
+                let (_, limit) = reload.policies.limit(facts.key.limit)?;
+                let (first, all) = (reload.at, reload.at + reload.over);
+                let [first, all] = [first, all].map(|at| schedule.cluster_time(at));
+                Some((first, all, limit.quantity))
+            });
+            facts.later = later.collect();
+        }
+    }
+
     fn meet(&mut self, policies: &PolicySet, attributes: &[(String, String)]) -> Vec<Met> {
         let attributes: Vec<_> = attributes.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let mut met = Vec::new();
@@ -127,6 +167,7 @@ impl Subjects {
                         limit: format!("{}/{}", policy.name, limit.name),
                         caller: shown.clone(),
                         quantity: limit.quantity,
+                        later: Vec::new(),
                         window: limit.window,
                         region,
                         consistency: limit.consistency,

@@ -50,7 +50,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 34] = [
+    let expected: [(&str, Felt); 36] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
         ("link-corrupt", slow),
@@ -65,6 +65,11 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("node-crashed-with-store", slow),
         ("node-gone", |r| r.lost_though_known == 0),
         ("node-paused", slow),
+        ("quantity-changed", |r| {
+            let exact = r.limits.iter().find(|(name, _)| name == "api/exact");
+            exact.is_some_and(|(_, a)| a.over.worst_pct == 0.0 && a.under.mean_pct < 2.0)
+        }),
+        ("refunds", |r| r.refunded > 5_000 && r.under.mean_pct < 6.0 && r.normal_ms.is_some()),
         ("region-crashed", unanswered),
         // Its third is stranded for nine seconds, and then shared by the others.
         ("region-gone", |r| {
@@ -121,6 +126,8 @@ fn every_fault_by_itself_holds_and_is_felt() {
         assert_eq!((report.wrong_admits, report.lost_though_known), (0, 0), "{name}: {report}");
         // Three policies have a load each, a surge is one more, and some have other regions.
         let other_traffic = [
+            "quantity-changed",
+            "refunds",
             "region-gone",
             "relay-killed",
             "store-clock-ahead",

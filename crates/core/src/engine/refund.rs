@@ -65,13 +65,16 @@ impl<G: Guarding> Engine<G> {
         charged: &[Charged],
     ) -> (Vec<u64>, Option<(StoreCommand, RefundTicket)>) {
         let (mut given, mut operations, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        let cluster = self.cluster_time(now);
         for charged in charged {
             let Charged { key, label, cost } = *charged;
             let amount =
                 self.with_shard(key, |shard| shard.refund_own(key, label, cost, Tick::of(now)));
             given.push(amount);
             let limit = policies.limit(key.limit).map(|(_, limit)| limit);
-            if let Some(limit) = limit.filter(|_| amount > 0) {
+            let Some(limit) = limit.filter(|_| amount > 0) else { continue };
+            // Rights end with their label: of one that is over nothing could be spent again.
+            if !limit.has_rights() || label >= limit.window.label_at(cluster) {
                 operations.push(self.refunding(now, limit, key, label, amount));
                 steps.push(if limit.has_rights() { amount } else { 0 });
             }

@@ -5,7 +5,10 @@
 
 use std::collections::VecDeque;
 
-use tidegate_core::time::{Label, Span};
+use tidegate_core::{
+    store::Counts,
+    time::{Label, Span},
+};
 
 use super::{Charge, Seen, Step, clocks::Clocks};
 use crate::{
@@ -70,15 +73,15 @@ struct News {
     mark: u64,
     /// About whom.
     life: usize,
-    /// By how much its known use grew.
-    grew: u64,
+    /// By how much its known net use grew.
+    grew: i64,
 }
 
 /// What one life knows of a window: what it was told, and what it admitted itself.
 #[derive(Debug, Clone, Default)]
 struct Heard {
-    /// Net use by life.
-    net: Vec<u64>,
+    /// By life.
+    counts: Vec<Counts>,
     recent: VecDeque<News>,
 }
 
@@ -92,6 +95,8 @@ pub struct Weighed {
     /// The least that the record must have held before the charge: all charges since the store was last
     /// empty, and all that any asking node had known of its region.
     pub record: u64,
+    /// Whether something was given back in the window.
+    pub refunds: bool,
 }
 
 /// The last step in a window that admitted something in a region.
@@ -110,22 +115,26 @@ pub struct WindowBook {
     pub key: usize,
     /// Which window.
     pub label: Label,
-    /// What drivers were told they may admit, by life.
-    pub admitted: Vec<u64>,
+    /// What drivers were told they may admit, and gave back, by life.
+    pub counts: Vec<Counts>,
     /// The part of it that no store had agreed to.
     pub without_store: u64,
     /// When something was first and last charged or admitted in it.
     pub used: Option<(Instant, Instant)>,
     /// By region.
     pub last_step: Vec<Option<LastStep>>,
-    /// What stores agreed to, by region.
+    /// What stores agreed to and was not given back, by region.
     agreed: Vec<u64>,
+    /// The most that it ever was, over all regions.
+    peak: u64,
+    /// What was given back, by region.
+    given_back: Vec<u64>,
     /// The least that the stores' records hold, by region.
     record: Vec<u64>,
     /// When a store last carried out a step in it, by region.
     touched: Vec<Instant>,
-    /// Copies of it, by coming loss: what that store will hold again.
-    saved: Vec<(usize, u64)>,
+    /// Copies of it, by coming loss: what that store will hold again; and what its region had given back by then.
+    saved: Vec<(usize, u64, u64)>,
     heard: Vec<Heard>,
 }
 
@@ -141,11 +150,13 @@ impl WindowBook {
         Self {
             key,
             label,
-            admitted: Vec::new(),
+            counts: Vec::new(),
             without_store: 0,
             used: None,
             last_step: vec![None; regions],
             agreed: vec![0; regions],
+            peak: 0,
+            given_back: vec![0; regions],
             record: vec![0; regions],
             touched: vec![Instant(0); regions],
             saved: Vec::new(),
@@ -153,14 +164,24 @@ impl WindowBook {
         }
     }
 
-    /// What a life admitted.
-    pub fn admitted_by(&self, life: usize) -> u64 {
-        self.admitted.get(life).copied().unwrap_or(0)
+    /// What a life admitted and gave back.
+    pub fn counts_of(&self, life: usize) -> Counts {
+        self.counts.get(life).copied().unwrap_or_default()
     }
 
-    /// What stores agreed to charge, whether or not who asked has heard of it.
-    pub fn charged(&self) -> u64 {
-        self.agreed.iter().sum()
+    /// What all lives admitted, less what they gave back.
+    pub fn net(&self) -> u64 {
+        self.counts.iter().map(|counts| counts.net()).sum()
+    }
+
+    /// The most that stores had ever agreed to charge, less what had been given back until then, whether or
+    /// not who asked has heard of it.
+    pub const fn charged(&self) -> u64 {
+        self.peak
+    }
+
+    fn has_refunds(&self) -> bool {
+        self.given_back.iter().any(|given_back| *given_back > 0)
     }
 
     fn use_at(&mut self, at: Instant) {
@@ -169,16 +190,18 @@ impl WindowBook {
     }
 
     /// What frames told one life of another.
-    pub fn heard_by(&self, listener: usize, of: usize) -> u64 {
-        self.heard.get(listener).and_then(|heard| heard.net.get(of)).copied().unwrap_or(0)
+    pub fn heard_by(&self, listener: usize, of: usize) -> Counts {
+        let heard = self.heard.get(listener).and_then(|heard| heard.counts.get(of));
+        heard.copied().unwrap_or_default()
     }
 
-    /// `listener` learns that life `of` has used `net`.
-    fn learn(&mut self, mark: u64, listener: usize, of: usize, net: u64) {
+    /// `listener` learns what life `of` has used and given back.
+    fn learn(&mut self, mark: u64, listener: usize, of: usize, counts: Counts) {
         let heard = at_least(&mut self.heard, listener);
-        let known = at_least(&mut heard.net, of);
-        if net > *known {
-            let grew = net - std::mem::replace(known, net);
+        let known = at_least(&mut heard.counts, of);
+        let before = std::mem::replace(known, known.max(counts));
+        if *known != before {
+            let grew = known.net().cast_signed() - before.net().cast_signed();
             heard.recent.push_back(News { mark, life: of, grew });
             if heard.recent.len() > NEWS_MAX {
                 heard.recent.pop_front();
@@ -198,12 +221,13 @@ impl WindowBook {
         told.clear();
         told.resize(regions, 0);
         let Some(heard) = self.heard.get(knower) else { return };
-        for (life, net) in heard.net.iter().enumerate() {
-            told[lives[life].region] += net;
+        for (life, counts) in heard.counts.iter().enumerate() {
+            told[lives[life].region] += counts.net();
         }
         // Takes back what was learnt since, the newest first.
         for news in heard.recent.iter().rev().take_while(|news| news.mark > mark) {
-            told[lives[news.life].region] -= news.grew;
+            let told = &mut told[lives[news.life].region];
+            *told = told.saturating_add_signed(-news.grew);
         }
     }
 }
@@ -277,18 +301,19 @@ impl Book {
         self.lives.iter().enumerate().filter(move |(_, l)| l.region == region).map(|(n, _)| n)
     }
 
-    /// What a region admitted in a window.
-    pub fn admitted_in(&self, window: &WindowBook, region: usize) -> u64 {
-        self.lives_of(region).map(|life| window.admitted_by(life)).sum()
+    /// What a region admitted and gave back in a window.
+    pub fn counts_in(&self, window: &WindowBook, region: usize) -> Counts {
+        let lives = self.lives_of(region).map(|life| window.counts_of(life));
+        lives.fold(Counts::default(), Counts::plus)
     }
 
     /// What any living node knows of a life's use in a window: what nobody does is lost.
-    pub fn known_of(&self, window: &WindowBook, life: usize) -> u64 {
+    pub fn known_of(&self, window: &WindowBook, life: usize) -> Counts {
         if self.alive[life] {
-            return window.admitted_by(life);
+            return window.counts_of(life);
         }
         let living = (0..self.lives.len()).filter(|n| self.alive[*n]);
-        living.map(|n| window.heard_by(n, life)).max().unwrap_or(0)
+        living.map(|n| window.heard_by(n, life)).fold(Counts::default(), Counts::max)
     }
 
     /// Whether a life hears of another's counts of a key at all.
@@ -385,7 +410,7 @@ impl Book {
                 let mark = self.mark;
                 for slot in slots {
                     if let Some(window) = self.window_mut(slot.key, slot.label, &mut closed) {
-                        window.learn(mark, to, slot.life, slot.tally.counts.net());
+                        window.learn(mark, to, slot.life, slot.tally.counts);
                     }
                 }
             }
@@ -401,25 +426,47 @@ impl Book {
                 let mark = self.mark;
                 for charge in charges {
                     if let Some(window) = self.window_mut(charge.key, charge.label, &mut closed) {
-                        let admitted = at_least(&mut window.admitted, life);
-                        *admitted += charge.cost;
-                        let admitted = *admitted;
+                        let counts = at_least(&mut window.counts, life);
+                        counts.used += charge.cost;
+                        let counts = *counts;
                         window.use_at(at);
                         window.without_store += if store.is_none() { charge.cost } else { 0 };
-                        window.learn(mark, life, life, admitted);
+                        window.learn(mark, life, life, counts);
+                    }
+                }
+            }
+            Seen::Refunded { life, charges } => {
+                self.mark += 1;
+                let (mark, region) = (self.mark, self.lives[life].region);
+                for charge in charges {
+                    if let Some(window) = self.window_mut(charge.key, charge.label, &mut closed) {
+                        let counts = at_least(&mut window.counts, life);
+                        counts.refunded += charge.cost;
+                        let counts = *counts;
+                        window.use_at(at);
+                        window.given_back[region] += charge.cost;
+                        // The store may know of it from now on.
+                        for held in [&mut window.agreed[region], &mut window.record[region]] {
+                            *held = held.saturating_sub(charge.cost);
+                        }
+                        window.learn(mark, life, life, counts);
                     }
                 }
             }
             Seen::StoreSaved { region, loss } => {
                 for window in self.open.iter_mut().flatten() {
                     let record = window.record[region];
-                    window.saved.push((loss, record));
+                    window.saved.push((loss, record, window.given_back[region]));
                 }
             }
             Seen::StoreLost { region, kept } => {
                 for window in self.open.iter_mut().flatten() {
-                    let held = window.saved.iter().find(|(loss, _)| Some(*loss) == kept);
-                    window.record[region] = held.map_or(0, |(_, record)| *record);
+                    let held = window.saved.iter().find(|(loss, ..)| Some(*loss) == kept);
+                    // Nodes remember what was given back since.
+                    let left = |(_, record, given_back): &(usize, u64, u64)| {
+                        record.saturating_sub(window.given_back[region] - given_back)
+                    };
+                    window.record[region] = held.map_or(0, left);
                 }
             }
             _ => {}
@@ -442,7 +489,8 @@ impl Book {
         let others = if regional { 0 } else { told.iter().sum::<u64>() - told[region] };
         let Charge { key, label, cost } = *charge;
         let step = Step { key, label, cost, holds: record + cost };
-        self.weighed.push(Weighed { step, others, record });
+        let refunds = window.has_refunds();
+        self.weighed.push(Weighed { step, others, record, refunds });
     }
 
     fn step(
@@ -458,7 +506,7 @@ impl Book {
         for step in steps {
             self.window_mut(step.key, step.label, closed);
             let facts = &self.keys[step.key];
-            let (regional, quantity) = (facts.region.is_some(), facts.quantity);
+            let (regional, quantity) = (facts.region.is_some(), facts.least(step.label));
             let length = facts.window.length() + RECORD_AFTER;
             let Self { lives, open, weighed, told, .. } = self;
             let Some(window) = open[step.key].iter_mut().rev().find(|w| w.label == step.label)
@@ -472,13 +520,17 @@ impl Book {
             if at.since(touched) > length {
                 window.record[region] = 0;
             }
-            // What others told of the region weighs no more than the quantity: that refuses as surely.
-            let record = window.record[region].max(told[region].min(quantity));
+            // What others told of the region weighs no more than the quantity: that refuses as surely. What was
+            // known when it was planned may have been given back since.
+            let known = if window.has_refunds() { 0 } else { told[region].min(quantity) };
+            let record = window.record[region].max(known);
             let all: u64 = told.iter().sum();
             let others = if regional { 0 } else { all - told[region] };
-            weighed.push(Weighed { step: *step, others, record });
+            let refunds = window.has_refunds();
+            weighed.push(Weighed { step: *step, others, record, refunds });
             window.record[region] = record + step.cost;
             window.agreed[region] += step.cost;
+            window.peak = window.peak.max(window.agreed.iter().sum());
             if step.cost > 0 {
                 window.use_at(at);
                 let forgotten = window.agreed[region].saturating_sub(window.record[region]);

@@ -5,6 +5,8 @@
 //! count, unless something was broken meanwhile (then convergence judges the last window). And what a
 //! store decided is what the driver was answered.
 
+use tidegate_core::store::Counts;
+
 use super::{Book, Checker, Seen, Violations, WindowBook};
 use crate::queue::Instant;
 
@@ -33,14 +35,13 @@ impl Checker for Conservation {
                 for slot in slots {
                     // A window that is closed in the book was judged when it closed.
                     let Some(window) = book.window(slot.key, slot.label) else { continue };
-                    let (told, true_count) =
-                        (slot.tally.counts.used, window.admitted_by(slot.life));
-                    if told > true_count {
+                    let (told, true_count) = (slot.tally.counts, window.counts_of(slot.life));
+                    if told.max(true_count) != true_count {
                         let of = book.keys[slot.key].show(slot.label);
                         self.violations.note(
                             at,
                             format_args!(
-                                "{of}: life {} admitted {true_count}, and {told} was told",
+                                "{of}: life {} has {true_count:?}, and {told:?} was told",
                                 slot.life
                             ),
                         );
@@ -54,14 +55,14 @@ impl Checker for Conservation {
                     return;
                 }
                 for (region, counts) in regions.iter().enumerate() {
-                    let true_count = window.map_or(0, |w| book.admitted_in(w, region));
-                    if counts.used > true_count {
+                    let true_count =
+                        window.map_or(Counts::default(), |w| book.counts_in(w, region));
+                    if counts.max(true_count) != true_count {
                         let of = book.keys[key].show(label);
                         self.violations.note(
                             at,
                             format_args!(
-                                "{of}: region {region} admitted {true_count}, and life {life} counts {}",
-                                counts.used
+                                "{of}: region {region} has {true_count:?}, and life {life} counts {counts:?}"
                             ),
                         );
                     }
@@ -79,15 +80,16 @@ impl Checker for Conservation {
         if !book.undisturbed(window) {
             return;
         }
-        for (life, admitted) in window.admitted.iter().enumerate() {
+        for (life, counts) in window.counts.iter().enumerate() {
             let listeners = (0..book.lives.len()).filter(|n| book.must_hear(window, *n, life));
             for listener in listeners {
                 let heard = window.heard_by(listener, life);
-                if heard != *admitted {
+                // What is given back when the window is over for the listener is nobody's to decide by.
+                if heard.used != counts.used || heard.refunded > counts.refunded {
                     let of = book.keys[window.key].show(window.label);
                     self.violations.note(
                         at,
-                        format_args!("{of}: life {life} admitted {admitted}, and life {listener} was told {heard}"),
+                        format_args!("{of}: life {life} has {counts:?}, and life {listener} was told {heard:?}"),
                     );
                 }
             }

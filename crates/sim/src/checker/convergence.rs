@@ -67,7 +67,7 @@ impl Convergence {
             let missing = |(label, counts): &&View| {
                 let (least, most) = truth(book, key, *label, region);
                 let known = counts[region].used;
-                (most.saturating_sub(known), least.saturating_sub(known))
+                (most.used.saturating_sub(known), least.used.saturating_sub(known))
             };
             let (lost, though_known) = living.iter().map(missing).max().unwrap_or_default();
             self.losses.lost += lost;
@@ -99,11 +99,10 @@ impl Convergence {
                     continue;
                 }
                 let (least, most) = truth(book, key, *label, region);
-                if !(least..=most).contains(&known.used) {
+                if known.max(least) != *known || known.max(most) != most {
                     let of = book.keys[key].show(*label);
                     return Some(format!(
-                        "{of}: region {region} admitted {most}, and life {life} knows of {}",
-                        known.used
+                        "{of}: region {region} has {most:?}, and life {life} knows of {known:?}"
                     ));
                 }
             }
@@ -119,11 +118,12 @@ impl Convergence {
     }
 }
 
-/// What a region admitted in a window: at least what some living node was told, at most all of it.
-fn truth(book: &Book, key: usize, label: Label, region: usize) -> (u64, u64) {
-    let Some(window) = book.window(key, label) else { return (0, 0) };
+/// What a region admitted and gave back in a window: at least what some living node was told, at most all of it.
+fn truth(book: &Book, key: usize, label: Label, region: usize) -> (Counts, Counts) {
+    let Some(window) = book.window(key, label) else { return Default::default() };
     let known = |life: usize| book.known_of(window, life);
-    (book.lives_of(region).map(known).sum(), book.admitted_in(window, region))
+    let least = book.lives_of(region).map(known).fold(Counts::default(), Counts::plus);
+    (least, book.counts_in(window, region))
 }
 
 impl Checker for Convergence {

@@ -60,13 +60,17 @@ impl Checker for Gate {
                     ),
                 );
             }
+            let quantity = facts.most(step.label);
             let room = match facts.consistency {
                 Consistency::Bounded { overdraft_per_million } => {
-                    facts.quantity + overdrafts(book, facts.quantity, overdraft_per_million)
+                    quantity + overdrafts(book, quantity, overdraft_per_million)
                 }
-                _ => facts.quantity,
+                _ => quantity,
             };
-            if step.cost > 0 && least + weighed.others > room {
+            // Under rights nobody goes by what others have used; and of what they were known to have used they may
+            // have given back a part, and then granted it.
+            let goes_by_others = !(weighed.refunds && facts.has_rights());
+            if step.cost > 0 && goes_by_others && least + weighed.others > room {
                 let of = facts.show(step.label);
                 self.violations.note(
                     at,

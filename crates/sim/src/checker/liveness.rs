@@ -16,7 +16,7 @@ struct Backlog {
     key: usize,
     label: Label,
     of: usize,
-    net: u64,
+    used: u64,
 }
 
 /// See the module.
@@ -55,9 +55,9 @@ impl Liveness {
     fn remember(&mut self, book: &Book) {
         for window in book.windows() {
             for of in 0..book.lives.len() {
-                let net = book.known_of(window, of);
-                if net > 0 {
-                    self.backlog.push(Backlog { key: window.key, label: window.label, of, net });
+                let used = book.known_of(window, of).used;
+                if used > 0 {
+                    self.backlog.push(Backlog { key: window.key, label: window.label, of, used });
                 }
             }
         }
@@ -85,7 +85,7 @@ fn who_misses(book: &Book, at: Instant, item: &Backlog) -> Option<usize> {
     (0..book.lives.len()).find(|listener| {
         book.concerned(item.key, *listener, item.of)
             && book.is_live(item.key, item.label, *listener, at)
-            && window.heard_by(*listener, item.of) < item.net
+            && window.heard_by(*listener, item.of).used < item.used
     })
 }
 
@@ -126,10 +126,10 @@ impl Checker for Liveness {
                 }
                 for item in std::mem::take(&mut self.backlog) {
                     let Some(listener) = who_misses(book, at, &item) else { continue };
-                    let (of, Backlog { of: life, net, .. }) =
+                    let (of, Backlog { of: life, used, .. }) =
                         (book.keys[item.key].show(item.label), item);
                     let what =
-                        format!("{of}: life {listener} does not know that life {life} has {net}");
+                        format!("{of}: life {listener} does not know that life {life} has {used}");
                     self.bad(book, at, &what);
                 }
             }

@@ -164,6 +164,13 @@ pub enum Seen<'a> {
         /// What it is charged for.
         charges: &'a [Charge],
     },
+    /// A node gave back what it had admitted; its store is told next.
+    Refunded {
+        /// Who.
+        life: usize,
+        /// What.
+        charges: &'a [Charge],
+    },
     /// What a node's cluster time shows.
     Clock {
         /// Whose.
@@ -388,7 +395,7 @@ impl Panel {
         // What every request brings is told by name to those that look at it: most look away from most.
         let book = &self.book;
         match seen {
-            Seen::Clock { .. } => return,
+            Seen::Clock { .. } | Seen::Refunded { .. } => return,
             Seen::Stepped { .. } => return self.gate.see(book, at, seen),
             Seen::Called { .. } | Seen::CallEnded { .. } => {
                 return self.breaker.see(book, at, seen);

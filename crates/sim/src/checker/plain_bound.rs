@@ -36,11 +36,11 @@ impl PlainBound {
 /// The most that the plain rule may admit in a window.
 fn bound(book: &Book, window: &WindowBook) -> u64 {
     let facts = &book.keys[window.key];
-    let quantity = facts.quantity;
+    let quantity = facts.most(window.label);
     let over = |asking: usize, last: &LastStep| -> u64 {
         let others = (0..book.regions).filter(|region| *region != asking);
         let untold =
-            |region: usize| book.admitted_in(window, region).saturating_sub(last.told[region]);
+            |region: usize| book.counts_in(window, region).net().saturating_sub(last.told[region]);
         let untold: u64 = if facts.region.is_some() { 0 } else { others.map(untold).sum() };
         untold + last.forgotten
     };
@@ -58,7 +58,7 @@ impl Checker for PlainBound {
 
     fn close(&mut self, book: &Book, at: Instant, window: &WindowBook) {
         let facts = &book.keys[window.key];
-        let admitted: u64 = window.admitted.iter().sum();
+        let admitted = window.net();
         let bound = bound(book, window);
         let overdrawn = matches!(facts.consistency, Consistency::Bounded { .. });
         if facts.enforced && !overdrawn && admitted > bound {

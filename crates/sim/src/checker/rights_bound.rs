@@ -8,6 +8,9 @@
 //! answered with the store's consent.
 //!
 //! What a policy admits without its store has no place under rights: each such unit is beyond the bound.
+//!
+//! What was given back may be spent again: then the bound is asked of what stores had agreed to and nobody had
+//! given back, at every step.
 
 use tidegate_core::policy::Consistency;
 
@@ -62,17 +65,19 @@ impl Checker for RightsBound {
 
     fn close(&mut self, book: &Book, at: Instant, window: &WindowBook) {
         let facts = &book.keys[window.key];
+        // An account that is there keeps its base until its label ends.
+        let quantity = facts.most(window.label);
         let overdraft = match facts.consistency {
             Consistency::Strict => 0,
             Consistency::Bounded { overdraft_per_million } => {
-                overdrafts(book, facts.quantity, overdraft_per_million)
+                overdrafts(book, quantity, overdraft_per_million)
             }
             Consistency::Plain | Consistency::Eventual => return,
         };
         // What was admitted without a store is told already.
-        let answered: u64 = window.admitted.iter().sum::<u64>() - window.without_store;
+        let answered = window.net().saturating_sub(window.without_store);
         let admitted = window.charged().max(answered);
-        let bound = facts.quantity + overdraft;
+        let bound = quantity + overdraft;
         if facts.enforced && admitted > bound {
             let of = facts.show(window.label);
             self.excess += admitted - bound;

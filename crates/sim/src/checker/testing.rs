@@ -28,6 +28,7 @@ pub(super) fn book() -> Book {
         limit: "api/second".into(),
         caller: "everyone".into(),
         quantity: QUANTITY,
+        later: Vec::new(),
         window,
         region: None,
         consistency: Consistency::Plain,

@@ -45,6 +45,10 @@ pub(super) struct File {
     pub(super) store: Store,
     #[serde(default)]
     pub(super) load: Vec<Load>,
+    pub(super) refunds: Option<Refunds>,
+    /// Other quantities, one change after the other.
+    #[serde(default)]
+    pub(super) reload: Vec<Reload>,
     #[serde(default = "recover_within")]
     pub(super) recover_within: Length,
     #[serde(default)]
@@ -67,6 +71,26 @@ pub(super) struct File {
     /// For `compare`: what each sets otherwise.
     #[serde(default)]
     pub(super) variant: Vec<toml::Table>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reload {
+    pub(super) at: Length,
+    #[serde(default = "at_once")]
+    pub(super) over: Length,
+    pub(super) policies: String,
+}
+
+const fn at_once() -> Length {
+    Length::ZERO
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Refunds {
+    pub(super) share: f64,
+    pub(super) after: Length,
 }
 
 /// Reads the file's shape. `name` is what mistakes call it.

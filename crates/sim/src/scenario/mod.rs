@@ -14,6 +14,7 @@ use tidegate_core::{
 
 pub use faults::{ClockFault, Faults, Pause, Restart, StoreFate, StoreFault, StoreLoss, drifted};
 
+pub use reloads::Reload;
 pub use source::Source;
 pub use variants::{Variant, Variants};
 
@@ -30,6 +31,7 @@ mod faults;
 mod file;
 mod file_faults;
 mod file_load;
+mod reloads;
 pub(crate) mod settings;
 mod source;
 mod variants;
@@ -74,6 +76,15 @@ pub struct Load {
     pub start: Span,
     /// … until just before this; `None`: to the load's end.
     pub end: Option<Span>,
+}
+
+/// What is given back of what was admitted: all of a request's cost, by the node that admitted it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refunds {
+    /// Of so many admitted requests.
+    pub share: f64,
+    /// After so long, in the mean of an exponential distribution.
+    pub after: Span,
 }
 
 /// The callers of a load.
@@ -221,6 +232,10 @@ pub struct Scenario {
     pub store: StoreSettings,
     /// What traffic.
     pub loads: Vec<Load>,
+    /// Which of it is given back.
+    pub refunds: Option<Refunds>,
+    /// Other quantities, one change after the other.
+    pub reloads: Vec<Reload>,
     /// What goes wrong with nodes, stores and clocks; with links: see the topology.
     pub faults: Faults,
     /// How soon after the last fault all must be as if there had been none.

@@ -135,10 +135,19 @@ impl World {
         // that lost its memory thinks that it begins.
         let fence = [600, 1_000, 3_000][modes.below(3) as usize];
         let records = if store_full { 1 + pick(6) } else { 1_000_000 };
+        // In a third of the worlds something is given back.
+        let mut refunding = Stream::new(seed, "swarm-refunds", 0);
+        let refunds = if refunding.below(3) == 0 {
+            let share = 5 + refunding.below(60);
+            let after = [20, 200, 2_000][refunding.below(3) as usize];
+            format!("refunds = {{ share = 0.{share:02}, after = \"{after}ms\" }}\n")
+        } else {
+            String::new()
+        };
         // Last, so that it changes nothing else of what a seed draws.
         let relays = nodes > 1 && pick(2) == 1;
         let text = format!(
-            "begin = \"{begin}ms\"\ngossip = \"{gossip}ms\"\npolicies = \"\"\"\n{policies}\"\"\"\n\
+            "begin = \"{begin}ms\"\ngossip = \"{gossip}ms\"\n{refunds}policies = \"\"\"\n{policies}\"\"\"\n\
              [topology]\nregions = {regions:?}\nnodes_per_region = {nodes}\nrelays = {relays}\nduplication = {duplication}\n\
              [store]\ndelay = \"{delay}ms\"\ntimeout = \"{timeout}ms\"\nrecords = {records}\nfence = \"{fence}ms\"\n{loads}"
         );

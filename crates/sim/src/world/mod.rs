@@ -6,6 +6,7 @@ use tidegate_core::{
     breaker::Cause,
     check::Ticket,
     ids::{Boot, NodeId, RegionNumber, Session},
+    policy::PolicySet,
     store::StoreCommand,
     time::{Span, StoreTime},
 };
@@ -19,7 +20,7 @@ use crate::{
     node::Node,
     queue::{Instant, Queue},
     rng::Stream,
-    scenario::{ClockFault, Scenario},
+    scenario::{ClockFault, Reload, Scenario},
     slots::Slots,
     store::RegionStore,
     subjects::Subjects,
@@ -31,6 +32,7 @@ mod calls;
 mod frames;
 mod links;
 mod lives;
+mod refunds;
 mod relays;
 mod requests;
 mod upkeep;
@@ -48,6 +50,7 @@ enum Event {
     Step { call: usize },
     Answer { call: usize },
     Deadline { call: usize },
+    Refund { refund: usize },
     Wake { node: usize, life: usize },
     Frame { frame: usize },
     Dial { link: usize },
@@ -92,6 +95,8 @@ struct Asked {
     cost: u32,
     /// Whether it came while measuring.
     measured: bool,
+    /// After how many microseconds it is given back, if it is admitted; 0: never.
+    refunded: u32,
 }
 
 /// A request at its node.
@@ -105,6 +110,15 @@ struct Request {
     region: usize,
     /// Where the book stood when it was planned.
     planned: u64,
+    /// After how many microseconds it is given back, if it is admitted; 0: never.
+    refunded: u32,
+}
+
+/// What will be given back.
+struct Refund {
+    /// By which node, in which of its lives; `None`: by the central limiter.
+    by: Option<(usize, usize)>,
+    charges: Vec<Charge>,
 }
 
 /// What a check waits with for its store's word.
@@ -156,6 +170,10 @@ pub struct World<'a> {
     panel: Panel,
     calls: Slots<Call>,
     flights: Slots<Flight>,
+    refunds: Slots<Refund>,
+    /// Which requests are given back, and when.
+    refunding: Stream,
+    refunded: u64,
     sessions: BTreeMap<Session, usize>,
     /// Whom mangled frames seem to come from.
     nobody: Session,
@@ -185,6 +203,8 @@ pub struct Finished {
     pub counts: Vec<RegionCount>,
     /// How often the breakers before stores opened, by cause.
     pub opened: [u64; Cause::ALL.len()],
+    /// What nodes gave back of what they had admitted.
+    pub refunded: u64,
     /// How often a node died that another was telling for its siblings too.
     pub relays_died: u64,
     /// Admissions by window.
@@ -204,8 +224,9 @@ impl<'a> World<'a> {
     pub fn new(scenario: &'a Scenario, seed: u64) -> Result<Self, TooMuch> {
         let topology = &scenario.topology;
         let regions = topology.regions.len();
-        let subjects = Subjects::new(&scenario.policies, &scenario.loads, regions);
         let schedule = &scenario.schedule;
+        let mut subjects = Subjects::new(&scenario.policies, &scenario.loads, regions);
+        subjects.change(&scenario.reloads, schedule);
         let ledger = Ledger::new(&subjects, regions, schedule)?;
         let all_load = schedule.load_end.since(schedule.load_start);
         let stores = (0..regions).map(|region| {
@@ -233,6 +254,9 @@ impl<'a> World<'a> {
             panel: Panel::new(book),
             calls: Slots::default(),
             flights: Slots::default(),
+            refunds: Slots::default(),
+            refunding: Stream::new(seed, "refunds", 0),
+            refunded: 0,
             sessions: BTreeMap::new(),
             nobody: nobody(),
             counts: vec![RegionCount::default(); regions],
@@ -308,6 +332,7 @@ impl<'a> World<'a> {
             events: self.events,
             counts: self.counts,
             opened: self.opened,
+            refunded: self.refunded,
             relays_died: self.relays_died,
             ledger: self.ledger,
             subjects: self.subjects,
@@ -328,6 +353,7 @@ impl<'a> World<'a> {
             Event::Step { call } => self.step(now, call),
             Event::Answer { call } => self.answer(now, call),
             Event::Deadline { call } => self.give_up(now, call),
+            Event::Refund { refund } => self.refund(now, refund),
             Event::Wake { node, life } => self.wake(now, node, life),
             Event::Frame { frame } => self.deliver(now, frame),
             Event::Dial { link } => self.dial(now, link),
@@ -372,6 +398,7 @@ impl<'a> World<'a> {
                 let request = self.calls.get_mut(call)?.request;
                 (request.node, request.life)
             }
+            Event::Refund { refund } => self.refunds.get_mut(refund)?.by?,
             Event::Frame { frame } => {
                 let node = self.flights.get_mut(frame)?.to;
                 (node, self.nodes[node].life.as_ref()?.number)
@@ -380,6 +407,12 @@ impl<'a> World<'a> {
         };
         let life = self.nodes[node].life.as_ref().filter(|here| here.number == life)?;
         (now < life.paused_until).then_some(life.paused_until)
+    }
+
+    /// The policies that a node goes by.
+    fn policies(&self, now: Instant, node: usize) -> &'a PolicySet {
+        let read = Reload::of(&self.scenario.reloads, node, self.nodes.len(), now);
+        read.unwrap_or(&self.scenario.policies)
     }
 
     /// What a region's store's clock shows.

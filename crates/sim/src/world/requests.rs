@@ -31,11 +31,17 @@ impl World<'_> {
         self.counts[region].offered += 1;
 
         let true_time = self.scenario.schedule.cluster_time(now);
+        let refunded = self.draw_refund();
         let Self { central, subjects, ledger, .. } = self;
         let measured = ledger.offered(region, now);
+        let mut charged = Vec::new();
         central.offer(subjects, arrival, true_time, |key, label, cost| {
             ledger.central(key, label, cost);
+            if refunded > 0 {
+                charged.push(Charge { key, label, cost });
+            }
         });
+        self.refund_later(now, refunded, None, charged);
 
         let alive = |node: &&Node| node.region == region && node.life.is_some();
         let count = self.nodes.iter().filter(alive).count();
@@ -47,7 +53,8 @@ impl World<'_> {
             // A process that stands still is asked all the same, and answers later.
             Some((node, life)) => {
                 // A subject and a cost fit: a scenario bounds both.
-                let asked = Asked { subject: subject as u32, cost: cost as u32, measured };
+                let asked =
+                    Asked { subject: subject as u32, cost: cost as u32, measured, refunded };
                 self.handle(now, Event::Ask { node, life, asked });
             }
             None => self.leave_unanswered(now, region),
@@ -62,6 +69,7 @@ impl World<'_> {
 
     pub(super) fn ask(&mut self, now: Instant, node: usize, life: usize, what: Asked) {
         let peers = self.nodes.len() - 1;
+        let policies = self.policies(now, node);
         let asked = &mut self.nodes[node];
         let region = asked.region;
         let Some(life) = asked.life.as_mut().filter(|here| here.number == life) else {
@@ -77,9 +85,10 @@ impl World<'_> {
             life: life.number,
             region,
             planned,
+            refunded: what.refunded,
         };
         let ready = life.is_ready(now, peers);
-        match life.plan(&self.scenario.policies, &self.subjects.all[subject], cost, now) {
+        match life.plan(policies, &self.subjects.all[subject], cost, now) {
             Plan::Unmatched => self.count_answer(&request, true),
             Plan::Ask(command, ticket) if ready => match self.admit(now, node) {
                 Ok(permit) => {
@@ -148,6 +157,9 @@ impl World<'_> {
         let allowed = decision.allowed;
         let seen = Seen::Answered { life, planned, store, allowed, charges: &charges };
         self.panel.see(now, &seen);
+        if request.refunded > 0 {
+            self.refund_later(now, request.refunded, Some((node, life)), charges.clone());
+        }
         charges.clear();
         self.charges = charges;
         self.schedule_wake(now, node);
@@ -172,7 +184,8 @@ impl World<'_> {
         let has_room = |key: usize, verdict: &LimitVerdict| {
             let truth = ledger.admitted_so_far(key, verdict.label);
             // Of a window that is not measured nobody knows better than the node.
-            truth.map_or(verdict.allowed, |used| used + request.cost <= subjects.keys[key].quantity)
+            let quantity = subjects.keys[key].least(verdict.label);
+            truth.map_or(verdict.allowed, |used| used + request.cost <= quantity)
         };
         if enforced.clone().all(|(key, verdict)| has_room(key, verdict)) {
             for (key, verdict) in enforced.filter(|(_, verdict)| !verdict.allowed) {

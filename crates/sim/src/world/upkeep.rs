@@ -42,7 +42,7 @@ impl World<'_> {
         while self.stores[region].is_reachable(now)
             && let Some(life) = &self.nodes[node].life
             && let Some((command, ticket)) =
-                life.engine.poll_heal(&self.scenario.policies, life.mono(now))
+                life.engine.poll_heal(self.policies(now, node), life.mono(now))
         {
             self.note(20, node as u64, command.operations.len() as u64);
             let outcome = self.outcome_of(now, node, &command);
@@ -57,7 +57,7 @@ impl World<'_> {
         while self.stores[region].is_reachable(now)
             && let Some(life) = &self.nodes[node].life
             && let Some((command, ticket)) =
-                life.engine.poll_grants(&self.scenario.policies, life.mono(now))
+                life.engine.poll_grants(self.policies(now, node), life.mono(now))
         {
             self.note(21, node as u64, command.operations.len() as u64);
             let outcome = self.outcome_of(now, node, &command);
@@ -67,7 +67,12 @@ impl World<'_> {
     }
 
     /// What becomes of a command that is no check.
-    fn outcome_of(&mut self, now: Instant, node: usize, command: &StoreCommand) -> engine::Outcome {
+    pub(super) fn outcome_of(
+        &mut self,
+        now: Instant,
+        node: usize,
+        command: &StoreCommand,
+    ) -> engine::Outcome {
         let region = self.nodes[node].region;
         let answer = match self.admit(now, node) {
             Ok(mut permit) => {

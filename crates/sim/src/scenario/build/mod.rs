@@ -9,7 +9,10 @@ use tidegate_core::{
     time::{ClusterTime, Span, Window},
 };
 
-use super::{LEAD_IN, NODES_MAX, REGIONS_MAX, Scenario, Schedule, WINDOWS_MAX, file};
+use super::{
+    LEAD_IN, NODES_MAX, REGIONS_MAX, Refunds, Reload, Scenario, ScenarioError, Schedule,
+    WINDOWS_MAX, file, parse_policies, policy_text, reloads::differ_in_quantities,
+};
 use crate::{
     queue::Instant,
     topology::{Region, Topology, Weather},
@@ -26,6 +29,8 @@ const EPOCH: ClusterTime = ClusterTime(1_728_000_000_000_000);
 const WARM_UP: u64 = 2;
 /// The longest simulated time.
 const DURATION_MAX: Span = Span::secs(400 * 86_400);
+/// Changes of policies.
+const RELOADS_MAX: usize = 16;
 /// The shortest gossip period.
 const GOSSIP_MIN: Span = Span::millis(1);
 
@@ -81,6 +86,14 @@ pub(super) fn build(
     // Without a window nothing that has a time can be judged.
     let Some(schedule) = schedule else { return Err(notes.0) };
     loads::check_times(&mut notes, &loads, &schedule);
+    let refunds = file.refunds.as_ref().map(|refunds| {
+        notes.share("refunds.share", refunds.share);
+        if !(Span::millis(1)..=Span::secs(60)).contains(&refunds.after.0) {
+            notes.add("refunds.after", "must be from 1ms to 60s");
+        }
+        Refunds { share: refunds.share, after: refunds.after.0 }
+    });
+    let reloads = build_reloads(&mut notes, &file.reload, &policies, &schedule, folder);
     let faults = faults::build(&mut notes, &file, &mut topology, &schedule);
     if !notes.0.is_empty() {
         return Err(notes.0);
@@ -93,10 +106,54 @@ pub(super) fn build(
         gossip: file.gossip.0,
         store,
         loads,
+        refunds,
+        reloads,
         recover_within: file.recover_within.0,
         faults,
         schedule,
     })
+}
+
+/// Policies that take the place of others while they are in use.
+fn build_reloads(
+    notes: &mut Notes,
+    written: &[file::Reload],
+    policies: &PolicySet,
+    schedule: &Schedule,
+    folder: &Path,
+) -> Vec<Reload> {
+    if written.len() > RELOADS_MAX {
+        notes.add("reload", format_args!("{} of them; at most {RELOADS_MAX}", written.len()));
+        return Vec::new();
+    }
+    let mut reloads: Vec<Reload> = Vec::new();
+    for (n, reload) in written.iter().enumerate() {
+        let place = format!("reload {}", n + 1);
+        let read = policy_text(&reload.policies, &place, folder);
+        let policies_now = match read.and_then(|(text, called)| parse_policies(&text, &called)) {
+            Ok(policies) => policies,
+            Err(ScenarioError(mistakes)) => {
+                notes.0.extend(mistakes);
+                continue;
+            }
+        };
+        if !differ_in_quantities(policies, &policies_now) {
+            notes.add(
+                &place,
+                "the policies differ in more than quantities, which the simulator does not know",
+            );
+        }
+        let at = schedule.load_start + reload.at.0;
+        let ends = at + reload.over.0;
+        if ends >= schedule.load_end {
+            notes.add(&place, "ends after the load does");
+        }
+        if reloads.last().is_some_and(|before| at <= before.at + before.over) {
+            notes.add(&place, "begins before the one before it is over");
+        }
+        reloads.push(Reload { at, over: reload.over.0, policies: policies_now });
+    }
+    reloads
 }
 
 fn build_topology(notes: &mut Notes, file: &file::Topology) -> Topology {
