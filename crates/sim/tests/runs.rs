@@ -175,6 +175,7 @@ fn every_shipped_scenario_is_good() {
         "cut-and-heal.toml",
         "naive-10x.toml",
         "restart.toml",
+        "rights-many.toml",
         "rights.toml",
         "store-faults.toml",
         "swarm.toml",

@@ -12,7 +12,7 @@ use crate::{
     forecast::Ceiling,
     ids::Key,
     policy::{Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope},
-    store::{Action, Claim, Counts, Operation},
+    store::{Action, COUNT_MAX, Claim, Counts, Operation},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -26,18 +26,14 @@ const RIGHTS_KEPT: Span = Span::secs(600);
 /// How far a store's clock may be from the planned label before the store asks for another one.
 pub(crate) const LABEL_TOLERANCE: Span = Span::millis(500);
 
+/// What the store's record of a limit is lifted to: what this node knows its region to have used and not given
+/// back. What was given back a floor does not bring: nodes know different parts of it, and these do not add up.
+///
 /// What was told of this region weighs no more than the quantity: that refuses as surely as more would, so
 /// nobody is decided otherwise, and a lie does not outlive its window.
-pub(crate) fn believed(policy: &Policy, limit: &Limit, told: Counts) -> Counts {
-    if policy.shadow { told } else { told.at_most(limit.quantity) }
-}
-
-/// What the store's record of a limit is lifted to: what this node knows its region to have used. Of what is
-/// spent by rights nothing that was given back: floors of nodes that know different parts of it do not add up to
-/// what is left, and what a wiped store is taken to have used is more than they know.
 pub(crate) fn floor(policy: &Policy, limit: &Limit, known: &Known) -> Counts {
-    let floor = known.own_session.plus(believed(policy, limit, known.siblings));
-    Counts { refunded: if limit.has_rights() { 0 } else { floor.refunded }, ..floor }
+    let told = if policy.shadow { known.siblings } else { known.siblings.min(limit.quantity) };
+    Counts { used: known.own_session.saturating_add(told).min(COUNT_MAX), refunded: 0 }
 }
 
 /// One thing that is asked for: who, and how much.
@@ -132,7 +128,7 @@ impl Planned {
     pub(crate) fn know(&mut self, known: &Known) {
         self.floor = floor(&self.policy, self.limit(), known);
         self.others = match self.limit().scope {
-            Scope::Global => known.others.net(),
+            Scope::Global => known.others,
             Scope::Region => 0,
         };
         self.ceiling = Ceiling::certain(self.limit().quantity.saturating_sub(self.others));

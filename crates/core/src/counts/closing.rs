@@ -147,7 +147,12 @@ impl Shard {
         let over = self.closing.over.entry(limit).or_default();
         // A larger quantity may come to be known of too late: then too much was counted before.
         over.admitted = over.admitted.saturating_add(now).saturating_sub(before);
-        over.labels += u64::from(before == 0);
+        if before == 0 {
+            over.labels += 1;
+        } else if now == 0 {
+            // All of it was given back, or by a larger quantity it was none.
+            over.labels = over.labels.saturating_sub(1);
+        }
     }
 
     /// Merges a slot of a label before the previous one, if its cell is still there. Returns what grew;
@@ -440,7 +445,7 @@ mod tests {
         assert_eq!(over(&shard), (4_096, 4_096, 904));
         // Raised where there is no room: it is not measured by what it was before either.
         ask(&mut shard, 0, 0, 100_000);
-        assert_eq!(over(&shard), (4_095, 4_096, 905));
+        assert_eq!(over(&shard), (4_095, 4_095, 905));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
     policy::Scope,
     slab::Slab,
-    store::Counts,
+    store::{COUNT_MAX, Counts},
     time::{ClusterTime, Label, Mono, Span, Window},
 };
 
@@ -54,14 +54,15 @@ pub(crate) struct Full;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Known {
     /// This node's own, which it need not be told.
-    pub(crate) own_session: Counts,
+    pub(crate) own_session: u64,
     /// The sum over this region's other sessions, dead ones included, as peers told it.
-    pub(crate) siblings: Counts,
+    pub(crate) siblings: u64,
     /// The sum of all other regions.
-    pub(crate) others: Counts,
+    pub(crate) others: u64,
 }
 
 impl Known {
+    /// Sums of what each session has left, so that nobody's refunds weigh against what another has used.
     fn of(slots: &[Slot]) -> Self {
         let mut known = Self::default();
         for slot in slots {
@@ -72,14 +73,14 @@ impl Known {
             } else {
                 &mut known.others
             };
-            *sum = sum.plus(slot.tally.counts);
+            *sum = sum.saturating_add(slot.tally.counts.net()).min(COUNT_MAX);
         }
         known
     }
 
     /// This region's sum over all its sessions.
-    pub(crate) fn own_region(&self) -> Counts {
-        self.own_session.plus(self.siblings)
+    pub(crate) fn own_region(&self) -> u64 {
+        self.own_session.saturating_add(self.siblings).min(COUNT_MAX)
     }
 }
 

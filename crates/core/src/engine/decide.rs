@@ -229,7 +229,7 @@ impl<G: Guarding> Engine<G> {
         let Limit { window, quantity, consistency, .. } = *plan.limit();
         let (label, now) = (plan.label, sighted.now);
         let elapsed = sighted.cluster.since(window.start(label));
-        let used = plan.others.saturating_add(known.own_region().net());
+        let used = plan.others.saturating_add(known.own_region());
         let rights = plan.has_rights();
         let worth_it = used >= WATCHED_FROM.min(quantity / 4)
             && (rights || may_be_under_way(quantity, window));
@@ -256,8 +256,8 @@ impl<G: Guarding> Engine<G> {
             cost: plan.cost,
             quantity,
             others: plan.others,
-            own_region: known.own_region().net(),
-            own_session: known.own_session.net(),
+            own_region: known.own_region(),
+            own_session: known.own_session,
             share: 1.0 / regions as f64,
             evidence: regions <= EVIDENCE_REGIONS_MAX,
             chance: self.chance(),
@@ -339,7 +339,7 @@ impl<G: Guarding> Engine<G> {
                         Reason::StoreUnavailable,
                     ));
                 }
-                let passes = operations.iter().map(|op| (op.passes, Some(op.counts.net())));
+                let passes = operations.iter().map(|op| (op.passes, Some(op.counts)));
                 self.count(now, &ticket, admitted, passes);
                 self.note_holdings(now, &ticket, epoch, &operations);
                 let cluster = self.cluster_time(now);
@@ -383,7 +383,10 @@ impl<G: Guarding> Engine<G> {
     /// Only what `open` admits while there is no room for its key is not counted.
     fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
         let charges = ticket.purpose == Purpose::Charge;
-        let known = |plan: &Planned| self.known(plan.key, plan.label).own_region();
+        let known = |plan: &Planned| {
+            let used = self.known(plan.key, plan.label).own_region();
+            Counts { used, refunded: 0 }
+        };
         let nodes = self.views.with(|views| views.live_nodes);
         let cluster = self.cluster_time(now);
         let wanted = |plan: &Planned| Wanted {
@@ -398,7 +401,7 @@ impl<G: Guarding> Engine<G> {
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, |plan| {
             let wanted = wanted(plan);
             let took = self.with_shard(plan.key, |shard| {
-                let used = shard.known(plan.key, plan.label).own_region().net();
+                let used = shard.known(plan.key, plan.label).own_region();
                 shard.degraded.take(now, cluster, &wanted, used)
             });
             if took {
@@ -435,7 +438,7 @@ impl<G: Guarding> Engine<G> {
         now: Mono,
         ticket: &Ticket,
         admitted: bool,
-        passes: impl Iterator<Item = (bool, Option<u64>)>,
+        passes: impl Iterator<Item = (bool, Option<Counts>)>,
     ) {
         if ticket.purpose != Purpose::Charge {
             return;
@@ -473,8 +476,7 @@ impl<G: Guarding> Engine<G> {
                     },
                     Tick::of(now),
                 );
-                let own =
-                    if watched { shard.known(plan.key, plan.label).own_session.net() } else { 0 };
+                let own = if watched { shard.known(plan.key, plan.label).own_session } else { 0 };
                 let forecast = shard.watched.touch(&plan.key, now).filter(|_| !plan.suspended)?;
                 let answered = Answered { cost: plan.cost, passes, own_session: own, region };
                 Some(forecast.handle_answer(now, plan.label, plan.ceiling, &answered))

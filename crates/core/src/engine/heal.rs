@@ -235,8 +235,8 @@ fn floor_of(policies: &PolicySet, live: &Live) -> Option<Counts> {
     let known = policies
         .limit(live.key.limit)
         .filter(|(_, limit)| limit.window == live.shape.window && limit.scope == live.shape.scope);
-    let floor = known
-        .map_or(live.known.own_session, |(policy, limit)| plan::floor(policy, limit, &live.known));
+    let own = Counts { used: live.known.own_session, refunded: 0 };
+    let floor = known.map_or(own, |(policy, limit)| plan::floor(policy, limit, &live.known));
     (floor != Counts::default()).then_some(floor)
 }
 

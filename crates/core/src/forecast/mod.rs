@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use crate::{
     ids::{RegionIndex, SessionIndex},
+    store::Counts,
     time::{Label, Mono, Span, Window},
 };
 
@@ -165,8 +166,8 @@ pub(crate) struct Answered {
     pub(crate) passes: bool,
     /// Net use of the own session since.
     pub(crate) own_session: u64,
-    /// Net use of the own region since, if its store said so.
-    pub(crate) region: Option<u64>,
+    /// What the own region has used since, if its store said so.
+    pub(crate) region: Option<Counts>,
 }
 
 /// A node has refused in the label.
@@ -230,8 +231,8 @@ pub(crate) struct Forecast {
     surged: Option<Mono>,
     stop: Option<Stop>,
     told: Vec<Told>,
-    /// Net use of the own region in the label, as its store said.
-    region: u64,
+    /// What the own region has used in the label, as its store said.
+    region: Counts,
     /// Whether the limit is spent by rights.
     rights: bool,
 }
@@ -248,7 +249,7 @@ impl Forecast {
             surged: None,
             stop: None,
             told: Vec::new(),
-            region: 0,
+            region: Counts::default(),
             rights: false,
         }
     }
@@ -342,7 +343,8 @@ impl Forecast {
     /// given as ceiling. And how soon peers should hear of the key.
     pub(crate) fn ceiling(&mut self, question: &Question, sight: &Sight<'_>) -> (Ceiling, Urgency) {
         self.turn(question.label);
-        let question = &Question { own_region: question.own_region.max(self.region), ..*question };
+        let question =
+            &Question { own_region: question.own_region.max(self.region.net()), ..*question };
         (self.decide(question, sight), self.urgency(question, sight))
     }
 
@@ -404,7 +406,7 @@ impl Forecast {
 
     /// Net use of the own region in a label, as its store said last; 0 if it has not.
     pub(crate) fn region_net(&self, label: Label) -> u64 {
-        if self.label == label { self.region } else { 0 }
+        if self.label == label { self.region.net() } else { 0 }
     }
 
     fn decide(&mut self, question: &Question, sight: &Sight<'_>) -> Ceiling {
@@ -427,7 +429,9 @@ impl Forecast {
         let ceiling = certain.saturating_sub(self.kept_free(growth, variance, question, sight));
         if question.evidence && self.lacks_evidence(question, sight) {
             let share = libm::floor(question.share * question.quantity as f64) as u64;
-            return free(ceiling.min(share));
+            // Where there is so much left, it does not matter.
+            let likewise = libm::ceil(self.if_all_surge(sight)) as u64;
+            return free(ceiling.min(share.max(ceiling.saturating_sub(likewise))));
         }
         free(ceiling)
     }
@@ -444,7 +448,7 @@ impl Forecast {
         if self.label != label {
             return Urgency::None;
         }
-        self.region = self.region.max(answered.region.unwrap_or(0));
+        self.region = self.region.max(answered.region.unwrap_or_default());
         self.give_back(label, ceiling);
         let weight = self.note(SessionIndex::OWN, label).weight;
         let heavy = answered.cost > u64::from(weight).saturating_mul(HEAVY);
@@ -455,12 +459,22 @@ impl Forecast {
         Urgency::Now
     }
 
+    /// Takes note of what this node gives back: it may be spent again, by who has stopped too.
+    pub(crate) fn handle_refund(&mut self, label: Label, amount: u64) {
+        if self.label == label {
+            self.region.refunded = self.region.refunded.saturating_add(amount);
+            if let Some(stop) = &mut self.stop {
+                stop.settled = None;
+            }
+        }
+    }
+
     /// Forgets what belongs to an earlier label.
     fn turn(&mut self, label: Label) {
         if label > self.label {
             self.label = label;
             self.stop = None;
-            self.region = 0;
+            self.region = Counts::default();
         }
     }
 
@@ -585,6 +599,16 @@ impl Forecast {
         } else {
             Urgency::None
         }
+    }
+
+    /// What nodes of other regions would have been asked for that is not known here, if each were asked for as
+    /// much as this one.
+    fn if_all_surge(&self, sight: &Sight<'_>) -> f64 {
+        let others = sight.participants.iter().filter(|p| p.region != RegionIndex::OWN);
+        let ages =
+            others.map(|p| sight.now.since(p.as_of)).filter(|age| *age <= sight.reclaim_after);
+        let (own, _) = self.own.fading(sight.now, self.memory);
+        ages.map(|age| own * seconds(age)).sum()
     }
 
     /// Whether the own demand has just surged, beyond the own share, and not everybody has told since that

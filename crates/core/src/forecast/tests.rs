@@ -168,6 +168,10 @@ fn a_surge_is_told_at_once_and_takes_more_than_its_share_on_evidence_only() {
     assert_eq!(at(310, 150, &mut forecast), 500);
     assert!(at(310, 300, &mut forecast) > 900, "the other has told since");
     assert!(at(720, 690, &mut forecast) > 900, "it is no surge any more");
+    // Of so much nobody can have taken the rest meanwhile.
+    let much = Question { quantity: 100_000, ..question(300, 20, 60_000) };
+    let ceiling = forecast.ceiling(&much, &sight(ms(310), &[peer(ms(150))])).0.net;
+    assert!((95_000..99_990).contains(&ceiling), "{ceiling}");
 }
 
 #[test]

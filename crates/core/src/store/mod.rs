@@ -41,13 +41,6 @@ impl Counts {
         self.used.saturating_sub(self.refunded)
     }
 
-    /// The same, with a net use of at most `net`.
-    pub const fn at_most(self, net: u64) -> Self {
-        let most = self.refunded.saturating_add(net);
-        let used = if self.used < most { self.used } else { most };
-        Self { used, refunded: self.refunded }
-    }
-
     /// Field by field the larger: the least pair that knows what both know.
     pub fn max(self, other: Self) -> Self {
         Self { used: self.used.max(other.used), refunded: self.refunded.max(other.refunded) }
@@ -72,7 +65,7 @@ pub enum Action {
     Peek,
     /// Under rights: take note of what others told, and grant of what is left.
     Grant,
-    /// Under rights: give back what was charged, of the record's newest label and of what is used. Where the
+    /// Give back what was charged, of what is used; under rights of the record's newest label only. Where the
     /// label does not fit, it is left out, as in healing.
     Refund {
         /// 1 or more.

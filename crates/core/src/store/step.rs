@@ -146,7 +146,11 @@ pub fn step<R: Records>(
         let claim = operation.claim.as_deref();
         let (passes, holding) = match (operation.action, claim) {
             (Action::Heal, _) | (Action::Peek, None) => (true, None),
-            (Action::Grant | Action::Refund { .. }, None) => (false, None),
+            (Action::Grant, None) => (false, None),
+            (Action::Refund { amount }, None) => {
+                charged.refunded += amount.min(charged.net());
+                (true, None)
+            }
             (Action::Charge { cost }, None) => {
                 let fits = charged.net().saturating_add(cost) <= operation.ceiling;
                 charged.used = charged.used.saturating_add(if fits { cost } else { 0 });

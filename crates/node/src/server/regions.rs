@@ -56,7 +56,8 @@ fn tell(view: &View, now: &ConfigStatus, before: Option<&ConfigStatus>) {
             config_epoch = acting,
             adopted = adopted.0,
             "this region's store cannot adopt these regions, since nobody has said that those before were \
-             agreed by all: see that the nodes of all regions run and are connected"
+             agreed by all: see that the nodes of all regions run and are connected; if they are, give all \
+             the configuration before, until it is agreed"
         );
     }
     if now.agreed {

@@ -349,6 +349,9 @@ for i, start in ipairs(starts) do
     elseif action == CHARGE then
       passes = d.c[a] - d.c[a + 1] + cost <= o[7]
       if passes then d.c[a] = d.c[a] + cost end
+    elseif action == REFUND then
+      passes = true
+      d.c[a + 1] = d.c[a + 1] + math.min(cost, math.max(d.c[a] - d.c[a + 1], 0))
     else
       passes = false
     end

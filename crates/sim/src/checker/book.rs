@@ -521,8 +521,8 @@ impl Book {
                 window.record[region] = 0;
             }
             // What others told of the region weighs no more than the quantity: that refuses as surely. What was
-            // known when it was planned may have been given back since.
-            let known = if window.has_refunds() { 0 } else { told[region].min(quantity) };
+            // known when it was planned may have been given back.
+            let known = told[region].min(quantity).saturating_sub(window.given_back[region]);
             let record = window.record[region].max(known);
             let all: u64 = told.iter().sum();
             let others = if regional { 0 } else { all - told[region] };

@@ -5,7 +5,10 @@
 //! concerns. How long this took is measured; what is still not so after the stated time is a violation.
 //! (That nodes then know the same sums is for convergence, which needs quiet.)
 
-use tidegate_core::time::{Label, Span};
+use tidegate_core::{
+    store::Counts,
+    time::{Label, Span},
+};
 
 use super::{Book, Checker, Seen, Violations};
 use crate::queue::Instant;
@@ -16,7 +19,7 @@ struct Backlog {
     key: usize,
     label: Label,
     of: usize,
-    used: u64,
+    counts: Counts,
 }
 
 /// See the module.
@@ -55,9 +58,9 @@ impl Liveness {
     fn remember(&mut self, book: &Book) {
         for window in book.windows() {
             for of in 0..book.lives.len() {
-                let used = book.known_of(window, of).used;
-                if used > 0 {
-                    self.backlog.push(Backlog { key: window.key, label: window.label, of, used });
+                let counts = book.known_of(window, of);
+                if counts.used > 0 {
+                    self.backlog.push(Backlog { key: window.key, label: window.label, of, counts });
                 }
             }
         }
@@ -85,7 +88,10 @@ fn who_misses(book: &Book, at: Instant, item: &Backlog) -> Option<usize> {
     (0..book.lives.len()).find(|listener| {
         book.concerned(item.key, *listener, item.of)
             && book.is_live(item.key, item.label, *listener, at)
-            && window.heard_by(*listener, item.of).used < item.used
+            && {
+                let heard = window.heard_by(*listener, item.of);
+                heard.max(item.counts) != heard
+            }
     })
 }
 
@@ -126,10 +132,11 @@ impl Checker for Liveness {
                 }
                 for item in std::mem::take(&mut self.backlog) {
                     let Some(listener) = who_misses(book, at, &item) else { continue };
-                    let (of, Backlog { of: life, used, .. }) =
+                    let (of, Backlog { of: life, counts, .. }) =
                         (book.keys[item.key].show(item.label), item);
-                    let what =
-                        format!("{of}: life {listener} does not know that life {life} has {used}");
+                    let what = format!(
+                        "{of}: life {listener} does not know that life {life} has {counts:?}"
+                    );
                     self.bad(book, at, &what);
                 }
             }

@@ -67,6 +67,9 @@ impl Checker for RightsBound {
         let facts = &book.keys[window.key];
         // An account that is there keeps its base until its label ends.
         let quantity = facts.most(window.label);
+        // The parts of two quantities are rounded apart.
+        let rounded =
+            if facts.least(window.label) == quantity { 0 } else { book.regions as u64 - 1 };
         let overdraft = match facts.consistency {
             Consistency::Strict => 0,
             Consistency::Bounded { overdraft_per_million } => {
@@ -77,7 +80,7 @@ impl Checker for RightsBound {
         // What was admitted without a store is told already.
         let answered = window.net().saturating_sub(window.without_store);
         let admitted = window.charged().max(answered);
-        let bound = quantity + overdraft;
+        let bound = quantity + overdraft + rounded;
         if facts.enforced && admitted > bound {
             let of = facts.show(window.label);
             self.excess += admitted - bound;

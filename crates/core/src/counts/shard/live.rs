@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use super::{Known, Shape, Shard};
 use crate::{
     ids::Key,
-    store::Counts,
     time::{ClusterTime, Label},
 };
 
@@ -50,6 +49,6 @@ impl Shard {
         let known = Known::of(&cell.slots);
         let key = Key { caller: cell.caller, limit: shape.limit };
         let live = Live { key, shape, label: cell.label, known };
-        (known.own_region() != Counts::default()).then_some(live)
+        (known.own_region() > 0).then_some(live)
     }
 }

@@ -385,7 +385,8 @@ proptest! {
         world.heal(0, 0, 600, |_| true);
         prop_assert!(!world.nodes[0].0.heal_status().running);
         for key in &keys {
-            let known = world.nodes[0].0.known(world.hourly(key), HOUR).own_region();
+            let used = world.nodes[0].0.known(world.hourly(key), HOUR).own_region();
+            let known = Counts { used, refunded: 0 };
             prop_assert_eq!(world.stored(0, key, HOUR), known);
         }
     }

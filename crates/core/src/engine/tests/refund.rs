@@ -1,7 +1,11 @@
 //! What is given back.
 
 use super::*;
-use crate::engine::Charged;
+use crate::{
+    counts::Tally,
+    engine::Charged,
+    store::{COUNT_MAX, Counts},
+};
 
 impl World {
     /// Has a node give back a cost of both limits of a key, in the windows of now but so many.
@@ -44,7 +48,7 @@ fn what_is_given_back_may_be_spent_again_also_by_who_had_heard_of_it() {
     world.run(200, |_, _| true);
     assert_eq!(world.used_everywhere("k"), [25, 25, 25]);
     assert!(world.ask(0, "k", 25), "of the minute's 50");
-    // A wiped store hears it from its node.
+    // A wiped store hears from its node what is left.
     world.wipe(0);
     assert_eq!(world.used(0, "k"), 50);
 }
@@ -76,13 +80,56 @@ fn a_window_that_has_just_ended_takes_refunds_and_one_that_is_forgotten_does_not
 }
 
 #[test]
-fn a_refund_that_the_store_did_not_hear_comes_with_the_next_check_once() {
+fn a_refund_that_the_store_did_not_hear_is_lost_to_its_region_only() {
     let mut world = three_regions();
     assert!(world.ask(0, "k", 50));
     assert_eq!(world.refund(0, "k", 10, 0, false), [10, 10]);
-    assert!(world.ask(0, "k", 10), "of the minute's 50");
-    assert!(!world.ask(0, "k", 1));
-    assert_eq!(world.nodes[0].0.stats().refunds.lost, 0);
+    assert!(!world.ask(0, "k", 1), "of the minute's 50");
+    world.run(200, |_, _| true);
+    assert_eq!(world.used(1, "k"), 40);
+    assert_eq!(world.nodes[0].0.stats().refunds.lost, 20);
+}
+
+#[test]
+fn who_has_stopped_spends_what_it_gives_back() {
+    let mut world = World::new(vec![session("eu", "eu-0", 1), session("us", "us-0", 1)]);
+    let eventual = "[[policy]]\nname = \"api\"\nmatch = { route = \"/api/**\" }\nkey = [\"api_key\"]\n\
+                    [[policy.limit]]\nname = \"about\"\nquantity = 1000\nwindow = \"10s\"\nscope = \"global\"\n";
+    world.policies = PolicySet::parse(eventual).expect("the policies are right");
+    world.connect(0, 1);
+    world.run(500, |_, _| true);
+    let spend = |world: &mut World, most: u64| (0..most).filter(|_| world.ask(0, "k", 1)).count();
+    for _ in 0..20 {
+        spend(&mut world, 60);
+        world.run(50, |_, _| true);
+    }
+    assert!(!world.ask(0, "k", 1), "it has stopped");
+    assert_eq!(world.refund(0, "k", 300, 0, true), [300]);
+    for _ in 0..40 {
+        spend(&mut world, 20);
+        world.run(50, |_, _| true);
+    }
+    assert!(world.used(0, "k") > 990, "{}", world.used(0, "k"));
+}
+
+#[test]
+fn what_a_peer_claims_to_have_given_back_weighs_against_nobody_else() {
+    use crate::counts::{Asked, Shape, Tick};
+    let mut world = three_regions();
+    assert!(world.ask(1, "k", 50));
+    // What another session claims: all there can be, and all of it given back.
+    let limit = world.policies.policies[0].limits[0].clone();
+    let attributes: &Attributes<'_> = &[("route", "/api/x"), ("api_key", "k")];
+    let caller = world.policies.policies[0].caller(&SECRET, attributes);
+    let label = limit.window.label_at(world.nodes[2].0.cluster_time(world.now));
+    let shape = Shape { limit: limit.id, window: limit.window, scope: limit.scope };
+    let counts = Counts { used: COUNT_MAX, refunded: COUNT_MAX };
+    let add = Tally { counts, offered: COUNT_MAX };
+    let asked = Asked { caller, shape, label, quantity: limit.quantity, add, tell: true };
+    let (key, now) = (Key { caller, limit: limit.id }, world.now);
+    world.nodes[2].0.with_shard(key, |shard| shard.add_own(&asked, Tick::of(now)));
+    world.run(500, |_, _| true);
+    assert_eq!(world.used(0, "k"), 50);
 }
 
 #[test]
