@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
     time::Duration,
 };
 
@@ -22,6 +24,8 @@ use crate::{
 const RETURN: Duration = Duration::from_secs(30);
 /// Between two blows.
 const CALM: (u64, u64) = (300, 3_000);
+/// By how much a replica that takes the place of its primary is behind.
+const BEHIND: (u64, u64) = (50, 3_000);
 /// How long a Redis stands still.
 const STALL: (u64, u64) = (100, 3_000);
 
@@ -160,6 +164,18 @@ pub(super) async fn kill_the_redis(cluster: &Cluster, region: &str) {
     })
     .await;
     all_ready(cluster, region).await;
+}
+
+/// Has the Redis of a region be again what it was a while ago, in another history: to its nodes that is a replica
+/// that was behind and took its place.
+pub(super) async fn roll_the_redis_back(cluster: &Cluster, region: &str, random: &mut StdRng) {
+    ask_redis::<()>(cluster, region, &["SAVE"]).await.expect("a Redis that runs can write a dump");
+    sleep(Duration::from_millis(random.random_range(BEHIND.0..BEHIND.1))).await;
+    kill_the_redis(cluster, region).await;
+    let settings = ask_redis::<Vec<String>>(cluster, region, &["CONFIG", "GET", "dir"]).await;
+    let folder = settings.expect("it says where its dump is").swap_remove(1);
+    // Or it would be this again whenever it is killed.
+    fs::remove_file(Path::new(&folder).join("dump.rdb")).expect("there is a dump");
 }
 
 /// Has the Redis of a region stand still for a while.

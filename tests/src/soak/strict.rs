@@ -2,7 +2,7 @@
 //!
 //! Three regions with two nodes and a Redis each, as far apart as continents, asked in an open loop for
 //! three times what the limits allow, in windows of several lengths. By a seed regions are cut off, slowed
-//! and made to lose datagrams, Redis servers are killed, wiped and stalled, and nodes are killed without a
+//! and made to lose datagrams, Redis servers are killed, wiped, stalled and set back, and nodes are killed without a
 //! warning, also right after the store of their region was wiped. Nothing is quieted before: what the
 //! answers admitted is added up, by the label that they name.
 
@@ -239,7 +239,7 @@ async fn strike(
         let region = REGIONS[random.random_range(0..REGIONS.len())];
         let names: BTreeSet<_> = of(cluster, region).iter().map(|n| n.name.clone()).collect();
         let name = names.iter().nth(random.random_range(0..names.len())).expect("two nodes");
-        let kind = match random.random_range(0..12) {
+        let kind = match random.random_range(0..14) {
             0..3 => {
                 processes::kill_and_await(cluster, name).await;
                 "node killed"
@@ -263,6 +263,10 @@ async fn strike(
                 }
                 processes::wipe_the_redis(cluster, region).await;
                 "both nodes killed and Redis wiped"
+            }
+            10..12 => {
+                processes::roll_the_redis_back(cluster, region, &mut random).await;
+                "Redis failed over to a lagging replica"
             }
             _ => {
                 processes::stall_the_redis(cluster, region, &mut random).await;
