@@ -122,6 +122,18 @@ fn old_calls_fall_out_of_the_window() {
 }
 
 #[test]
+fn after_a_silence_what_is_older_than_the_window_does_not_count() {
+    let mut breaker = breaker(Settings::default());
+    for n in 0..45 {
+        assert_eq!(ask(&mut breaker, ms(n * 10), if n < 10 { SLOW } else { FAST }), None);
+    }
+    for n in 0..5 {
+        assert_eq!(ask(&mut breaker, ms(9_500 + n), FAST), None, "45 calls say nothing");
+    }
+    assert_eq!(ask(&mut breaker, ms(18_000), FAST), None, "5 of the last 10 s");
+}
+
+#[test]
 fn after_the_back_off_a_few_calls_decide() {
     let (mut breaker, due) = opened(Settings::default());
     assert_eq!(breaker.state(Mono(due.0 - 1)), State::Open);

@@ -40,12 +40,12 @@ impl Window {
     ) -> Option<Cause> {
         let length = Span(settings.window.divided_by(PARTS as u64).0.max(1));
         let over = now.since(self.began).0 / length.0;
-        // After a silence as long as the window, nothing that it holds is recent.
-        let recent = over < PARTS as u64;
-        let cause = if over > 0 && recent { self.judge(settings) } else { None };
-        for _ in 0..over.min(PARTS as u64) {
-            self.at = (self.at + 1) % PARTS;
-            self.parts[self.at] = Part::default();
+        let mut cause = None;
+        if over > 0 {
+            // After a silence, what is older than the window does not count.
+            self.turn((over - 1).min(PARTS as u64));
+            cause = self.judge(settings);
+            self.turn(1);
         }
         self.began += length.times(over);
         let part = &mut self.parts[self.at];
@@ -53,6 +53,14 @@ impl Window {
         part.failed += u64::from(failed);
         part.slow += u64::from(slow);
         cause
+    }
+
+    /// Forgets so many of the oldest parts, in whose place new ones begin.
+    fn turn(&mut self, parts: u64) {
+        for _ in 0..parts {
+            self.at = (self.at + 1) % PARTS;
+            self.parts[self.at] = Part::default();
+        }
     }
 
     fn judge(&self, settings: &Settings) -> Option<Cause> {
