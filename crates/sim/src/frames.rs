@@ -13,8 +13,9 @@ use tidegate_core::{
 
 /// The version of the format that is understood.
 const VERSION: u8 = 2;
-/// The kinds of sections of slots: told of oneself, and by hearsay.
-const KINDS_OF_SLOTS: [u8; 2] = [1, 4];
+/// The kinds of sections of slots: told of oneself and of those one may speak for, and by hearsay.
+const KIND_SLOTS: u8 = 1;
+const KIND_HEARSAY: u8 = 4;
 /// The kind of the section that says: a sibling of yours tells you what changes here.
 const KIND_RELAYED: u8 = 7;
 /// The kind of the section that says: you tell your siblings what changes here.
@@ -31,14 +32,16 @@ pub struct ToldSlot {
     pub label: Label,
     /// How much.
     pub tally: Tally,
+    /// Whether it is told by hearsay.
+    pub hearsay: bool,
 }
 
 /// The slots of a frame, in its order; `None` if its bytes are no frame.
 pub fn slots_of(bytes: &[u8]) -> Option<Vec<ToldSlot>> {
     let mut told = Vec::new();
     for (kind, mut section) in sections(bytes)? {
-        if KINDS_OF_SLOTS.contains(&kind) {
-            section.slots(&mut told)?;
+        if [KIND_SLOTS, KIND_HEARSAY].contains(&kind) {
+            section.slots(kind == KIND_HEARSAY, &mut told)?;
         }
     }
     Some(told)
@@ -124,7 +127,7 @@ impl<'a> Reader<'a> {
         Some(Session { id: NodeId::new(region, node).ok()?, boot: Boot(self.number()?) })
     }
 
-    fn slots(&mut self, told: &mut Vec<ToldSlot>) -> Option<()> {
+    fn slots(&mut self, hearsay: bool, told: &mut Vec<ToldSlot>) -> Option<()> {
         let of = if self.flag()? { Some(self.session()?) } else { None };
         let limit = LimitId(u32::try_from(self.number()?).ok()?);
         self.number()?; // the window's length
@@ -140,6 +143,7 @@ impl<'a> Reader<'a> {
                 key: Key { caller, limit },
                 label,
                 tally: Tally { counts: Counts { used, refunded }, offered },
+                hearsay,
             });
         }
         self.0.is_empty().then_some(())

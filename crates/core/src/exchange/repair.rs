@@ -25,6 +25,9 @@ const FINE_PER_COARSE: u32 = 1 << (FINE_BITS - COARSE_BITS);
 const STEPS: u32 = 64;
 /// Ranges of one step whose finer sums are answered; others that differ wait for the next pass.
 const ANSWERED_MAX: usize = 4;
+/// So many quick passes follow one that found more than was answered: what differs for good, since one of the two
+/// has no room for it, is left to the pass that always goes on.
+const AGAIN_MAX: u32 = 4;
 /// Between the steps of the pass that goes on always, over all peers in turn.
 const SLOWLY: Span = Span::secs(1);
 /// So long after two nodes have met, what was told then has settled.
@@ -64,6 +67,9 @@ pub(super) struct Comparison {
     step: u32,
     /// Steps of the quick pass that are left.
     hurried: u32,
+    /// Quick passes that may follow it, if it does not find all, and whether one has to.
+    again: u32,
+    more: bool,
     /// When a quick pass may begin.
     settled_at: Mono,
     /// Since when the peer's words are counted together, and how many were looked at, by kind.
@@ -75,14 +81,32 @@ pub(super) struct Comparison {
 impl Comparison {
     /// The two have met (again): all is compared soon.
     pub(super) fn hurry(&mut self, now: Mono) {
-        self.hurried = STEPS;
+        self.quicken();
         self.settled_at = now + AFTER_MEETING;
         self.outbox.clear();
     }
 
     /// Somebody is gone whom the two may have heard differently: all is compared quickly.
     pub(super) fn quicken(&mut self) {
-        self.hurried = STEPS;
+        (self.hurried, self.again, self.more) = (STEPS, AGAIN_MAX, false);
+    }
+
+    /// More differs than was answered: another quick pass follows.
+    fn unfinished(&mut self) {
+        self.more = true;
+        self.go_on();
+    }
+
+    fn handle_step(&mut self) {
+        self.step = (self.step + 1) % STEPS;
+        self.hurried = self.hurried.saturating_sub(1);
+        self.go_on();
+    }
+
+    fn go_on(&mut self) {
+        if self.hurried == 0 && self.more && self.again > 0 {
+            (self.hurried, self.again, self.more) = (STEPS, self.again - 1, false);
+        }
     }
 
     fn may_look(&mut self, now: Mono, kind: usize) -> bool {
@@ -157,8 +181,7 @@ impl Exchange {
     ) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let (step, regional) = (peer.comparison.step, peer.region == RegionIndex::OWN);
-        peer.comparison.step = (step + 1) % STEPS;
-        peer.comparison.hurried = peer.comparison.hurried.saturating_sub(1);
+        peer.comparison.handle_step();
         let ranges: Vec<u32> = (step..COARSE).step_by(STEPS as usize).collect();
         let live = self.live();
         let compared = self.compared(now, cluster, regional, &live);
@@ -225,6 +248,12 @@ impl Exchange {
             let differing: Vec<u32> =
                 ranges.iter().zip(pairs).filter(|(_, (a, b))| a != b).map(|(r, _)| *r).collect();
             self.stats.repair.compared += ranges.len() as u64;
+            if differing.len() > ANSWERED_MAX
+                && theirs.bits == COARSE_BITS
+                && let Some(peer) = self.peers.get_mut(&from.id)
+            {
+                peer.comparison.unfinished();
+            }
             if theirs.bits == COARSE_BITS {
                 self.answer_finer(now, cluster, from, &differing, regional, shards);
             } else if !differing.is_empty() {
@@ -343,4 +372,31 @@ fn sums<S: Shards>(
         }
     }
     sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quick_pass_that_found_more_than_was_answered_is_followed_by_a_few_others() {
+        let passes = |finds_more: bool| {
+            let mut comparison = Comparison::default();
+            comparison.quicken();
+            let mut steps = 0;
+            while comparison.hurried > 0 {
+                if finds_more {
+                    comparison.unfinished();
+                }
+                comparison.handle_step();
+                steps += 1;
+            }
+            steps / STEPS
+        };
+        assert_eq!((passes(false), passes(true)), (1, 1 + AGAIN_MAX));
+        // Where nothing was hurried it begins one; but not for ever.
+        let mut comparison = Comparison::default();
+        comparison.unfinished();
+        assert_eq!(comparison.hurried, 0, "nobody has met or is gone");
+    }
 }

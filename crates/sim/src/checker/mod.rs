@@ -81,6 +81,8 @@ pub struct SlotSeen {
     pub label: Label,
     /// How much.
     pub tally: Tally,
+    /// Whether it is told by hearsay.
+    pub hearsay: bool,
 }
 
 /// Something that the world saw. A *life* is one run of one node, numbered from 0.

@@ -137,5 +137,5 @@ impl<C: Checker> Bench<C> {
 
 pub(super) fn slot(life: usize, used: u64) -> SlotSeen {
     let counts = Counts { used, refunded: 0 };
-    SlotSeen { life, key: 0, label: LABEL, tally: Tally { counts, offered: used } }
+    SlotSeen { life, key: 0, label: LABEL, tally: Tally { counts, offered: used }, hearsay: false }
 }

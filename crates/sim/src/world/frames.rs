@@ -112,7 +112,8 @@ impl World<'_> {
                     None => sender,
                 };
                 let key = self.subjects.key_index(&slot.key, lives[life].region)?;
-                Some(SlotSeen { life, key, label: slot.label, tally: slot.tally })
+                let (label, tally, hearsay) = (slot.label, slot.tally, slot.hearsay);
+                Some(SlotSeen { life, key, label, tally, hearsay })
             })
             .collect()
     }
@@ -128,19 +129,20 @@ impl World<'_> {
         else {
             return;
         };
-        // Of who is connected only itself and its region are listened to, and a sibling of the listener.
-        let deaf_to: Vec<usize> = if self.nodes[flight.from].region == self.nodes[flight.to].region
-        {
-            Vec::new()
-        } else {
-            let peers = to.engine.peers(to.mono(now)).into_iter().filter(|peer| peer.connected);
-            peers.filter_map(|peer| self.sessions.get(&peer.session).copied()).collect()
-        };
+        // Of who is connected only itself and its region are listened to, and a sibling of the listener; and who
+        // has not told yet what it knew when the two met.
+        let (mut deaf_to, mut walking) = (Vec::new(), false);
+        if self.nodes[flight.from].region != self.nodes[flight.to].region {
+            for peer in to.engine.peers(to.mono(now)).into_iter().filter(|peer| peer.connected) {
+                walking |= peer.session == from.session && !peer.answered;
+                deaf_to.extend(self.sessions.get(&peer.session).copied());
+            }
+        }
         let sender = from.number;
         let lives = &self.panel.book().lives;
         let heard = |slot: &SlotSeen| {
             let of_sender = lives[slot.life].region == lives[sender].region;
-            of_sender || !deaf_to.contains(&slot.life)
+            of_sender || (walking && !slot.hearsay) || !deaf_to.contains(&slot.life)
         };
         let slots: Option<Vec<SlotSeen>> =
             flight.slots.map(|slots| slots.into_iter().filter(heard).collect());
