@@ -334,9 +334,9 @@ impl Exchange {
     pub(crate) fn configured_otherwise(&self) -> impl Iterator<Item = &Session> {
         let ours = self.regions.fingerprints();
         let differs = move |peer: &&Peer| {
-            let region = RegionNumber::of(&peer.session.id.region);
-            let contradicts = peer.configured.is_some_and(|theirs| ours.contradicts(&theirs));
-            peer.connected && self.regions.has(region) && contradicts
+            peer.connected
+                && peer.configured.is_some_and(|theirs| ours.contradicts(&theirs))
+                && self.regions.has(RegionNumber::of(&peer.session.id.region))
         };
         self.peers.values().filter(differs).map(|peer| &peer.session)
     }

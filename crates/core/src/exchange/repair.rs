@@ -91,7 +91,7 @@ impl Comparison {
         (self.hurried, self.again, self.more) = (STEPS, AGAIN_MAX, false);
     }
 
-    /// More differs than was answered: another quick pass follows.
+    /// More differs than was answered: another quick pass follows a quick one, a few times.
     fn unfinished(&mut self) {
         self.more = true;
         self.go_on();
@@ -394,9 +394,8 @@ mod tests {
             steps / STEPS
         };
         assert_eq!((passes(false), passes(true)), (1, 1 + AGAIN_MAX));
-        // Where nothing was hurried it begins one; but not for ever.
         let mut comparison = Comparison::default();
         comparison.unfinished();
-        assert_eq!(comparison.hurried, 0, "nobody has met or is gone");
+        assert_eq!(comparison.hurried, 0, "after the slow pass none follows");
     }
 }

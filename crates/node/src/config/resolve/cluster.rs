@@ -24,9 +24,11 @@ use crate::config::{
 const GOSSIP: Span = Span::millis(50);
 const GOSSIP_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(10);
 const CLOCK_ERROR: Span = Span::millis(500);
-/// From 2001 to 2255: what is written in seconds or microseconds is a mistake.
-const EFFECTIVE_RANGE: RangeInclusive<u64> = 1_000_000_000_000..=9_000_000_000_000;
 const CLOCK_ERROR_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(3_600);
+/// In milliseconds, from 2001 to 2255: what is written in seconds or microseconds is a mistake.
+const EFFECTIVE_RANGE: RangeInclusive<u64> = 1_000_000_000_000..=9_000_000_000_000;
+/// What is wrong with settings of a change where nothing has changed.
+const UNCHANGED: &str = "is for regions that have changed: write cluster.config_epoch = 1";
 
 impl Resolver<'_> {
     pub(super) fn cluster(
@@ -81,16 +83,13 @@ impl Resolver<'_> {
         let now = self.split("cluster.regions", written);
         let Some(number) = number else {
             if let Some(before) = &raw.regions_before {
-                let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
-                return self.refuse("cluster.regions_before", before, wrong);
+                return self.refuse("cluster.regions_before", before, UNCHANGED);
             }
             if let Some(gone) = &raw.regions_gone {
-                let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
-                return self.refuse("cluster.regions_gone", gone, wrong);
+                return self.refuse("cluster.regions_gone", gone, UNCHANGED);
             }
             if let Some(effective) = &raw.config_effective {
-                let wrong = "is for regions that have changed: write cluster.config_epoch = 1";
-                return self.refuse("cluster.config_effective", effective, wrong);
+                return self.refuse("cluster.config_effective", effective, UNCHANGED);
             }
             let now = now?;
             self.must_have(&[&now], written, own)?;
