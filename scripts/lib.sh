@@ -46,6 +46,10 @@ need_cargo() {
         source "$HOME/.cargo/env"
     fi
     command -v cargo >/dev/null || die "cargo is missing; install Rust from https://rustup.rs"
+    # Cryptography and the allocator are built from C.
+    command -v cc >/dev/null && command -v make >/dev/null && return
+    note "a C compiler or make is missing; installing build-essential by apt-get"
+    apt_install build-essential >&2 || die "install a C compiler and make"
 }
 
 # Runs a command as root: as it is, or through sudo where that asks nothing.

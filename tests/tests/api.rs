@@ -261,7 +261,7 @@ async fn a_gateway_asks_with_the_headers_of_the_request() {
 }
 
 /// The metrics that have a meaning in this version, on a node with peers.
-const METRICS: [&str; 21] = [
+const METRICS: [&str; 24] = [
     "rate_limit_requests_total{",
     "rate_limit_exceeded_total{",
     "rate_limit_check_seconds_bucket{",
@@ -279,6 +279,9 @@ const METRICS: [&str; 21] = [
     "tidegate_policy_info{",
     "tidegate_keys",
     "tidegate_memory_bytes",
+    "tidegate_table_bytes",
+    "tidegate_allocated_bytes",
+    "tidegate_resident_bytes",
     r#"result="allowed""#,
     r#"result="refused""#,
     r#"direction="sent""#,

@@ -46,9 +46,11 @@ pub mod wan;
 mod clock;
 mod exchange;
 mod forecast;
+mod memory;
 mod slab;
 mod wire;
 
 pub use clock::ClockStatus;
 pub use exchange::{ExchangeStats, PeerStatus, RepairStats, Sentence, Traffic};
+pub use memory::Memory;
 pub use wire::{FRAME_BYTES_MAX, FrameError, Hello, HelloError};

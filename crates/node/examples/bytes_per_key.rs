@@ -114,7 +114,7 @@ fn counts(keys: u64) -> Result<(), Failed> {
     }
     let grown = resident_bytes()? - empty;
     let all = (keys * engines.len() as u64) as f64;
-    let own: usize = engines.iter().map(|engine| engine.stats().memory_bytes).sum();
+    let own: usize = engines.iter().map(|engine| engine.stats().memory.counts).sum();
     if engines.iter().any(|engine| engine.stats().cells as u64 != keys) {
         return Err("a region does not know every key".into());
     }

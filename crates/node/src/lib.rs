@@ -20,6 +20,7 @@ pub mod fuzzing;
 pub mod guard;
 pub mod limiter;
 pub mod membership;
+pub mod memory;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -25,10 +25,21 @@ pub struct Fate {
     pub refused: Option<Span>,
 }
 
+/// Which of a region's servers a node asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// The one that is the region's store.
+    Current,
+    /// The one that it has taken the place of, and that goes on for a while.
+    Replaced,
+}
+
 /// One region's store, shared by its nodes.
 #[derive(Debug)]
 pub struct RegionStore {
     table: Table,
+    /// A server that was replaced and goes on, and until when.
+    replaced: Option<(Table, Instant)>,
     settings: StoreSettings,
     faults: Vec<StoreFault>,
     /// Copies that a coming loss will bring back.
@@ -50,7 +61,7 @@ impl RegionStore {
     ) -> Self {
         let table = Table::new(settings.records, StoreEpoch(now.0));
         let (saved, busy_until) = (BTreeMap::new(), Instant(0));
-        Self { table, settings, faults, saved, busy_until, random }
+        Self { table, replaced: None, settings, faults, saved, busy_until, random }
     }
 
     fn fault(&self, now: Instant) -> Option<&StoreFault> {
@@ -106,13 +117,26 @@ impl RegionStore {
         }
     }
 
-    /// Carries out the step.
+    /// Which server a node asks; `slow`: one that is the last to hear of a replacement.
+    pub fn server(&self, now: Instant, slow: bool) -> Server {
+        match &self.replaced {
+            Some((_, until)) if slow && now < *until => Server::Replaced,
+            _ => Server::Current,
+        }
+    }
+
+    /// Has a server carry out the step.
     pub fn apply(
         &mut self,
+        server: Server,
         command: &StoreCommand,
         now: StoreTime,
     ) -> Result<StoreReply, TableFull> {
-        self.table.apply(command, now)
+        let table = match (&mut self.replaced, server) {
+            (Some((replaced, _)), Server::Replaced) => replaced,
+            _ => &mut self.table,
+        };
+        table.apply(command, now)
     }
 
     /// Forgets some of what has expired.
@@ -125,13 +149,15 @@ impl RegionStore {
         self.saved.insert(loss, self.table.clone());
     }
 
-    /// Becomes what was saved for this loss, or forgets everything; and begins a new epoch.
-    pub fn lose_memory(&mut self, loss: Option<usize>, now: StoreTime) {
+    /// Becomes what was saved for this loss, or forgets everything; and begins a new epoch. What it was goes on
+    /// as a server beside it until the given instant, if one is given; one that did so already ends.
+    pub fn lose_memory(&mut self, loss: Option<usize>, now: StoreTime, lingers: Option<Instant>) {
         let next = StoreEpoch(now.0.max(self.table.epoch().0 + 1));
         let saved = loss.and_then(|loss| self.saved.remove(&loss));
         let mut table = saved.unwrap_or_else(|| Table::new(self.settings.records, next));
         table.begin_epoch(next);
-        self.table = table;
+        let replaced = std::mem::replace(&mut self.table, table);
+        self.replaced = lingers.map(|until| (replaced, until));
     }
 }
 
@@ -206,6 +232,28 @@ mod tests {
         assert_eq!(first, [Some(3), Some(4), Some(5)]);
         assert_eq!(waits(&mut store, 2_300), Some(4), "two of them are over");
         assert_eq!(waits(&mut store, 60_000), Some(3));
+    }
+
+    #[test]
+    fn a_server_that_was_replaced_goes_on_beside_the_new_one_for_a_while() {
+        let mut store = store(FAULT);
+        let epoch = |store: &mut RegionStore, server| match store.apply(
+            server,
+            &StoreCommand::new(Vec::new()),
+            StoreTime(5),
+        ) {
+            Ok(StoreReply::Done { epoch, .. }) => epoch,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(store.server(Instant(0), true), Server::Current);
+        store.lose_memory(None, StoreTime(7), Some(Instant(1_000)));
+        assert_eq!(store.server(Instant(999), true), Server::Replaced);
+        assert_eq!(store.server(Instant(999), false), Server::Current);
+        assert_eq!(store.server(Instant(1_000), true), Server::Current);
+        assert_eq!(epoch(&mut store, Server::Replaced), StoreEpoch(1));
+        assert_eq!(epoch(&mut store, Server::Current), StoreEpoch(7));
+        store.lose_memory(None, StoreTime(9), None);
+        assert_eq!(store.server(Instant(999), true), Server::Current);
     }
 
     #[test]

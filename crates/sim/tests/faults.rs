@@ -50,9 +50,13 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let slow: Felt = |r| r.normal_ms.is_some_and(|ms| ms > 100.0);
     let unanswered: Felt = |r| r.regions["us-east"].unanswered > 0;
     let any: Felt = |_| true;
-    let expected: [(&str, Felt); 36] = [
+    let expected: [(&str, Felt); 38] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
+        // Both regions spend all that they have.
+        ("grants-told-late", |r| {
+            r.regions["us-west"].refused > 1_000 && r.regions["us-east"].refused > 1_000
+        }),
         ("link-corrupt", slow),
         ("link-cut", slow),
         ("link-duplicates", normal),
@@ -96,6 +100,8 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("store-rolled-back", normal),
         ("store-silent", |r| r.regions["us-east"].without_store > 20 && opened(r, "in_a_row") > 0),
         ("store-slow", without_store),
+        // What two servers admit of a regional limit is more than one would; the strict one is held.
+        ("store-split", |r| r.regions["us-east"].refused > 100 && r.over.worst_pct == 0.0),
         ("store-too-slow", |r| opened(r, "slow") == 2 && opened(r, "probe") > 0),
         ("store-twice", normal),
         ("store-wiped", normal),
@@ -126,6 +132,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
         assert_eq!((report.wrong_admits, report.lost_though_known), (0, 0), "{name}: {report}");
         // Three policies have a load each, a surge is one more, and some have other regions.
         let other_traffic = [
+            "grants-told-late",
             "quantity-changed",
             "refunds",
             "region-gone",
@@ -134,6 +141,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
             "store-clock-rights",
             "store-failing",
             "store-overloaded",
+            "store-split",
             "store-too-slow",
             "store-wiped-long-label",
             "weights-changed",

@@ -37,6 +37,15 @@ struct Sample {
 pub(super) struct Held {
     pub(super) keys: u64,
     pub(super) bytes: u64,
+    /// What its allocator counts.
+    pub(super) allocated: u64,
+}
+
+impl Held {
+    /// What is allocated beside the tables, in KiB.
+    const fn beside_kib(&self) -> u64 {
+        self.allocated.saturating_sub(self.bytes) / 1024
+    }
 }
 
 /// How a figure went: the median of the first quarter of the faults, what it was after the peace at the
@@ -59,6 +68,9 @@ pub(super) struct Growth {
     pub(super) keys: Course,
     /// `tidegate_memory_bytes`.
     pub(super) memory_bytes: Course,
+    /// `tidegate_allocated_bytes` beside that.
+    pub(super) beside_kib: Course,
+    pub(super) beside_kib_per_minute: f64,
     pub(super) files: Course,
 }
 
@@ -114,7 +126,11 @@ pub(super) async fn held(node: &Node) -> Result<Held, String> {
         let value = metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
         value.ok_or_else(|| format!("{}: no {series}", node.name))
     };
-    Ok(Held { keys: value("tidegate_keys ")?, bytes: value("tidegate_memory_bytes ")? })
+    Ok(Held {
+        keys: value("tidegate_keys ")?,
+        bytes: value("tidegate_memory_bytes ")?,
+        allocated: value("tidegate_allocated_bytes ")?,
+    })
 }
 
 fn growth(name: &str, samples: &[Sample], faults: Duration) -> Option<Growth> {
@@ -124,12 +140,15 @@ fn growth(name: &str, samples: &[Sample], faults: Duration) -> Option<Growth> {
         let highest = samples.iter().map(of).max()?;
         Some(Course { first, last: of(samples.last()?), highest })
     };
+    let second_half = &samples[disturbed / 2..disturbed];
     Some(Growth {
         node: name.into(),
         rss_kib: course(|sample| sample.resident_kib)?,
-        rss_kib_per_minute: slope(&samples[disturbed / 2..disturbed]),
+        rss_kib_per_minute: slope(second_half, |sample| sample.resident_kib),
         keys: course(|sample| sample.held.keys)?,
         memory_bytes: course(|sample| sample.held.bytes)?,
+        beside_kib: course(|sample| sample.held.beside_kib())?,
+        beside_kib_per_minute: slope(second_half, |sample| sample.held.beside_kib()),
         files: course(|sample| sample.files)?,
     })
 }
@@ -140,9 +159,10 @@ fn median(values: impl Iterator<Item = u64>) -> Option<u64> {
     values.get(values.len() / 2).copied()
 }
 
-fn slope(samples: &[Sample]) -> f64 {
+/// How much a figure grows in a minute, by least squares.
+fn slope(samples: &[Sample], of: fn(&Sample) -> u64) -> f64 {
     let n = samples.len() as f64;
-    let points = samples.iter().map(|s| (s.at.as_secs_f64() / 60.0, s.resident_kib as f64));
+    let points = samples.iter().map(|s| (s.at.as_secs_f64() / 60.0, of(s) as f64));
     let (x, y) = points.clone().fold((0.0, 0.0), |(x, y), p| (x + p.0 / n, y + p.1 / n));
     let (over, under) = points.fold((0.0, 0.0), |(over, under), p| {
         (over + (p.0 - x) * (p.1 - y), under + (p.0 - x) * (p.0 - x))
@@ -170,7 +190,11 @@ mod tests {
                 at: Duration::from_secs(i),
                 resident_kib: 1_000 + i * grow,
                 files: 9,
-                held: Held { keys: if i < 80 { 40 + i * grow } else { 7 }, bytes: 4_000 },
+                held: Held {
+                    keys: if i < 80 { 40 + i * grow } else { 7 },
+                    bytes: 4_096,
+                    allocated: 8_192 + i * grow * 512,
+                },
             };
             (0..=80).map(sample).collect()
         };
@@ -182,6 +206,8 @@ mod tests {
         assert_eq!(grown.rss_kib, Course { first: 1_020, last: 1_160, highest: 1_160 });
         assert_eq!(grown.keys, Course { first: 60, last: 7, highest: 198 });
         assert!((grown.rss_kib_per_minute - 120.0).abs() < 1e-6, "{grown:?}");
+        assert_eq!(grown.beside_kib, Course { first: 14, last: 84, highest: 84 });
+        assert!((grown.beside_kib_per_minute - 60.0).abs() < 1e-6, "{grown:?}");
         assert!(growth("n", &[], faults).is_none());
     }
 

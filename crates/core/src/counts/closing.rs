@@ -9,10 +9,11 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use super::{
     digest::Tick,
     quantities::Quantities,
-    shard::{Cell, Entry, Full, Grown, Shape, Shard},
+    shard::{Cell, Entry, Full, Grown, SHAPES_MAX, Shape, Shard},
 };
 use crate::{
     ids::{LimitId, RegionIndex},
+    memory,
     policy::Scope,
     time::{ClusterTime, Span, Window},
 };
@@ -68,6 +69,10 @@ pub(super) struct Group {
     measured: usize,
 }
 
+/// Limits whose excess is remembered; at so many, those that no cell is left of are forgotten, which are half
+/// of them at least.
+const OVER_MAX: usize = 2 * SHAPES_MAX;
+
 /// What a shard knows about labels that have ended.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
@@ -96,7 +101,7 @@ impl Shard {
         }
         let (shape, before) = (self.shape_of(cell), self.over_in(at));
         if let Some(shape) = shape {
-            self.closing.over.entry(shape.limit).or_default();
+            self.over_of_limit(shape.limit);
         }
         let place = self.closing.quantities.take(quantity);
         if let Some(cell) = self.cells.get_mut(at) {
@@ -144,7 +149,7 @@ impl Shard {
         else {
             return;
         };
-        let over = self.closing.over.entry(limit).or_default();
+        let over = self.over_of_limit(limit);
         // A larger quantity may come to be known of too late: then too much was counted before.
         over.admitted = over.admitted.saturating_add(now).saturating_sub(before);
         if before == 0 {
@@ -153,6 +158,16 @@ impl Shard {
             // All of it was given back, or by a larger quantity it was none.
             over.labels = over.labels.saturating_sub(1);
         }
+    }
+
+    /// By how much a limit was exceeded. Policies may come and go for ever, so the table of limits is kept within
+    /// its bound.
+    fn over_of_limit(&mut self, limit: LimitId) -> &mut OverAdmitted {
+        let Self { closing, by_limit, .. } = self;
+        if closing.over.len() >= OVER_MAX {
+            closing.over.retain(|limit, _| by_limit.contains_key(limit));
+        }
+        closing.over.entry(limit).or_default()
     }
 
     /// Merges a slot of a label before the previous one, if its cell is still there. Returns what grew;
@@ -277,10 +292,14 @@ impl Shard {
     }
 
     pub(super) fn closing_bytes(&self) -> usize {
-        let places = |groups: &BTreeMap<_, Group>| -> usize {
-            groups.values().map(|group| group.places.capacity() * size_of::<u32>()).sum()
+        let groups = |groups: &BTreeMap<_, Group>| {
+            let places = groups.values().map(|group| memory::of_vec(&group.places));
+            memory::of_tree(groups) + places.sum::<usize>()
         };
-        places(&self.by_end) + places(&self.closing.held) + self.closing.quantities.memory_bytes()
+        groups(&self.by_end)
+            + groups(&self.closing.held)
+            + memory::of_tree(&self.closing.over)
+            + self.closing.quantities.memory_bytes()
     }
 }
 

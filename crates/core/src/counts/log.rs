@@ -6,7 +6,7 @@
 
 use alloc::collections::VecDeque;
 
-use crate::ids::SessionIndex;
+use crate::{ids::SessionIndex, memory};
 
 /// Stale items that are tolerated before the log is compacted.
 const SLACK: usize = 1_024;
@@ -89,7 +89,7 @@ impl Log {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        self.items.capacity() * size_of::<Item>()
+        memory::of_queue(&self.items)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
+use crate::memory;
+
 /// Distinct quantities that are remembered at a time; cells under further ones are not weighed.
 const QUANTITIES_MAX: usize = 4_096;
 
@@ -61,8 +63,9 @@ impl Quantities {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        let indexed = self.by_quantity.len() * size_of::<(u64, u16)>();
-        self.places.capacity() * size_of::<InUse>() + self.free.capacity() * 2 + indexed
+        memory::of_vec(&self.places)
+            + memory::of_vec(&self.free)
+            + memory::of_tree(&self.by_quantity)
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     forecast::{News, Note, Watched, Whose},
     ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
+    memory,
     policy::Scope,
     slab::Slab,
     store::{COUNT_MAX, Counts},
@@ -33,7 +34,7 @@ pub(super) const SLOTS_PER_CELL: usize = 8;
 /// Keys that are watched at a time: one in so many cells.
 const WATCHED_PART: usize = 16;
 /// Distinct limit shapes that one shard can hold at a time.
-const SHAPES_MAX: usize = 4_096;
+pub(super) const SHAPES_MAX: usize = 4_096;
 
 /// What a count needs to know of its limit: enough to keep it without the policy file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,7 +194,7 @@ pub(crate) struct Shard {
     pub(super) cells: Slab<Cell>,
     index: HashTable<u32>,
     shapes: Vec<Option<ShapeInUse>>,
-    by_limit: BTreeMap<LimitId, u16>,
+    pub(super) by_limit: BTreeMap<LimitId, u16>,
     /// Cells by the end of their label: what is collected together.
     pub(super) by_end: BTreeMap<(ClusterTime, u16), Group>,
     pub(super) closing: Closing,
@@ -244,6 +245,8 @@ impl Shard {
         self.cells.memory_bytes()
             + self.index.allocation_size()
             + self.slots * size_of::<Slot>()
+            + memory::of_vec(&self.shapes)
+            + memory::of_tree(&self.by_limit)
             + self.log.memory_bytes()
             + self.closing_bytes()
             + self.watched.memory_bytes()

@@ -17,6 +17,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Key, LimitId, NodeId, RegionIndex, RegionName, RegionNumber, Session},
     invariants::Invariant,
+    memory::Memory,
     rights::{Regions, Split},
     store::{StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime},
@@ -155,8 +156,8 @@ pub struct Stats {
     pub cells: usize,
     /// Sessions whose counts are known, this one included.
     pub sessions: usize,
-    /// Bytes that the counts hold.
-    pub memory_bytes: usize,
+    /// What the tables hold.
+    pub memory: Memory,
     /// What the exchange did not take, and what it told twice.
     pub exchange: ExchangeStats,
     /// Broken invariants, by invariant.
@@ -381,24 +382,27 @@ impl<G: Guarding> Engine<G> {
 
     /// Numbers about the engine.
     pub fn stats(&self) -> Stats {
-        let (mut cells, mut memory_bytes, mut unwatched) = (0, 0, 0);
+        let (mut cells, mut unwatched) = (0, 0);
+        let mut memory = Memory::default();
         let mut over_admitted: BTreeMap<LimitId, OverAdmitted> = BTreeMap::new();
         for shard in &self.shards {
             shard.with(|shard| {
                 cells += shard.len();
-                memory_bytes += shard.memory_bytes();
+                memory.counts += size_of::<Shard>() + shard.memory_bytes();
                 unwatched += shard.watched.refused();
                 for (limit, over) in shard.over_admitted() {
                     over_admitted.entry(*limit).or_default().add(*over);
                 }
             });
         }
-        let (exchange, sessions) =
-            self.exchange.with(|exchange| (exchange.stats().clone(), exchange.sessions()));
+        let (exchange, sessions) = self.exchange.with(|exchange| {
+            (memory.sessions, memory.peers) = exchange.memory_bytes();
+            (exchange.stats().clone(), exchange.sessions())
+        });
         self.upkeep.with(|upkeep| Stats {
             cells,
             sessions,
-            memory_bytes,
+            memory,
             exchange,
             broken: upkeep.broken.clone(),
             relabelled: upkeep.relabelled,

@@ -5,6 +5,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 use crate::{
     clock::{Estimate, Reading, TIME_MAX},
     ids::RegionIndex,
+    memory,
     time::{ClusterTime, Mono, Span},
     wire::{ClockReading, StoreClock},
 };
@@ -73,6 +74,10 @@ impl Clocks {
         let Some(new) = Estimate::new(now - way, now, earliest, latest) else { return };
         self.regions.entry(region).and_modify(|known| known.update(new)).or_insert(new);
         self.due = now;
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        memory::of_tree(&self.regions)
     }
 
     /// What is new, if something is.

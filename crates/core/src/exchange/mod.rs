@@ -15,6 +15,7 @@ use crate::{
     counts::{Cursor, Shard, place_of},
     forecast::Participant,
     ids::{Caller, NodeId, RegionIndex, RegionName, RegionNumber, Session},
+    memory,
     rights::{Adopted, Adoptions, Regions},
     time::{Mono, Span},
     wire::{ConfigReading, Frame, FrameError},
@@ -240,6 +241,18 @@ impl Exchange {
 
     pub(crate) fn stats(&self) -> &ExchangeStats {
         &self.stats
+    }
+
+    /// Bytes held for sessions, and for peers. What is counted by reason, by region or by limit is bounded by how
+    /// many of these there are, and left out.
+    pub(crate) fn memory_bytes(&self) -> (usize, usize) {
+        let peers = self.peers.values().map(|peer| size_of::<NodeId>() + peer.memory_bytes());
+        let peers = peers.sum::<usize>()
+            + self.relays.memory_bytes()
+            + self.clocks.memory_bytes()
+            + self.quarantine.memory_bytes()
+            + memory::of_vec(&self.sentenced);
+        (self.sessions.memory_bytes() + self.orphans.memory_bytes(), peers)
     }
 
     pub(crate) fn peers(&self, now: Mono) -> Vec<PeerStatus> {

@@ -6,7 +6,7 @@
 use alloc::{collections::VecDeque, vec, vec::Vec};
 
 use super::Shards;
-use crate::ids::SessionIndex;
+use crate::{ids::SessionIndex, memory};
 
 /// Orphans that wait to be told; beyond, the oldest is forgotten until a new peer's walk tells it.
 const ORPHANS_MAX: usize = 1_024;
@@ -34,6 +34,11 @@ impl Orphans {
     }
 
     /// Whether a session waits to be told.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let places = self.0.iter().map(|orphan| memory::of_vec(&orphan.places));
+        memory::of_queue(&self.0) + places.sum::<usize>()
+    }
+
     pub(super) fn contains(&self, session: SessionIndex) -> bool {
         self.0.iter().any(|orphan| orphan.session == session)
     }

@@ -8,6 +8,7 @@ use alloc::{collections::VecDeque, vec::Vec};
 
 use crate::{
     counts::Cursor,
+    memory,
     time::{Mono, Span},
 };
 
@@ -25,6 +26,13 @@ pub(super) struct Position {
     pub(super) cursors: Vec<Cursor>,
     /// Whether the end of the walk has been told.
     pub(super) walk_ended: bool,
+}
+
+impl Position {
+    /// Bytes held beside itself.
+    pub(super) fn memory_bytes(&self) -> usize {
+        memory::of_vec(&self.cursors)
+    }
 }
 
 #[derive(Debug)]
@@ -74,6 +82,13 @@ impl Outgoing {
             refusals: 0,
             retold: 0,
         }
+    }
+
+    /// Bytes held beside itself.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let behind = self.in_flight.iter().filter_map(|frame| frame.behind.as_ref());
+        let positions = behind.chain([&self.position, &self.acknowledged]);
+        memory::of_queue(&self.in_flight) + positions.map(Position::memory_bytes).sum::<usize>()
     }
 
     /// Where a peer that is told by a relay may stand: no further back than it did.

@@ -8,6 +8,7 @@ use alloc::{
 use super::{outgoing::Outgoing, relay::Role, repair::Comparison};
 use crate::{
     ids::{RegionIndex, Session, SessionIndex},
+    memory,
     rights::Fingerprints,
     time::{Mono, Span},
     wire::Echo,
@@ -266,6 +267,19 @@ impl Peer {
             sent: Traffic::default(),
             received: Traffic::default(),
         }
+    }
+
+    /// Bytes held, itself included.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let ready = self.ready.iter().map(memory::of_vec);
+        size_of::<Self>()
+            + memory::of_names(&self.session)
+            + self.outgoing.memory_bytes()
+            + self.incoming.beyond.len() * size_of::<u64>()
+            + memory::of_queue(&self.distance.offsets)
+            + self.comparison.memory_bytes()
+            + memory::of_queue(&self.ready)
+            + ready.sum::<usize>()
     }
 
     /// As of when its changes are known from itself.

@@ -9,6 +9,7 @@ use alloc::{collections::BTreeMap, vec::Vec};
 
 use crate::{
     ids::NodeId,
+    memory,
     time::{Mono, Span},
 };
 
@@ -84,6 +85,13 @@ impl Quarantine {
             Self::time_left(now, record).map(|left| (node.clone(), left))
         };
         self.records.iter().filter_map(left).collect()
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let names = |node: &NodeId| {
+            memory::of_shared(node.region.as_str()) + memory::of_shared(node.node.as_str())
+        };
+        memory::of_tree(&self.records) + self.records.keys().map(names).sum::<usize>()
     }
 
     fn time_left(now: Mono, record: &Record) -> Option<Span> {

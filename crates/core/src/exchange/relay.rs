@@ -14,6 +14,7 @@ use core::mem;
 use super::{Exchange, outgoing::Position, peer::Peer};
 use crate::{
     ids::{NodeId, RegionIndex, Session},
+    memory,
     time::{Mono, Span},
     wire::{Heard, Section, Speaker},
 };
@@ -63,6 +64,11 @@ struct Marks {
 impl Relays {
     pub(super) fn new(is_on: bool) -> Self {
         Self { is_on, ..Self::default() }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let positions = self.marks.values().flat_map(|marks| [&marks.older, &marks.newer]);
+        memory::of_tree(&self.marks) + positions.map(Position::memory_bytes).sum::<usize>()
     }
 
     /// What a peer is, as this node has chosen.

@@ -12,6 +12,7 @@ use super::{Exchange, Shards, cut, peer::Peer, shard_of_place};
 use crate::{
     counts::{Compared, Entry},
     ids::{NodeId, RegionIndex, Session, SessionIndex},
+    memory,
     time::{ClusterTime, Mono, Span},
     wire::{Ask, Digests, Section},
 };
@@ -79,6 +80,14 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
+    /// Bytes held beside itself.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let waiting = self.outbox.iter().map(|frame| {
+            memory::of_vec(frame) + frame.iter().map(Section::memory_bytes).sum::<usize>()
+        });
+        memory::of_queue(&self.outbox) + waiting.sum::<usize>()
+    }
+
     /// The two have met (again): all is compared soon.
     pub(super) fn hurry(&mut self, now: Mono) {
         self.quicken();

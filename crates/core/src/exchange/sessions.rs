@@ -7,7 +7,10 @@ use core::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 use super::Shards;
-use crate::ids::{RegionIndex, RegionName, RegionNumber, Session, SessionIndex};
+use crate::{
+    ids::{RegionIndex, RegionName, RegionNumber, Session, SessionIndex},
+    memory,
+};
 
 /// Sessions that one node can know at a time: every restart of every node is one, for as long as its counts
 /// live.
@@ -58,6 +61,18 @@ impl Sessions {
         let own_region = RegionNumber::of(&own.id.region);
         let (by_index, free) = (vec![(own, RegionIndex::OWN)], Vec::new());
         Self { by_index, free, round: None, fingerprints, own_region, indices, regions }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        let names = self.by_index.iter().map(|(session, _)| memory::of_names(session));
+        let regions = self.regions.iter().map(|(region, _)| memory::of_shared(region.as_str()));
+        memory::of_vec(&self.by_index)
+            + memory::of_vec(&self.free)
+            + self.round.as_ref().map_or(0, |round| memory::of_vec(&round.seen))
+            + memory::of_vec(&self.fingerprints)
+            + memory::of_tree(&self.indices)
+            + memory::of_vec(&self.regions)
+            + names.chain(regions).sum::<usize>()
     }
 
     pub(super) fn len(&self) -> usize {

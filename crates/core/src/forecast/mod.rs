@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 
 use crate::{
     ids::{RegionIndex, SessionIndex},
+    memory,
     store::Counts,
     time::{Label, Mono, Span, Window},
 };
@@ -256,7 +257,7 @@ impl Forecast {
 
     /// Bytes held beside itself.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.told.capacity() * size_of::<Told>()
+        memory::of_vec(&self.told)
     }
 
     /// The limit is spent by rights.

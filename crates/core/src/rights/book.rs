@@ -6,7 +6,10 @@
 use alloc::vec::Vec;
 
 use super::{Receipts, Received, Row};
-use crate::ids::{RegionNumber, StoreEpoch};
+use crate::{
+    ids::{RegionNumber, StoreEpoch},
+    memory,
+};
 
 /// What a region tells everybody of its rights, in one epoch of its store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,9 +124,7 @@ impl Book {
             told.given.iter().len() * size_of::<(RegionNumber, u64)>()
                 + told.heard.iter().len() * size_of::<Received>()
         });
-        self.statements.capacity() * size_of::<Statement>()
-            + self.questions.capacity() * size_of::<(RegionNumber, StoreEpoch)>()
-            + of_each.sum::<usize>()
+        memory::of_vec(&self.statements) + memory::of_vec(&self.questions) + of_each.sum::<usize>()
     }
 
     /// The newest statement of a region.

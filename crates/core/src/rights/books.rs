@@ -3,6 +3,7 @@
 use super::{Book, Statement};
 use crate::{
     ids::{RegionNumber, StoreEpoch},
+    memory,
     time::Label,
 };
 
@@ -25,7 +26,7 @@ impl Books {
     /// Bytes held beside itself.
     pub(crate) fn memory_bytes(&self) -> usize {
         let books = self.books.iter().map(|(_, book)| book.memory_bytes());
-        self.books.capacity() * size_of::<(Label, Book)>() + books.sum::<usize>()
+        memory::of_vec(&self.books) + books.sum::<usize>()
     }
 
     /// Takes a statement, unless its label is older than all that there is room for. Returns whether

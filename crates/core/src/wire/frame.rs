@@ -7,6 +7,7 @@ use bincode::{Decode, Encode};
 use super::codec::{self, FRAME_BYTES_MAX, Malformed};
 use crate::{
     ids::ConfigEpoch,
+    memory,
     rights::{Adopted, Fingerprints, Regions},
     store::COUNT_MAX,
     time::{ClusterTime, Mono, Span},
@@ -311,6 +312,32 @@ pub(crate) enum Section {
     /// The number of another region, and its word, told by a sibling that was told it for the whole region.
     RightsPassedOn(u32, Rights),
     Config(ConfigReading),
+}
+
+impl Section {
+    /// Bytes held beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let of_speaker = |speaker: &Speaker| speaker.region.capacity() + speaker.node.capacity();
+        match self {
+            Self::Slots(slots) | Self::Hearsay(slots) => {
+                memory::of_vec(&slots.entries) + slots.of.as_ref().map_or(0, of_speaker)
+            }
+            Self::Digests(digests) => memory::of_vec(&digests.sums),
+            Self::Ask(ask) => memory::of_vec(&ask.ranges),
+            Self::Heard(heard) => {
+                let names = heard.ages.iter().map(|(speaker, _)| of_speaker(speaker));
+                memory::of_vec(&heard.ages) + names.sum::<usize>()
+            }
+            Self::Rights(rights) | Self::RightsPassedOn(_, rights) => {
+                let rows = rights
+                    .entries
+                    .iter()
+                    .map(|entry| memory::of_vec(&entry.given) + memory::of_vec(&entry.heard));
+                memory::of_vec(&rights.entries) + rows.sum::<usize>()
+            }
+            Self::WalkEnd(_) | Self::Clock(_) | Self::Relayed | Self::Relay | Self::Config(_) => 0,
+        }
+    }
 }
 
 /// A frame, read.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_core::{
-    PeerStatus,
+    Memory, PeerStatus,
     breaker::State as BreakerState,
     calls,
     engine::{Engine, Stats},
@@ -23,11 +23,13 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::Member,
+    memory::ProcessMemory,
     store::{Store, StoreError},
     telemetry::{
         ClockSample, ConfigSample, GuardSample, ListenerSample, Metrics, NodeSample, OverSample,
         PeerSample, StoreSample, Traffic,
     },
+    transport::TransportStats,
 };
 
 /// A connected peer that has not been heard for longer is half open: it speaks every second.
@@ -204,6 +206,7 @@ impl View {
             relabelled: stats.relabelled,
             unwatched: stats.unwatched,
             frames_dropped,
+            tables: self.tables(stats.memory, &transport),
             peers_refused: transport.refused,
             quarantined: self
                 .engine
@@ -229,7 +232,7 @@ impl View {
             slots_refused: stats.exchange.refused,
             store: self.store_sample(),
             keys: stats.cells as u64,
-            memory_bytes: stats.memory_bytes as u64 + self.store_bytes(),
+            process: ProcessMemory::now().ok(),
             guard: self.limiter.guard_state().map(guard_sample),
         }
     }
@@ -274,11 +277,17 @@ impl View {
         }
     }
 
-    fn store_bytes(&self) -> u64 {
-        match &*self.store {
-            Store::Memory(memory) => memory.memory_bytes() as u64,
-            Store::Redis(_) => 0,
+    fn tables(&self, of: Memory, transport: &TransportStats) -> Vec<(&'static str, u64)> {
+        let mut tables = vec![
+            ("counts", of.counts as u64),
+            ("sessions", of.sessions as u64),
+            ("peers", of.peers as u64),
+            ("queues", transport.queued_bytes),
+        ];
+        if let Store::Memory(memory) = &*self.store {
+            tables.push(("records", memory.memory_bytes() as u64));
         }
+        tables
     }
 }
 

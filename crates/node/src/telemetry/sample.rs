@@ -9,6 +9,8 @@ use prometheus_client::{
 };
 use tidegate_core::{RepairStats, check::RightsUse};
 
+use crate::memory::ProcessMemory;
+
 /// Values that others count; asked for at each scrape.
 #[derive(Debug, Clone, Default)]
 pub struct NodeSample {
@@ -51,8 +53,10 @@ pub struct NodeSample {
     pub store: StoreSample,
     /// Keys that the engine holds.
     pub keys: u64,
-    /// What they take, in bytes.
-    pub memory_bytes: u64,
+    /// What each table takes, in bytes.
+    pub tables: Vec<(&'static str, u64)>,
+    /// What the whole process takes; `None` where that is not known.
+    pub process: Option<ProcessMemory>,
     /// The way to the store; `None` where nothing is in it.
     pub guard: Option<GuardSample>,
 }
@@ -362,7 +366,20 @@ impl Collector for NodeSample {
         }
         self.store.encode(&mut out)?;
         out.gauge("tidegate_keys", "Keys held in memory", self.keys)?;
-        out.gauge("tidegate_memory_bytes", "Memory taken by keys", self.memory_bytes)
+        let tables: u64 = self.tables.iter().map(|(_, bytes)| bytes).sum();
+        out.gauge("tidegate_memory_bytes", "Memory taken by tables", tables)?;
+        out.gauges(
+            "tidegate_table_bytes",
+            "Memory taken by each table",
+            self.tables.iter().map(|(table, bytes)| ([("table", *table)], *bytes)),
+        )?;
+        let Some(ProcessMemory { allocated, resident }) = self.process else { return Ok(()) };
+        out.gauge("tidegate_allocated_bytes", "Memory of all that lives", allocated)?;
+        out.gauge(
+            "tidegate_resident_bytes",
+            "Memory that the allocator holds, what it keeps for later included",
+            resident,
+        )
     }
 }
 

@@ -100,6 +100,11 @@ impl Link {
         self.connection.stable_id() == other.connection.stable_id()
     }
 
+    /// Bytes of messages that wait to be sent.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed)
+    }
+
     /// Puts a message into the queue; never waits.
     pub(super) fn enqueue(&self, channel: Channel, message: Bytes) -> Result<(), SendError> {
         let length = message.len();
@@ -107,7 +112,7 @@ impl Link {
             return Err(SendError::TooLong { length });
         }
         // Only an estimate when many send at once, which may pass the bound by a frame each.
-        if self.queued_bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
+        if self.queued_bytes() + length > QUEUE_BYTES_MAX {
             return Err(SendError::QueueFull);
         }
         self.queued_bytes.fetch_add(length, Ordering::Relaxed);

@@ -363,7 +363,7 @@ impl Transport {
 
     /// What was sent, received, dropped and refused since the start.
     pub fn stats(&self) -> TransportStats {
-        self.inner.counters.snapshot()
+        self.inner.counters.snapshot(self.inner.registry.queued_bytes())
     }
 
     /// Sends a membership message to whoever an address leads to; never waits.

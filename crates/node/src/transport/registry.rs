@@ -88,6 +88,11 @@ impl Registry {
         self.changed.subscribe()
     }
 
+    /// Bytes of messages that wait to be sent.
+    pub(super) fn queued_bytes(&self) -> u64 {
+        self.peers.lock().by_id.values().map(|peer| peer.link.queued_bytes() as u64).sum()
+    }
+
     /// Lets a connection in, or says why not. `dialled` is the address that we dialled, if we did.
     /// `may` is asked at the instant when it is let in: whoever changes what that says, and looks for a
     /// connection ([`of_node`](Self::of_node)) afterwards, finds each that was let in before.

@@ -26,6 +26,8 @@ pub struct TransportStats {
     /// Membership messages dropped: no connection, or a full queue on either side. Gossip repeats
     /// what they said.
     pub dropped_membership: u64,
+    /// Bytes of messages that wait to be sent.
+    pub queued_bytes: u64,
 }
 
 #[derive(Default)]
@@ -59,7 +61,7 @@ impl Counters {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn snapshot(&self) -> TransportStats {
+    pub(super) fn snapshot(&self, queued_bytes: u64) -> TransportStats {
         let refused = |r: Refusal| (r.name(), self.refused[r as usize].load(Ordering::Relaxed));
         TransportStats {
             refused: Refusal::ALL.map(refused).to_vec(),
@@ -71,6 +73,7 @@ impl Counters {
             dropped_disconnected: self.dropped_disconnected.get(),
             dropped_malformed: self.dropped_malformed.get(),
             dropped_membership: self.dropped_membership.get(),
+            queued_bytes,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{Charge, Seen, Step, clocks::Clocks};
 use crate::{
     queue::Instant,
     scenario::{Schedule, StoreSettings},
+    store::Server,
     subjects::KeyFacts,
 };
 
@@ -414,8 +415,8 @@ impl Book {
                     }
                 }
             }
-            Seen::Stepped { life, planned, steps } => {
-                self.step(at, life, planned, steps, &mut closed);
+            Seen::Stepped { life, planned, server, steps } => {
+                self.step(at, (life, planned), server, steps, &mut closed);
             }
             Seen::Answered { life, planned, store, allowed: true, charges } => {
                 self.weighed.clear();
@@ -496,8 +497,8 @@ impl Book {
     fn step(
         &mut self,
         at: Instant,
-        life: usize,
-        planned: u64,
+        (life, planned): (usize, u64),
+        server: Server,
         steps: &[Step],
         closed: &mut Vec<WindowBook>,
     ) {
@@ -516,24 +517,32 @@ impl Book {
             window.known_at(lives, regions, life, planned, told);
             // A record outlives the last step by a window at least, not for ever: a region that restarts as a
             // whole, with a clock that is behind, may come back to a label that its store has forgotten.
-            let touched = std::mem::replace(&mut window.touched[region], at);
+            let current = server == Server::Current;
+            let touched = window.touched[region];
             if at.since(touched) > length {
                 window.record[region] = 0;
+            }
+            if current {
+                window.touched[region] = at;
             }
             // What others told of the region weighs no more than the quantity: that refuses as surely. What was
             // known when it was planned may have been given back.
             let known = told[region].min(quantity).saturating_sub(window.given_back[region]);
-            let record = window.record[region].max(known);
+            // Of what a server holds that was replaced nothing is written down: it holds what its nodes know.
+            let record = if current { window.record[region].max(known) } else { known };
             let all: u64 = told.iter().sum();
             let others = if regional { 0 } else { all - told[region] };
             let refunds = window.has_refunds();
             weighed.push(Weighed { step: *step, others, record, refunds });
-            window.record[region] = record + step.cost;
+            let held = record + step.cost;
+            if current {
+                window.record[region] = held;
+            }
             window.agreed[region] += step.cost;
             window.peak = window.peak.max(window.agreed.iter().sum());
             if step.cost > 0 {
                 window.use_at(at);
-                let forgotten = window.agreed[region].saturating_sub(window.record[region]);
+                let forgotten = window.agreed[region].saturating_sub(held);
                 // Written over the one before it: there is one for every admission.
                 let last = window.last_step[region].get_or_insert_default();
                 last.told.clone_from(told);

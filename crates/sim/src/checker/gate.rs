@@ -94,6 +94,7 @@ mod tests {
         super::{Step, testing::*},
         *,
     };
+    use crate::store::Server;
 
     fn bench() -> Bench<Gate> {
         Bench::new(book(), Gate::default())
@@ -102,7 +103,7 @@ mod tests {
     fn step(bench: &mut Bench<Gate>, life: usize, cost: u64, holds: u64) {
         let planned = bench.book.mark();
         let steps = [Step { key: 0, label: LABEL, cost, holds }];
-        bench.see(Seen::Stepped { life, planned, steps: &steps });
+        bench.see(Seen::Stepped { life, planned, server: Server::Current, steps: &steps });
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use plain_bound::PlainBound;
 pub use reunion::Reunion;
 pub use rights_bound::RightsBound;
 
-use crate::queue::Instant;
+use crate::{queue::Instant, store::Server};
 
 mod book;
 mod breaker;
@@ -150,6 +150,8 @@ pub enum Seen<'a> {
         life: usize,
         /// The [`Book::mark`] at the time it planned.
         planned: u64,
+        /// Which of the region's servers.
+        server: Server,
         /// Its operations.
         steps: &'a [Step],
     },

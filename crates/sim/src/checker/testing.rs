@@ -12,6 +12,7 @@ use super::{Book, Charge, Checker, Facts, LifeFacts, Seen, SlotSeen, Step};
 use crate::{
     queue::Instant,
     scenario::{Schedule, StoreSettings},
+    store::Server,
     subjects::KeyFacts,
 };
 
@@ -104,7 +105,7 @@ impl<C: Checker> Bench<C> {
         let region = self.book.lives[life].region;
         self.charged[region] += cost;
         let steps = [Step { key: 0, label: LABEL, cost, holds: self.charged[region] }];
-        self.see(Seen::Stepped { life, planned, steps: &steps });
+        self.see(Seen::Stepped { life, planned, server: Server::Current, steps: &steps });
     }
 
     /// A node tells the other its own count.

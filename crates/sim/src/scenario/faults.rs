@@ -78,6 +78,9 @@ pub struct StoreLoss {
     pub at: Instant,
     /// It is again what it was so long ago, as after a failover to a lagging replica; `None`: empty.
     pub back: Option<Span>,
+    /// For how long the region's first node goes on asking the server that was replaced: each knows nothing of
+    /// what the other does.
+    pub lingers: Span,
 }
 
 /// A clock that does not show the truth.
@@ -172,7 +175,7 @@ impl Faults {
         let restarts = self.restarts.iter().map(|r| (r.at, r.over()));
         let pauses = self.pauses.iter().map(|p| (p.at, p.at + p.lasts));
         let stores = self.store_faults.iter().map(|f| (f.start, f.end));
-        let losses = self.store_losses.iter().map(|l| (l.at, l.at));
+        let losses = self.store_losses.iter().map(|l| (l.at, l.at + l.lingers));
         let steps = self.clocks.iter().filter_map(|fault| match fault {
             ClockFault::Store { at, .. } if *at > Instant(0) => Some((*at, *at)),
             _ => None,

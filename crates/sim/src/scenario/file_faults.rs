@@ -102,6 +102,7 @@ pub(super) struct StoreLoss {
     pub(super) region: String,
     pub(super) at: Length,
     pub(super) back: Option<Length>,
+    pub(super) lingers: Option<Length>,
 }
 
 #[derive(Debug, Deserialize)]

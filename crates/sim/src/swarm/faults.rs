@@ -9,6 +9,9 @@ use crate::rng::Stream;
 /// takes no counts of windows that begin later than its next one.
 const NODE_CLOCK_MAX: u64 = 400;
 
+/// A server that was replaced goes on for less than this, in milliseconds: less than the shortest fence.
+const LINGERS_MAX: u64 = 550;
+
 /// All faults of these kinds, as tables of a scenario file.
 pub(super) fn draw(swarm: &Swarm, seed: u64, world: &World, kinds: &[Kind]) -> String {
     let mut text = String::new();
@@ -195,6 +198,14 @@ impl Pen<'_> {
                     self.line(format_args!(
                         "[[store_loss]]\nregion = {region:?}\nat = \"{at}ms\"\nback = \"{back}ms\""
                     ));
+                }
+                Kind::StoreSplit => {
+                    let (region, (at, end)) = (self.region(), self.time(LINGERS_MAX));
+                    let (lingers, back) = (end - at, self.pick(2_000).min(at));
+                    self.line(format_args!("[[store_loss]]\nregion = {region:?}\nat = \"{at}ms\"\nlingers = \"{lingers}ms\""));
+                    if self.pick(2) == 1 && back > 0 {
+                        self.line(format_args!("back = \"{back}ms\""));
+                    }
                 }
                 // Part of the world.
                 Kind::StoreFull => {}

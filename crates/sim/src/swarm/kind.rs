@@ -48,6 +48,8 @@ pub enum Kind {
     StoreWipe,
     /// A store is again what it was a while ago.
     StoreRollback,
+    /// A store loses its memory, while a node goes on asking the server that was replaced.
+    StoreSplit,
     /// A store has no room for all keys, from beginning to end.
     StoreFull,
     /// A store's clock is a little off, and drifts.
@@ -64,7 +66,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which they are drawn.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Cut,
         Self::OneWayCut,
         Self::Flap,
@@ -86,6 +88,7 @@ impl Kind {
         Self::StoreRefuse,
         Self::StoreWipe,
         Self::StoreRollback,
+        Self::StoreSplit,
         Self::StoreFull,
         Self::ClockSkew,
         Self::NodeClock,
@@ -118,6 +121,7 @@ impl Kind {
             Self::StoreRefuse => "store-refuse",
             Self::StoreWipe => "store-wipe",
             Self::StoreRollback => "store-rollback",
+            Self::StoreSplit => "store-split",
             Self::StoreFull => "store-full",
             Self::ClockSkew => "clock-skew",
             Self::NodeClock => "node-clock",

@@ -99,7 +99,8 @@ impl World<'_> {
     /// The store's step, for a command that is there now.
     fn apply(&mut self, now: Instant, request: Request, command: &StoreCommand) -> Answer {
         let time = self.store_time(request.region, now);
-        let Ok(reply) = self.stores[request.region].apply(command, time) else {
+        let server = self.server_of(now, request.node);
+        let Ok(reply) = self.stores[request.region].apply(server, command, time) else {
             return Err(Failure::Record);
         };
         if let StoreReply::Done { admitted, operations, .. } = &reply {
@@ -115,7 +116,7 @@ impl World<'_> {
             let mut list = std::mem::take(&mut self.steps);
             list.extend(steps);
             let Request { life, planned, .. } = request;
-            self.panel.see(now, &Seen::Stepped { life, planned, steps: &list });
+            self.panel.see(now, &Seen::Stepped { life, planned, server, steps: &list });
             list.clear();
             self.steps = list;
         }

@@ -8,6 +8,7 @@ use crate::{
     node::{Clocks, Life},
     queue::Instant,
     scenario::{ClockFault, Restart, StoreFate},
+    store::Server,
 };
 
 /// How often stores forget what has expired, and how much they look at.
@@ -78,12 +79,20 @@ impl World<'_> {
         let kept = facts.back.map(|_| loss);
         self.note(14, facts.region as u64, loss as u64);
         let time = self.store_time(facts.region, now);
-        self.stores[facts.region].lose_memory(kept, time);
+        let lingers = (facts.lingers > Span::ZERO).then(|| now + facts.lingers);
+        self.stores[facts.region].lose_memory(kept, time, lingers);
         // What it holds again may have expired by a clock that was set forward since it was copied.
         let error = |at| self.scenario.faults.store_clock_error(facts.region, at);
         let saved = facts.back.map(|back| Instant(facts.at.0.saturating_sub(back.0)));
         let kept = kept.filter(|_| saved.is_some_and(|saved| error(now) <= error(saved)));
         self.panel.see(now, &Seen::StoreLost { region: facts.region, kept });
+    }
+
+    /// Which of its region's servers a node asks: the first of a region is the last to hear of a replacement.
+    pub(super) fn server_of(&self, now: Instant, node: usize) -> Server {
+        let region = self.nodes[node].region;
+        let first = self.nodes.iter().position(|other| other.region == region);
+        self.stores[region].server(now, first == Some(node))
     }
 
     pub(super) fn stop(&mut self, now: Instant, restart: usize) {
@@ -105,7 +114,7 @@ impl World<'_> {
         if store_lost {
             let region = self.nodes[node].region;
             let time = self.store_time(region, now);
-            self.stores[region].lose_memory(None, time);
+            self.stores[region].lose_memory(None, time, None);
             self.panel.see(now, &Seen::StoreLost { region, kept: None });
         }
         if let Some(down) = restart.down {

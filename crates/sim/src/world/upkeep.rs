@@ -73,10 +73,9 @@ impl World<'_> {
         node: usize,
         command: &StoreCommand,
     ) -> engine::Outcome {
-        let region = self.nodes[node].region;
         let answer = match self.admit(now, node) {
             Ok(mut permit) => {
-                let (took, answer) = self.carry_out(now, region, command);
+                let (took, answer) = self.carry_out(now, node, command);
                 permit.note(took, &answer);
                 self.end_call(now, node, &permit);
                 answer
@@ -87,10 +86,11 @@ impl World<'_> {
     }
 
     /// What the store says to a command that is no check, and after how long it would.
-    fn carry_out(&mut self, now: Instant, region: usize, command: &StoreCommand) -> (Span, Answer) {
+    fn carry_out(&mut self, now: Instant, node: usize, command: &StoreCommand) -> (Span, Answer) {
+        let (region, server) = (self.nodes[node].region, self.server_of(now, node));
         let fate = self.stores[region].fate(now);
         let time = self.store_time(region, now);
-        let reply = fate.step.map(|_| self.stores[region].apply(command, time));
+        let reply = fate.step.map(|_| self.stores[region].apply(server, command, time));
         let timeout = self.scenario.store.timeout;
         let took = fate.answers[0].filter(|after| *after <= timeout);
         match (reply, fate.refused) {

@@ -8,6 +8,7 @@ use tidegate_core::{
 };
 
 use super::*;
+use crate::memory::ProcessMemory;
 use crate::telemetry::{
     ClockSample, ConfigSample, GuardSample, ListenerSample, OverSample, PeerSample, StoreSample,
     Traffic,
@@ -192,7 +193,8 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         certificate_expires: Some(Duration::from_secs(1_900_000_000)),
         quarantined: vec![("us".into(), "us-1".into())],
         keys: 9,
-        memory_bytes: 1024,
+        tables: vec![("counts", 1_000), ("peers", 24)],
+        process: Some(ProcessMemory { allocated: 2_048, resident: 4_096 }),
         guard: Some(GuardSample { state: 2, opened: vec![("slow", 4)], calls: 5, calls_limit: 6 }),
     };
     let metrics = Metrics::new();
@@ -250,6 +252,9 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, r#"tidegate_peer_quarantined{region="us",node="us-1"} 1"#);
     assert_has(&lines, "tidegate_keys 9");
     assert_has(&lines, "tidegate_memory_bytes 1024");
+    assert_has(&lines, r#"tidegate_table_bytes{table="peers"} 24"#);
+    assert_has(&lines, "tidegate_allocated_bytes 2048");
+    assert_has(&lines, "tidegate_resident_bytes 4096");
     assert!(!lines.iter().any(|l| l.starts_with("tidegate_peer_staleness_seconds{region=\"ap\"")));
 }
 

@@ -386,8 +386,10 @@ impl Builder<'_> {
             if back.is_some_and(|back| back == Span::ZERO || back > at.since(Instant(0))) {
                 self.notes.add(&place, "`back` must be above 0 and not before the run began; leave it out for a store that is empty afterwards");
             }
+            let lingers = loss.lingers.unwrap_or(file::Length::ZERO).0;
+            self.moment(&format!("{place}, at + lingers"), file::Length(loss.at.0 + lingers));
             if let Some(region) = self.region(&format!("{place}, region"), &loss.region) {
-                losses.push(StoreLoss { region, at, back });
+                losses.push(StoreLoss { region, at, back, lingers });
             }
         }
         losses
