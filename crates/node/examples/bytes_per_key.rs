@@ -1,8 +1,8 @@
 //! How many bytes a live key takes: in a node's counts, in the memory store, and in Redis.
 //!
-//! Counts and memory store are measured twice: by what they say of themselves, and by what the operating
-//! system says that the process has grown by (`VmRSS`, so with everything that the allocator adds). Each
-//! measurement has a process of its own, since memory once freed is not given back.
+//! Counts and memory store are measured twice: by what they say of themselves, and by what the allocator says
+//! that it has handed out (in its sizes, so with what it adds to each piece). Each measurement has a process of
+//! its own.
 
 #![allow(clippy::disallowed_methods, reason = "awaits a server of its own")]
 
@@ -27,7 +27,10 @@ use tidegate_core::{
     store::{Action, OperationReply, StoreCommand, StoreReply, Table},
     time::{ClusterTime, Mono, Span, StoreTime},
 };
-use tidegate_node::store::{RedisSettings, RedisStore};
+use tidegate_node::{
+    memory::ProcessMemory,
+    store::{RedisSettings, RedisStore},
+};
 
 type Failed = Box<dyn Error>;
 
@@ -92,7 +95,7 @@ fn counts(keys: u64) -> Result<(), Failed> {
             engine.handle_connected(Mono(0), peer.session())?;
         }
     }
-    let empty = resident_bytes()?;
+    let empty = ProcessMemory::now()?.allocated;
     let mut now = Mono(0);
     for first in (0..keys).step_by(KEYS_AT_A_TIME as usize) {
         for engine in &engines {
@@ -112,15 +115,15 @@ fn counts(keys: u64) -> Result<(), Failed> {
         now += Span::millis(50);
         exchange(&engines, now)?;
     }
-    let grown = resident_bytes()? - empty;
+    let grown = ProcessMemory::now()?.allocated - empty;
     let all = (keys * engines.len() as u64) as f64;
     let own: usize = engines.iter().map(|engine| engine.stats().memory.counts).sum();
     if engines.iter().any(|engine| engine.stats().cells as u64 != keys) {
         return Err("a region does not know every key".into());
     }
     say(&format!(
-        "counts, one global limit, three single-node regions, {keys} keys: {:.0} bytes per key by \
-         VmRSS, {:.0} by the engine's own account",
+        "counts, one global limit, three single-node regions, {keys} keys: {:.0} bytes per key by the \
+         allocator, {:.0} by the engine's own account",
         grown as f64 / all,
         own as f64 / all,
     ))
@@ -183,16 +186,16 @@ fn memory_store(keys: u64) -> Result<(), Failed> {
     let policies = PolicySet::parse(POLICIES).map_err(|mistakes| format!("{mistakes:?}"))?;
     let engine = engine(REGIONS[0])?;
     let mut table = Table::new(keys as usize, StoreEpoch(1));
-    let empty = resident_bytes()?;
+    let empty = ProcessMemory::now()?.allocated;
     for key in 0..keys {
         // The ticket is dropped, so that the counts stay empty.
         let (command, _) = plan(&engine, &policies, Mono(0), key)?;
         table.apply(&command, StoreTime(START.0))?;
     }
-    let grown = resident_bytes()? - empty;
+    let grown = ProcessMemory::now()?.allocated - empty;
     say(&format!(
-        "memory store, one record per key, {keys} keys: {:.0} bytes per key by VmRSS, {:.0} by the \
-         table's own account",
+        "memory store, one record per key, {keys} keys: {:.0} bytes per key by the allocator, {:.0} by \
+         the table's own account",
         grown as f64 / keys as f64,
         table.memory_bytes() as f64 / keys as f64,
     ))
@@ -268,14 +271,6 @@ async fn used_memory(connection: &mut redis::aio::MultiplexedConnection) -> Resu
     let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await?;
     let value = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
     Ok(value.ok_or("INFO has no used_memory")?.trim().parse()?)
-}
-
-/// What the operating system says that this process holds.
-fn resident_bytes() -> Result<u64, Failed> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = value.and_then(|value| value.split_whitespace().next()).ok_or("no VmRSS")?;
-    Ok(kib.parse::<u64>()? * 1024)
 }
 
 fn say(line: &str) -> Result<(), Failed> {

@@ -246,8 +246,9 @@ impl Exchange {
     /// Bytes held for sessions, and for peers. What is counted by reason, by region or by limit is bounded by how
     /// many of these there are, and left out.
     pub(crate) fn memory_bytes(&self) -> (usize, usize) {
-        let peers = self.peers.values().map(|peer| size_of::<NodeId>() + peer.memory_bytes());
-        let peers = peers.sum::<usize>()
+        let peers = self.peers.values().map(Peer::memory_bytes);
+        let peers = memory::of_tree(&self.peers)
+            + peers.sum::<usize>()
             + self.relays.memory_bytes()
             + self.clocks.memory_bytes()
             + self.quarantine.memory_bytes()

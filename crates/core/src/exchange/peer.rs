@@ -269,13 +269,12 @@ impl Peer {
         }
     }
 
-    /// Bytes held, itself included.
+    /// Bytes held beside itself.
     pub(super) fn memory_bytes(&self) -> usize {
         let ready = self.ready.iter().map(memory::of_vec);
-        size_of::<Self>()
-            + memory::of_names(&self.session)
+        memory::of_names(&self.session)
             + self.outgoing.memory_bytes()
-            + self.incoming.beyond.len() * size_of::<u64>()
+            + memory::of_set(&self.incoming.beyond)
             + memory::of_queue(&self.distance.offsets)
             + self.comparison.memory_bytes()
             + memory::of_queue(&self.ready)
