@@ -87,6 +87,14 @@ fn a_policy_file_is_checked_line_by_line() {
     };
     let sound = check(include_str!("../../../config/demo-policies.toml"));
     assert_eq!((code(&sound), &*sound.stdout), (Some(0), &b""[..]));
+    assert_eq!(stderr(&sound), "");
+    let small = "[[policy]]\nname = \"a\"\nkey = []\n[[policy.limit]]\nname = \"l\"\nquantity = 60\n\
+                 window = \"1s\"\nalgorithm = \"fixed-window\"\nscope = \"global\"\nconsistency = \"strict\"\n";
+    let warned = check(small);
+    assert_eq!((code(&warned), &*warned.stdout), (Some(0), &b""[..]));
+    let warnings = stderr(&warned);
+    let all = warnings.lines().all(|line| line.contains("warning: ") && line.contains("strict"));
+    assert!(warnings.lines().count() == 2 && all, "{warnings}");
     let wrong = check("[[policy]]\nname = \"a\"\nkey = 7\n");
     assert_eq!(code(&wrong), Some(2));
     let text = String::from_utf8_lossy(&wrong.stdout).into_owned();

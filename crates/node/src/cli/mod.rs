@@ -1,6 +1,6 @@
 //! Reads the command line and hands each command to who does it.
 
-use std::process::ExitCode;
+use std::{fmt, process::ExitCode};
 
 use clap::Parser;
 
@@ -91,9 +91,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
 }
 
-/// Tells a person why a command failed.
-fn say(failure: &Failure) {
+/// Tells a person why a command failed, or what to think of.
+fn say(what: &impl fmt::Display) {
     use std::io::Write;
     // With standard error closed, the exit code alone has to do.
-    let _written = writeln!(std::io::stderr(), "tidegate: {failure}");
+    let _written = writeln!(std::io::stderr(), "tidegate: {what}");
 }

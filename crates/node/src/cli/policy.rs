@@ -4,15 +4,23 @@ use std::{fs, path::Path};
 
 use tidegate_core::policy::{Mistake, PolicySet};
 
+use tidegate_node::config::CLOCK_ERROR;
+
 use super::{
     exit::{Exit, Failure},
-    output,
+    output, say,
 };
 
-/// Prints one line per mistake in a policy file.
+/// Prints one line per mistake in a policy file; to standard error what a node would warn of whose
+/// `cluster.clock_error` is the usual one.
 pub(super) fn check(file: &Path) -> Result<Exit, Failure> {
     match PolicySet::parse(&text(file)?) {
-        Ok(_) => Ok(Exit::Done),
+        Ok(policies) => {
+            for warning in policies.warnings(CLOCK_ERROR) {
+                say(&format_args!("warning: {}: {warning}", file.display()));
+            }
+            Ok(Exit::Done)
+        }
         Err(mistakes) => {
             for mistake in &mistakes {
                 output::line(&described(file, mistake));

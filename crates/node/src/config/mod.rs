@@ -16,6 +16,7 @@ use tidegate_core::{
 
 pub use network::{BadNetwork, Network};
 pub use problem::{ConfigError, Problem};
+pub use resolve::CLOCK_ERROR;
 
 mod network;
 mod problem;

@@ -17,6 +17,8 @@ mod cluster;
 mod store;
 mod values;
 
+pub use cluster::CLOCK_ERROR;
+
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 const REGION: &str = "local";

@@ -23,7 +23,8 @@ use crate::config::{
 
 const GOSSIP: Span = Span::millis(50);
 const GOSSIP_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(10);
-const CLOCK_ERROR: Span = Span::millis(500);
+/// How far a store's clock may be off, unless `cluster.clock_error` says otherwise.
+pub const CLOCK_ERROR: Span = Span::millis(500);
 const CLOCK_ERROR_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(3_600);
 /// In milliseconds, from 2001 to 2255: what is written in seconds or microseconds is a mistake.
 const EFFECTIVE_RANGE: RangeInclusive<u64> = 1_000_000_000_000..=9_000_000_000_000;
