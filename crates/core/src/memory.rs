@@ -29,13 +29,23 @@ pub(crate) fn of_queue<T>(queue: &VecDeque<T>) -> usize {
     queue.capacity() * size_of::<T>()
 }
 
-/// A tree's nodes have places for eleven, of which it says nothing: on average two thirds are taken.
+/// A tree's nodes have so many places, and do not say how many are taken: on average two thirds.
+const NODE: usize = 11;
+
+const fn of_nodes(len: usize, entry: usize) -> usize {
+    match len {
+        0 => 0,
+        1..NODE => NODE * entry,
+        _ => len * entry * 3 / 2,
+    }
+}
+
 pub(crate) fn of_tree<K, V>(tree: &BTreeMap<K, V>) -> usize {
-    tree.len() * size_of::<(K, V)>() * 3 / 2
+    of_nodes(tree.len(), size_of::<(K, V)>())
 }
 
 pub(crate) fn of_set<T>(set: &BTreeSet<T>) -> usize {
-    set.len() * size_of::<T>() * 3 / 2
+    of_nodes(set.len(), size_of::<T>())
 }
 
 /// The names of a session, which its copies share.

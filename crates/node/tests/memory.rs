@@ -5,12 +5,12 @@
 
 use rand::{SeedableRng as _, rngs::StdRng};
 use tidegate_core::{
-    check::{Purpose, Subject},
+    check::{Purpose, Subject, Ticket},
     engine::{Completion, Engine, Outcome, Plan, Settings},
     guard::OneThread,
     ids::{Boot, NodeId, Secret, Session, StoreEpoch},
     policy::PolicySet,
-    store::{Action, OperationReply, StoreReply},
+    store::{Action, OperationReply, StoreCommand, StoreReply, Table},
     time::{ClusterTime, Mono, StoreTime},
 };
 use tidegate_node as _;
@@ -35,14 +35,19 @@ fn allocated(f: impl FnOnce()) -> f64 {
     net() - before
 }
 
-fn admit(engine: &Engine<OneThread>, policies: &PolicySet, key: usize) {
+fn plan(engine: &Engine<OneThread>, policies: &PolicySet, key: usize) -> (StoreCommand, Ticket) {
     let key = format!("key-{key}");
     let attributes = [("api_key", key.as_str()), ("route", "/api/orders")];
     let subjects = [Subject { attributes: &attributes, cost: 1 }];
     let plan = engine.plan(policies, &Secret([7; 16]), Mono(0), &subjects, Purpose::Charge);
-    let Plan::Ask(command, ticket) = plan.expect("a good request") else {
-        panic!("nothing to ask")
-    };
+    match plan.expect("a good request") {
+        Plan::Ask(command, ticket) => (command, ticket),
+        other => panic!("nothing to ask: {other:?}"),
+    }
+}
+
+fn admit(engine: &Engine<OneThread>, policies: &PolicySet, key: usize) {
+    let (command, ticket) = plan(engine, policies, key);
     let operations = command.operations.iter().map(|operation| {
         let mut counts = operation.floor;
         if let Action::Charge { cost } = operation.action {
@@ -61,18 +66,50 @@ fn admit(engine: &Engine<OneThread>, policies: &PolicySet, key: usize) {
     assert!(matches!(completion, Completion::Decided(_)), "the clocks agree");
 }
 
+fn engine() -> Engine<OneThread> {
+    let random = Box::new(StdRng::seed_from_u64(1));
+    // What its store admits first is of its first epoch, so that labels are open under rights.
+    let settings = Settings { founded: Some(START), ..Settings::new(session("eu", 0)) };
+    Engine::new(settings, Mono(0), START, random)
+}
+
+/// An allocator rounds pieces up, and nodes of trees are more or less full.
+fn close(what: &str, counted: usize, allocated: f64) {
+    let ratio = allocated / counted as f64;
+    assert!((0.8..1.25).contains(&ratio), "{what}: {counted} counted, {allocated} allocated");
+}
+
+#[test]
+fn records_with_accounts_and_keys_in_demand_count_what_the_allocator_counts() {
+    let strict = POLICIES.replace("consistency = \"plain\"", "consistency = \"strict\"");
+    let policies = PolicySet::parse(&strict).expect("good policies");
+    let engine = engine();
+    let mut table = Table::new(10_000, StoreEpoch(1));
+    let bare = table.memory_bytes();
+    let counts = engine.stats().memory.counts;
+    let allocated = allocated(|| {
+        for key in 0..10_000 {
+            let (command, ticket) = plan(&engine, &policies, key);
+            let reply = table.apply(&command, StoreTime(START.0)).expect("there is room");
+            let _ = engine.complete(Mono(0), ticket, Outcome::Reply(reply));
+        }
+    });
+    // The first one is asked before the epoch is known.
+    assert_eq!(table.len(), 9_999);
+    let records = table.memory_bytes() - bare;
+    close("records and counts", records + engine.stats().memory.counts - counts, allocated);
+    // What has expired is given back, accounts and all.
+    let after = START.0 + 10 * 86_400_000_000;
+    table.sweep(StoreTime(after), usize::MAX);
+    assert!(table.is_empty());
+    let left = table.memory_bytes();
+    assert!(left + 10_000 * 64 <= records + bare, "{left} of {}", records + bare);
+}
+
 #[test]
 fn tables_count_what_the_allocator_counts() {
     let policies = PolicySet::parse(POLICIES).expect("good policies");
-    let random = Box::new(StdRng::seed_from_u64(1));
-    let engine: Engine<OneThread> =
-        Engine::new(Settings::new(session("eu", 0)), Mono(0), START, random);
-    let close = |what: &str, counted: usize, allocated: f64| {
-        let ratio = allocated / counted as f64;
-        // An allocator rounds pieces up, and nodes of trees are more or less full.
-        assert!((0.8..1.25).contains(&ratio), "{what}: {counted} counted, {allocated} allocated");
-    };
-
+    let engine = engine();
     let empty = engine.stats().memory;
     let of_peers = allocated(|| {
         for n in 1..200 {

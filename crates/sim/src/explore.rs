@@ -68,6 +68,8 @@ pub struct Exploration {
     pub refunded: u64,
     /// How often a node died that another was telling for its siblings too.
     pub relays_died: u64,
+    /// Steps that servers carried out which had been replaced.
+    pub by_replaced: u64,
     /// Admitted, and not known to every node at the end of its run.
     pub lost: u64,
     /// The part of it that some living node knows.
@@ -181,6 +183,7 @@ impl Default for Exploration {
             wrong_admits: 0,
             refunded: 0,
             relays_died: 0,
+            by_replaced: 0,
             lost: 0,
             lost_though_known: 0,
             normal_ms: 0.0,
@@ -254,6 +257,7 @@ impl Exploration {
         self.wrong_admits += report.wrong_admits;
         self.refunded += report.refunded;
         self.relays_died += report.relays_died;
+        self.by_replaced += report.by_replaced;
         self.lost += report.lost;
         self.lost_though_known += report.lost_though_known;
         self.normal_ms = self.normal_ms.max(report.normal_ms.unwrap_or(0.0));
@@ -264,7 +268,7 @@ impl Exploration {
 impl fmt::Display for Exploration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| what | over {} seeds |\n| --- | ---: |", self.seeds)?;
-        let rows: [(&str, u64); 12] = [
+        let rows: [(&str, u64); 13] = [
             ("failed", self.failed),
             ("requests", self.offered),
             ("answered without the store", self.without_store),
@@ -273,6 +277,7 @@ impl fmt::Display for Exploration {
             ("unanswered", self.unanswered),
             ("units given back", self.refunded),
             ("relays that died", self.relays_died),
+            ("steps of replaced servers", self.by_replaced),
             ("admitted beyond the rule", self.wrong_admits),
             ("not known to all at the end", self.lost),
             ("of which somebody knows", self.lost_though_known),

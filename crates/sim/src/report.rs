@@ -81,6 +81,8 @@ pub struct Report {
     pub refunded: u64,
     /// How often a node died that another was telling for its siblings too.
     pub relays_died: u64,
+    /// Steps that servers carried out which had been replaced.
+    pub by_replaced: u64,
     /// Admitted in the last windows, and not known to every node at the end.
     pub lost: u64,
     /// The part of it that some living node knows.
@@ -146,6 +148,7 @@ impl Report {
             wrong_admits: finished.panel.wrongly_admitted(),
             refunded: finished.refunded,
             relays_died: finished.relays_died,
+            by_replaced: finished.by_replaced,
             lost: losses.lost,
             lost_though_known: losses.though_known,
             bytes_per_admitted: if admitted == 0 { 0.0 } else { bytes / admitted as f64 },
@@ -240,6 +243,9 @@ impl fmt::Display for Report {
         }
         if self.relays_died > 0 {
             writeln!(f, "Relays died: {}.", self.relays_died)?;
+        }
+        if self.by_replaced > 0 {
+            writeln!(f, "Steps of servers that had been replaced: {}.", self.by_replaced)?;
         }
         let causes = self.breaker_opened.iter().filter(|(_, times)| **times > 0);
         let causes: Vec<_> = causes.map(|(cause, times)| format!("{cause} {times}")).collect();

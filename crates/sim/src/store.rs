@@ -117,10 +117,10 @@ impl RegionStore {
         }
     }
 
-    /// Which server a node asks; `slow`: one that is the last to hear of a replacement.
-    pub fn server(&self, now: Instant, slow: bool) -> Server {
+    /// Which server a node asks; `is_slow`: whether it is the last to hear of a replacement.
+    pub fn server(&self, now: Instant, is_slow: impl FnOnce() -> bool) -> Server {
         match &self.replaced {
-            Some((_, until)) if slow && now < *until => Server::Replaced,
+            Some((_, until)) if now < *until && is_slow() => Server::Replaced,
             _ => Server::Current,
         }
     }
@@ -245,15 +245,15 @@ mod tests {
             Ok(StoreReply::Done { epoch, .. }) => epoch,
             other => panic!("{other:?}"),
         };
-        assert_eq!(store.server(Instant(0), true), Server::Current);
+        assert_eq!(store.server(Instant(0), || true), Server::Current);
         store.lose_memory(None, StoreTime(7), Some(Instant(1_000)));
-        assert_eq!(store.server(Instant(999), true), Server::Replaced);
-        assert_eq!(store.server(Instant(999), false), Server::Current);
-        assert_eq!(store.server(Instant(1_000), true), Server::Current);
+        assert_eq!(store.server(Instant(999), || true), Server::Replaced);
+        assert_eq!(store.server(Instant(999), || false), Server::Current);
+        assert_eq!(store.server(Instant(1_000), || true), Server::Current);
         assert_eq!(epoch(&mut store, Server::Replaced), StoreEpoch(1));
         assert_eq!(epoch(&mut store, Server::Current), StoreEpoch(7));
         store.lose_memory(None, StoreTime(9), None);
-        assert_eq!(store.server(Instant(999), true), Server::Current);
+        assert_eq!(store.server(Instant(999), || true), Server::Current);
     }
 
     #[test]

@@ -53,7 +53,7 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let expected: [(&str, Felt); 38] = [
         ("clock-of-a-node", any),
         ("clock-skew", any),
-        // Both regions spend all that they have.
+        // Both regions spend all that they have: of what `scripts/mutations` breaks they would have more.
         ("grants-told-late", |r| {
             r.regions["us-west"].refused > 1_000 && r.regions["us-east"].refused > 1_000
         }),
@@ -100,8 +100,8 @@ fn every_fault_by_itself_holds_and_is_felt() {
         ("store-rolled-back", normal),
         ("store-silent", |r| r.regions["us-east"].without_store > 20 && opened(r, "in_a_row") > 0),
         ("store-slow", without_store),
-        // What two servers admit of a regional limit is more than one would; the strict one is held.
-        ("store-split", |r| r.regions["us-east"].refused > 100 && r.over.worst_pct == 0.0),
+        // Both servers are asked, and together admit no more than one may.
+        ("store-split", |r| r.by_replaced > 5 && r.over.worst_pct == 0.0),
         ("store-too-slow", |r| opened(r, "slow") == 2 && opened(r, "probe") > 0),
         ("store-twice", normal),
         ("store-wiped", normal),

@@ -36,7 +36,10 @@ struct Sample {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Held {
     pub(super) keys: u64,
-    pub(super) bytes: u64,
+    /// What they take.
+    pub(super) counts: u64,
+    /// What all tables take.
+    pub(super) tables: u64,
     /// What its allocator counts.
     pub(super) allocated: u64,
 }
@@ -44,7 +47,7 @@ pub(super) struct Held {
 impl Held {
     /// What is allocated beside the tables, in KiB.
     const fn beside_kib(&self) -> u64 {
-        self.allocated.saturating_sub(self.bytes) / 1024
+        self.allocated.saturating_sub(self.tables) / 1024
     }
 }
 
@@ -66,8 +69,10 @@ pub(super) struct Growth {
     pub(super) rss_kib_per_minute: f64,
     /// `tidegate_keys`.
     pub(super) keys: Course,
-    /// `tidegate_memory_bytes`.
-    pub(super) memory_bytes: Course,
+    /// `tidegate_table_bytes` of these keys.
+    pub(super) counts_bytes: Course,
+    /// `tidegate_memory_bytes`, of all tables.
+    pub(super) tables_bytes: Course,
     /// `tidegate_allocated_bytes` beside that.
     pub(super) beside_kib: Course,
     pub(super) beside_kib_per_minute: f64,
@@ -128,7 +133,8 @@ pub(super) async fn held(node: &Node) -> Result<Held, String> {
     };
     Ok(Held {
         keys: value("tidegate_keys ")?,
-        bytes: value("tidegate_memory_bytes ")?,
+        counts: value("tidegate_table_bytes{table=\"counts\"} ")?,
+        tables: value("tidegate_memory_bytes ")?,
         allocated: value("tidegate_allocated_bytes ")?,
     })
 }
@@ -146,7 +152,8 @@ fn growth(name: &str, samples: &[Sample], faults: Duration) -> Option<Growth> {
         rss_kib: course(|sample| sample.resident_kib)?,
         rss_kib_per_minute: slope(second_half, |sample| sample.resident_kib),
         keys: course(|sample| sample.held.keys)?,
-        memory_bytes: course(|sample| sample.held.bytes)?,
+        counts_bytes: course(|sample| sample.held.counts)?,
+        tables_bytes: course(|sample| sample.held.tables)?,
         beside_kib: course(|sample| sample.held.beside_kib())?,
         beside_kib_per_minute: slope(second_half, |sample| sample.held.beside_kib()),
         files: course(|sample| sample.files)?,
@@ -192,7 +199,8 @@ mod tests {
                 files: 9,
                 held: Held {
                     keys: if i < 80 { 40 + i * grow } else { 7 },
-                    bytes: 4_096,
+                    counts: 2_048,
+                    tables: 4_096,
                     allocated: 8_192 + i * grow * 512,
                 },
             };

@@ -70,6 +70,9 @@ const SLOT_BYTES_MIN: u64 = 32;
 /// place. Allocators keep what messages, answers, and connections that come and go with every fault have
 /// taken at the most, so this levels off: 6 MiB were seen after one minute, and after four.
 const GROWTH_KIB_MAX: u64 = 8 * 1024;
+/// What may be allocated beside the tables when there has been peace again, above what it was at first: what
+/// membership remembers of runs that ended within the last twenty minutes, and less than one connection.
+const BESIDE_KIB_MAX: u64 = 4 * 1024;
 /// What open files may come on top: connections of clients that were kept waiting together.
 const FILES_MAX: u64 = 24;
 
@@ -289,7 +292,8 @@ impl Report {
         );
         for growth in &self.growth {
             let node = &growth.node;
-            let Growth { keys, memory_bytes: bytes, rss_kib: rss, files, .. } = growth;
+            let Growth { keys, counts_bytes: bytes, tables_bytes, rss_kib: rss, files, .. } =
+                growth;
             must(
                 keys.last <= self.keys_explained,
                 &format!("{node} holds only what the load explains"),
@@ -303,10 +307,14 @@ impl Report {
                 bytes.last + let_go * SLOT_BYTES_MIN <= bytes.highest,
                 &format!("{node} lets go what keys took that are gone"),
             );
-            let tables_kib = bytes.highest.saturating_sub(bytes.first) / 1024;
+            let tables_kib = tables_bytes.highest.saturating_sub(tables_bytes.first) / 1024;
             must(
                 rss.highest <= rss.first + 2 * tables_kib + GROWTH_KIB_MAX,
                 &format!("the memory of {node} is explained"),
+            );
+            must(
+                beside.last <= beside.first + BESIDE_KIB_MAX,
+                &format!("{node} lets go all that is in no table"),
             );
             must(files.last <= files.first + FILES_MAX, &format!("{node} leaks no files"));
         }

@@ -33,12 +33,12 @@ impl Orphans {
         self.0.push_back(Orphan { session, places: vec![Some(0); shards] });
     }
 
-    /// Whether a session waits to be told.
     pub(super) fn memory_bytes(&self) -> usize {
         let places = self.0.iter().map(|orphan| memory::of_vec(&orphan.places));
         memory::of_queue(&self.0) + places.sum::<usize>()
     }
 
+    /// Whether a session waits to be told.
     pub(super) fn contains(&self, session: SessionIndex) -> bool {
         self.0.iter().any(|orphan| orphan.session == session)
     }

@@ -269,11 +269,10 @@ impl Peer {
         }
     }
 
-    /// Bytes held beside itself.
+    /// Bytes held beside itself, without the names, which the table of sessions has.
     pub(super) fn memory_bytes(&self) -> usize {
         let ready = self.ready.iter().map(memory::of_vec);
-        memory::of_names(&self.session)
-            + self.outgoing.memory_bytes()
+        self.outgoing.memory_bytes()
             + memory::of_set(&self.incoming.beyond)
             + memory::of_queue(&self.distance.offsets)
             + self.comparison.memory_bytes()

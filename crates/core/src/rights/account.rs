@@ -72,6 +72,11 @@ impl Account {
         &self.received
     }
 
+    /// Bytes held beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.given.memory_bytes() + self.received.memory_bytes()
+    }
+
     /// Whether the store, in this epoch, knows all that was done in the label.
     pub fn is_open(&self, epoch: StoreEpoch, fence: Fence) -> bool {
         fence.is_behind() || self.reopened == Some(epoch)

@@ -120,10 +120,10 @@ impl Book {
 
     /// Bytes held beside itself: there are as many statements as regions at most, and as much in each.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let of_each = self.statements.iter().map(|told| {
-            told.given.iter().len() * size_of::<(RegionNumber, u64)>()
-                + told.heard.iter().len() * size_of::<Received>()
-        });
+        let of_each = self
+            .statements
+            .iter()
+            .map(|told| told.given.memory_bytes() + told.heard.memory_bytes());
         memory::of_vec(&self.statements) + memory::of_vec(&self.questions) + of_each.sum::<usize>()
     }
 

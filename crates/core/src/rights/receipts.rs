@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::{
     ids::{RegionNumber, StoreEpoch},
+    memory,
     store::COUNT_MAX,
 };
 
@@ -45,6 +46,11 @@ impl Receipts {
     /// All of it, by region.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Received> {
         self.0.iter().copied()
+    }
+
+    /// Bytes held beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        memory::of_vec(&self.0)
     }
 
     /// Whether nobody has told anything.

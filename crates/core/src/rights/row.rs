@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{ids::RegionNumber, store::COUNT_MAX};
+use crate::{ids::RegionNumber, memory, store::COUNT_MAX};
 
 /// Cumulative amounts by region. Each only grows, so that rows are merged by maximum.
 ///
@@ -34,6 +34,11 @@ impl Row {
     /// Whether no region has anything.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Bytes held beside itself.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        memory::of_vec(&self.0)
     }
 
     /// Adds to a region's amount, up to [`COUNT_MAX`].

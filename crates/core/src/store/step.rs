@@ -36,6 +36,12 @@ impl Record {
         Self { label, current: none, previous: none, expires, account: None }
     }
 
+    /// Bytes held beside itself.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let account = self.account.as_ref();
+        account.map_or(0, |account| size_of::<Account>() + account.memory_bytes())
+    }
+
     /// Makes `label` its current or previous one; `false` if it is older than both. An account ends with
     /// its label.
     fn turn_to(&mut self, label: Label) -> bool {

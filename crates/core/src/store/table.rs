@@ -24,6 +24,8 @@ pub struct Table {
     slab: Slab<(Key, Record)>,
     index: HashTable<u32>,
     records_max: usize,
+    /// Bytes that records hold beside themselves.
+    beside: usize,
     epoch: StoreEpoch,
     marker: Marker,
     /// Where the next sweep begins.
@@ -43,6 +45,7 @@ impl Table {
             slab: Slab::new(),
             index: HashTable::new(),
             records_max,
+            beside: 0,
             epoch,
             marker: Marker::default(),
             hand: 0,
@@ -67,7 +70,7 @@ impl Table {
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
-        self.slab.memory_bytes() + self.index.allocation_size()
+        self.slab.memory_bytes() + self.index.allocation_size() + self.beside
     }
 
     /// Carries out one command; see [`step`].
@@ -98,7 +101,8 @@ impl Table {
             let at = self.hand;
             self.hand = if at + 1 < places { at + 1 } else { 0 };
             let expired = self.slab.get(at).is_some_and(|(_, record)| record.expires <= now);
-            if expired && let Some((key, _)) = self.slab.remove(at) {
+            if expired && let Some((key, record)) = self.slab.remove(at) {
+                self.beside -= record.memory_bytes();
                 if let Ok(entry) = self.index.find_entry(hash_of(&key), |place| *place == at) {
                     entry.remove();
                 }
@@ -140,8 +144,12 @@ impl Records for Table {
     }
 
     fn put(&mut self, key: &Key, record: Record) {
+        self.beside += record.memory_bytes();
         match self.find(key).and_then(|at| self.slab.get_mut(at)) {
-            Some(place) => place.1 = record,
+            Some((_, known)) => {
+                self.beside -= known.memory_bytes();
+                *known = record;
+            }
             None => {
                 let at = self.slab.insert((*key, record));
                 let slab = &self.slab;

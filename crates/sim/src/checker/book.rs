@@ -132,6 +132,8 @@ pub struct WindowBook {
     given_back: Vec<u64>,
     /// The least that the stores' records hold, by region.
     record: Vec<u64>,
+    /// The same of servers that were replaced and go on.
+    replaced: Vec<u64>,
     /// When a store last carried out a step in it, by region.
     touched: Vec<Instant>,
     /// Copies of it, by coming loss: what that store will hold again; and what its region had given back by then.
@@ -159,6 +161,7 @@ impl WindowBook {
             peak: 0,
             given_back: vec![0; regions],
             record: vec![0; regions],
+            replaced: vec![0; regions],
             touched: vec![Instant(0); regions],
             saved: Vec::new(),
             heard: Vec::new(),
@@ -447,8 +450,9 @@ impl Book {
                         window.use_at(at);
                         window.given_back[region] += charge.cost;
                         // The store may know of it from now on.
-                        for held in [&mut window.agreed[region], &mut window.record[region]] {
-                            *held = held.saturating_sub(charge.cost);
+                        let (agreed, record) = (&mut window.agreed, &mut window.record);
+                        for held in [agreed, record, &mut window.replaced] {
+                            held[region] = held[region].saturating_sub(charge.cost);
                         }
                         window.learn(mark, life, life, counts);
                     }
@@ -467,7 +471,8 @@ impl Book {
                     let left = |(_, record, given_back): &(usize, u64, u64)| {
                         record.saturating_sub(window.given_back[region] - given_back)
                     };
-                    window.record[region] = held.map_or(0, left);
+                    let left = held.map_or(0, left);
+                    window.replaced[region] = std::mem::replace(&mut window.record[region], left);
                 }
             }
             _ => {}
@@ -517,27 +522,24 @@ impl Book {
             window.known_at(lives, regions, life, planned, told);
             // A record outlives the last step by a window at least, not for ever: a region that restarts as a
             // whole, with a clock that is behind, may come back to a label that its store has forgotten.
-            let current = server == Server::Current;
-            let touched = window.touched[region];
+            let touched = std::mem::replace(&mut window.touched[region], at);
             if at.since(touched) > length {
-                window.record[region] = 0;
+                (window.record[region], window.replaced[region]) = (0, 0);
             }
-            if current {
-                window.touched[region] = at;
-            }
+            let held = match server {
+                Server::Current => &mut window.record[region],
+                Server::Replaced => &mut window.replaced[region],
+            };
             // What others told of the region weighs no more than the quantity: that refuses as surely. What was
             // known when it was planned may have been given back.
             let known = told[region].min(quantity).saturating_sub(window.given_back[region]);
-            // Of what a server holds that was replaced nothing is written down: it holds what its nodes know.
-            let record = if current { window.record[region].max(known) } else { known };
+            let record = (*held).max(known);
+            *held = record + step.cost;
+            let held = *held;
             let all: u64 = told.iter().sum();
             let others = if regional { 0 } else { all - told[region] };
             let refunds = window.has_refunds();
             weighed.push(Weighed { step: *step, others, record, refunds });
-            let held = record + step.cost;
-            if current {
-                window.record[region] = held;
-            }
             window.agreed[region] += step.cost;
             window.peak = window.peak.max(window.agreed.iter().sum());
             if step.cost > 0 {

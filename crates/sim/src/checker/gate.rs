@@ -90,10 +90,7 @@ impl Checker for Gate {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{Step, testing::*},
-        *,
-    };
+    use super::{super::testing::*, *};
     use crate::store::Server;
 
     fn bench() -> Bench<Gate> {
@@ -102,8 +99,21 @@ mod tests {
 
     fn step(bench: &mut Bench<Gate>, life: usize, cost: u64, holds: u64) {
         let planned = bench.book.mark();
-        let steps = [Step { key: 0, label: LABEL, cost, holds }];
-        bench.see(Seen::Stepped { life, planned, server: Server::Current, steps: &steps });
+        bench.step_at(Server::Current, life, planned, (cost, holds));
+    }
+
+    #[test]
+    fn a_server_that_was_replaced_is_held_to_what_it_knows() {
+        let of = |server, holds| {
+            let mut bench = bench();
+            step(&mut bench, 0, 3, 3);
+            bench.see(Seen::StoreLost { region: 0, kept: None });
+            let planned = bench.book.mark();
+            bench.step_at(server, 0, planned, (1, holds));
+            bench.finish()
+        };
+        assert_eq!((of(Server::Current, 1), of(Server::Replaced, 4)), (0, 0));
+        assert_eq!(of(Server::Replaced, 3), 1, "it has forgotten nothing");
     }
 
     #[test]

@@ -104,8 +104,19 @@ impl<C: Checker> Bench<C> {
     pub(super) fn step(&mut self, life: usize, planned: u64, cost: u64) {
         let region = self.book.lives[life].region;
         self.charged[region] += cost;
-        let steps = [Step { key: 0, label: LABEL, cost, holds: self.charged[region] }];
-        self.see(Seen::Stepped { life, planned, server: Server::Current, steps: &steps });
+        self.step_at(Server::Current, life, planned, (cost, self.charged[region]));
+    }
+
+    /// A server charges, and holds so much then.
+    pub(super) fn step_at(
+        &mut self,
+        server: Server,
+        life: usize,
+        planned: u64,
+        (cost, holds): (u64, u64),
+    ) {
+        let steps = [Step { key: 0, label: LABEL, cost, holds }];
+        self.see(Seen::Stepped { life, planned, server, steps: &steps });
     }
 
     /// A node tells the other its own count.

@@ -12,6 +12,7 @@ use crate::{
     checker::{Seen, Step},
     guard::{Answer, Permit},
     queue::Instant,
+    store::Server,
 };
 
 impl World<'_> {
@@ -100,6 +101,7 @@ impl World<'_> {
     fn apply(&mut self, now: Instant, request: Request, command: &StoreCommand) -> Answer {
         let time = self.store_time(request.region, now);
         let server = self.server_of(now, request.node);
+        self.by_replaced += u64::from(server == Server::Replaced);
         let Ok(reply) = self.stores[request.region].apply(server, command, time) else {
             return Err(Failure::Record);
         };

@@ -91,8 +91,8 @@ impl World<'_> {
     /// Which of its region's servers a node asks: the first of a region is the last to hear of a replacement.
     pub(super) fn server_of(&self, now: Instant, node: usize) -> Server {
         let region = self.nodes[node].region;
-        let first = self.nodes.iter().position(|other| other.region == region);
-        self.stores[region].server(now, first == Some(node))
+        let is_first = || self.nodes.iter().position(|other| other.region == region) == Some(node);
+        self.stores[region].server(now, is_first)
     }
 
     pub(super) fn stop(&mut self, now: Instant, restart: usize) {

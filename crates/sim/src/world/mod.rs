@@ -183,6 +183,8 @@ pub struct World<'a> {
     /// Nodes of different regions, the second the relay of the first.
     relays: BTreeSet<(usize, usize)>,
     relays_died: u64,
+    /// Steps that servers carried out which had been replaced.
+    by_replaced: u64,
     quiet: bool,
     /// The key that was viewed last under load.
     next_view: usize,
@@ -207,6 +209,8 @@ pub struct Finished {
     pub refunded: u64,
     /// How often a node died that another was telling for its siblings too.
     pub relays_died: u64,
+    /// Steps that servers carried out which had been replaced.
+    pub by_replaced: u64,
     /// Admissions by window.
     pub ledger: Ledger,
     /// What is counted.
@@ -263,6 +267,7 @@ impl<'a> World<'a> {
             opened: [0; Cause::ALL.len()],
             relays: BTreeSet::new(),
             relays_died: 0,
+            by_replaced: 0,
             quiet: false,
             next_view: 0,
             bytes_before_load: 0,
@@ -334,6 +339,7 @@ impl<'a> World<'a> {
             opened: self.opened,
             refunded: self.refunded,
             relays_died: self.relays_died,
+            by_replaced: self.by_replaced,
             ledger: self.ledger,
             subjects: self.subjects,
             panel: self.panel,

@@ -195,12 +195,10 @@ impl Metrics {
         let failed = matches!(decision.reason, Some(Reason::StoreUnavailable | Reason::Overload));
         let limits = self.limits.load();
         for verdict in &decision.limits {
-            match limits.get(&verdict.limit().id) {
-                Some(counters) => counters.count(verdict, failed),
-                // Decided by policies that have been replaced since.
-                None => self
-                    .counters(&verdict.policy.name, &verdict.limit().name)
-                    .count(verdict, failed),
+            // What was decided by policies that have been replaced since counts if the limit is still there: the
+            // series of others have ended, and would end no more.
+            if let Some(counters) = limits.get(&verdict.limit().id) {
+                counters.count(verdict, failed);
             }
         }
     }
