@@ -73,6 +73,7 @@ pub(super) struct Growth {
     pub(super) counts_bytes: Course,
     /// `tidegate_memory_bytes`, of all tables.
     pub(super) tables_bytes: Course,
+    pub(super) tables_kib_per_minute: f64,
     /// `tidegate_allocated_bytes` beside that.
     pub(super) beside_kib: Course,
     pub(super) beside_kib_per_minute: f64,
@@ -154,6 +155,7 @@ fn growth(name: &str, samples: &[Sample], faults: Duration) -> Option<Growth> {
         keys: course(|sample| sample.held.keys)?,
         counts_bytes: course(|sample| sample.held.counts)?,
         tables_bytes: course(|sample| sample.held.tables)?,
+        tables_kib_per_minute: slope(second_half, |sample| sample.held.tables / 1024),
         beside_kib: course(|sample| sample.held.beside_kib())?,
         beside_kib_per_minute: slope(second_half, |sample| sample.held.beside_kib()),
         files: course(|sample| sample.files)?,

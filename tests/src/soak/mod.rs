@@ -292,8 +292,8 @@ impl Report {
         );
         for growth in &self.growth {
             let node = &growth.node;
-            let Growth { keys, counts_bytes: bytes, tables_bytes, rss_kib: rss, files, .. } =
-                growth;
+            let Growth { keys, counts_bytes: bytes, tables_bytes, beside_kib: beside, .. } = growth;
+            let Growth { rss_kib: rss, files, .. } = growth;
             must(
                 keys.last <= self.keys_explained,
                 &format!("{node} holds only what the load explains"),
