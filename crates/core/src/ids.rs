@@ -197,7 +197,8 @@ impl CallerHasher {
     }
 }
 
-/// A limit's name and shape (policy, limit, algorithm, window, scope) as a 32-bit number.
+/// A limit's name and shape (policy, limit, algorithm, window, scope, whether it is spent by rights) as a 32-bit
+/// number.
 ///
 /// Not secret and equal on every node: another shape is another number, another quantity is not.
 /// Two limits of one policy file with the same number are a load error.
@@ -250,6 +251,8 @@ pub(crate) struct RegionIndex(pub(crate) u16);
 impl RegionIndex {
     /// This node's own region.
     pub(crate) const OWN: Self = Self(0);
+    /// One that no peer was ever connected from; there may be several. No session is of it.
+    pub(crate) const UNMET: Self = Self(u16::MAX);
 }
 
 #[cfg(test)]

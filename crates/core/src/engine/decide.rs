@@ -573,7 +573,8 @@ impl<G: Guarding> Engine<G> {
                 }
                 if ticket.purpose == Purpose::Usage {
                     verdict.regions = self.regions_used(now, plan, verdict, &views.regions);
-                    verdict.worst_over_admission = (global(verdict) && views.complete).then(|| {
+                    let known = global(verdict) && views.know_the_others();
+                    verdict.worst_over_admission = known.then(|| {
                         let (ages, cluster) = (views.ages(now), self.cluster_time(now));
                         let limit = (verdict.limit().window, verdict.limit().quantity);
                         let exposure = self.with_shard(plan.key, |shard| {
@@ -587,13 +588,14 @@ impl<G: Guarding> Engine<G> {
         limits
     }
 
-    /// By how much all regions may exceed a limit at most, if what is under way is `exposure`: what its mode
-    /// promises caps it.
+    /// By how much all regions may exceed a limit at most: if what is under way is `exposure`, by that; under
+    /// rights by what they may overdraw, whatever is known, since who has rights spends them without a look at
+    /// what others have used.
     pub fn possible(&self, limit: &Limit, exposure: u64) -> u64 {
         if !limit.has_rights() {
             return exposure;
         }
-        exposure.min(self.regions.overdrafts(limit.quantity, limit.consistency.overdraft()))
+        self.regions.overdrafts(limit.quantity, limit.consistency.overdraft())
     }
 
     /// Adds to verdicts how the region stands with its rights.
@@ -655,6 +657,6 @@ impl<G: Guarding> Engine<G> {
 
 /// The age of the oldest view of another region: zero without any, `None` while one is unheard.
 fn stalest(views: &Views, now: Mono) -> Option<Span> {
-    let start = views.complete.then_some(Span::ZERO)?;
+    let start = (views.complete && views.unmet == 0).then_some(Span::ZERO)?;
     views.regions.iter().try_fold(start, |oldest, view| Some(oldest.max(view.staleness(now)?)))
 }

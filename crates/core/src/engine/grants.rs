@@ -153,7 +153,8 @@ impl<G: Guarding> Engine<G> {
             let reading = c.reading(now);
             (c.relation(now), reading.settled || reading.store.is_some())
         });
-        let right = right && !self.rights_are_suspended(now);
+        let suspended = self.rights_are_suspended(now);
+        let right = right && !suspended;
         let mut asked = Vec::new();
         let mut operations = Vec::new();
         let mut uses = BTreeMap::new();
@@ -162,7 +163,7 @@ impl<G: Guarding> Engine<G> {
             let end = self.shards[at.0].with(|shard| {
                 let end = shard.watched.places();
                 while at.1 < end && places > 0 && operations.len() < OPERATIONS_MAX {
-                    self.add_use(shard, at.1, policies, &sighted, &mut uses);
+                    self.add_use((shard, at.1), policies, &sighted, suspended, &mut uses);
                     let granting = right.then(|| self.grants_at(shard, at.1, policies, &sighted));
                     if let Some(granting) = granting.flatten() {
                         let Granting { key, limit, label, claim, waiting } = granting;
@@ -218,19 +219,20 @@ impl<G: Guarding> Engine<G> {
     /// Adds how the region stands with the key that is watched at a place, as far as this node has heard.
     fn add_use(
         &self,
-        shard: &Shard,
-        place: u32,
+        (shard, place): (&Shard, u32),
         policies: &PolicySet,
         sighted: &Sighted,
+        suspended: bool,
         uses: &mut BTreeMap<LimitId, RightsUse>,
     ) {
         let known = shard.watched.at(place).filter(|(_, forecast)| forecast.has_rights());
-        let Some((key, _)) = known else { return };
+        let Some((key, forecast)) = known else { return };
         let limit = policies.limit(key.limit).map(|(_, limit)| limit);
         let Some(limit) = limit.filter(|limit| limit.has_rights()) else { return };
         let label = limit.window.label_at(sighted.cluster);
         let book = shard.watched.books(key).and_then(|books| books.of(label));
-        let is_closed = book.is_some_and(|book| book.question(self.own_region).is_some());
+        let asks = book.is_some_and(|book| book.question(self.own_region).is_some());
+        let is_closed = asks || forecast.is_closed(label) || suspended;
         let held = self.held(shard, key, limit, label, &sighted.config);
         let given = book.and_then(|book| book.of(self.own_region)).map(|told| told.given.sum());
         uses.entry(key.limit).or_default().add(RightsUse {
@@ -333,6 +335,9 @@ impl<G: Guarding> Engine<G> {
     pub(super) fn note_holding(&self, shard: &mut Shard, now: Mono, seen: &Seen<'_>) -> bool {
         let Seen { key, label, window, epoch, holding, .. } = *seen;
         let block = self.block(holding.base, window);
+        if let Some(forecast) = shard.watched.touch(&key, now) {
+            forecast.note_open(label, holding.open);
+        }
         if !holding.open {
             // A replica that lags has granted what its epoch may not have granted when it is open. Of a long
             // label the others are asked for what they know; not while a server may go on that was replaced,

@@ -2,7 +2,7 @@
 
 use alloc::{boxed::Box, collections::BTreeMap, sync::Arc, vec::Vec};
 use core::{
-    mem,
+    iter, mem,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -172,7 +172,9 @@ pub struct Stats {
     pub over_admitted: BTreeMap<LimitId, OverAdmitted>,
     /// By how much the limit of any one caller may be exceeded at most in its window, as the last round
     /// over all callers found: every 100 ms for up to 8,192 cells, proportionally less often for more.
-    pub over_admission_possible: BTreeMap<LimitId, u64>,
+    ///
+    /// `None` as long as it is not known which other regions there are.
+    pub over_admission_possible: Option<BTreeMap<LimitId, u64>>,
 }
 
 /// Decides and replicates for one node.
@@ -220,6 +222,8 @@ pub struct Engine<G: Guarding> {
 /// What is known of how fresh the other regions' counts are.
 struct Views {
     regions: Vec<RegionView>,
+    /// How many further regions share limits, none of whose nodes was ever met.
+    unmet: usize,
     /// False while peers are expected and none has ever been met.
     complete: bool,
     /// Nodes of this region that are connected, this one included.
@@ -253,7 +257,14 @@ impl Views {
     /// for all of it.
     fn ages(&self, now: Mono) -> Ages {
         let age = |view: &RegionView| view.staleness(now).filter(|_| view.is_whole(now));
-        self.regions.iter().map(|view| (view.region, age(view))).collect()
+        let met = self.regions.iter().map(|view| (view.region, age(view)));
+        met.chain(iter::repeat_n((RegionIndex::UNMET, None), self.unmet)).collect()
+    }
+
+    /// Whether it is known which other regions there are: none are configured, and nobody was met who could
+    /// tell.
+    fn know_the_others(&self) -> bool {
+        self.complete || self.unmet > 0
     }
 }
 
@@ -317,6 +328,7 @@ impl<G: Guarding> Engine<G> {
             clock: Guard::new(Clock::new(now, clock, settings.clock_error)),
             views: Guard::new(Views {
                 regions: Vec::new(),
+                unmet: settings.regions.iter().count().saturating_sub(1),
                 live_nodes: 1,
                 complete: !settings.expects_peers,
                 participants: Arc::default(),
@@ -399,6 +411,7 @@ impl<G: Guarding> Engine<G> {
             (memory.sessions, memory.peers) = exchange.memory_bytes();
             (exchange.stats().clone(), exchange.sessions())
         });
+        let known = self.views.with(|views| views.know_the_others());
         self.upkeep.with(|upkeep| Stats {
             cells,
             sessions,
@@ -409,7 +422,7 @@ impl<G: Guarding> Engine<G> {
             refunds: upkeep.refunds,
             unwatched,
             over_admitted,
-            over_admission_possible: upkeep.survey.worst.clone(),
+            over_admission_possible: known.then(|| upkeep.survey.worst.clone()),
         })
     }
 
@@ -568,6 +581,7 @@ impl<G: Guarding> Engine<G> {
         self.configured_otherwise.store(otherwise, Ordering::Relaxed);
         self.views.with(|views| {
             views.regions = exchange.views();
+            views.unmet = exchange.unmet();
             views.complete |= exchange.has_peers();
             views.live_nodes = exchange.live_nodes() as u64;
             views.participants = exchange.participants(now);

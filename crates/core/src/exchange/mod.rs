@@ -294,6 +294,16 @@ impl Exchange {
         views
     }
 
+    /// How many of the other regions that share limits no peer was ever connected from.
+    pub(crate) fn unmet(&self) -> usize {
+        let met = |region: RegionNumber| {
+            let mut peers = self.peers.values();
+            peers.any(|peer| RegionNumber::of(&peer.session.id.region) == region)
+        };
+        let own = self.sessions.own_region();
+        self.regions.iter().filter(|region| *region != own && !met(*region)).count()
+    }
+
     /// Whether a peer that was heard within the last hour cannot be talked to now.
     pub(crate) fn misses_a_peer(&self, now: Mono) -> bool {
         let recent =

@@ -13,6 +13,7 @@
 //! have used comes exact from the store, so they are not forecast.
 
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::{
     ids::{RegionIndex, SessionIndex},
@@ -232,10 +233,14 @@ pub(crate) struct Forecast {
     surged: Option<Mono>,
     stop: Option<Stop>,
     told: Vec<Told>,
+    /// By which quantity was decided last.
+    quantity: u64,
     /// What the own region has used in the label, as its store said.
     region: Counts,
     /// Whether the limit is spent by rights.
     rights: bool,
+    /// The label of which the store said last that nothing may be spent.
+    closed: Option<Label>,
 }
 
 impl Forecast {
@@ -250,8 +255,10 @@ impl Forecast {
             surged: None,
             stop: None,
             told: Vec::new(),
+            quantity: 0,
             region: Counts::default(),
             rights: false,
+            closed: None,
         }
     }
 
@@ -263,6 +270,20 @@ impl Forecast {
     /// The limit is spent by rights.
     pub(crate) const fn note_rights(&mut self) {
         self.rights = true;
+    }
+
+    /// The store has said whether anything may be spent in a label.
+    pub(crate) fn note_open(&mut self, label: Label, open: bool) {
+        if !open {
+            self.closed = self.closed.max(Some(label));
+        } else if self.closed == Some(label) {
+            self.closed = None;
+        }
+    }
+
+    /// Whether nothing may be spent in a label, as far as the store has said.
+    pub(crate) fn is_closed(&self, label: Label) -> bool {
+        self.closed == Some(label)
     }
 
     /// Whether the limit is spent by rights.
@@ -327,7 +348,7 @@ impl Forecast {
         if over < OWN_EVERY {
             return Urgency::None;
         }
-        let (units, squares) = core::mem::take(&mut self.asked);
+        let (units, squares) = mem::take(&mut self.asked);
         self.fast.observe(units, over, FAST);
         self.own.observe(units, squares, self.own.at(), now, self.memory);
         // A demand that is there for the first time is a surge too.
@@ -344,6 +365,12 @@ impl Forecast {
     /// given as ceiling. And how soon peers should hear of the key.
     pub(crate) fn ceiling(&mut self, question: &Question, sight: &Sight<'_>) -> (Ceiling, Urgency) {
         self.turn(question.label);
+        if mem::replace(&mut self.quantity, question.quantity) != question.quantity
+            && let Some(stop) = &mut self.stop
+        {
+            // What is left is another: it is shared out at once.
+            stop.settled = None;
+        }
         let question =
             &Question { own_region: question.own_region.max(self.region.net()), ..*question };
         (self.decide(question, sight), self.urgency(question, sight))

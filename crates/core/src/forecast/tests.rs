@@ -141,6 +141,29 @@ fn when_all_have_stopped_each_takes_its_part_of_what_is_left() {
 }
 
 #[test]
+fn another_quantity_is_shared_out_at_once_by_who_has_stopped() {
+    let mut forecast = forecast();
+    forecast.handle_asked(ms(200), LABEL, 200);
+    forecast.handle_answer(ms(300), LABEL, Ceiling::certain(0), &answered(false, 400));
+    let ask = |quantity| Question { quantity, ..question(450, 600, 400) };
+    let mut net = |at, quantity| forecast.ceiling(&ask(quantity), &sight(ms(at), &[])).0.net;
+    assert_eq!(net(450, 1_000), 0, "nothing is left");
+    assert_eq!(net(451, 1_000), 0);
+    assert!(net(452, 1_500) > 400, "and now 500 are");
+}
+
+#[test]
+fn a_label_is_closed_until_the_store_opens_it() {
+    let mut forecast = forecast();
+    assert!(!forecast.is_closed(LABEL));
+    forecast.note_open(LABEL, false);
+    forecast.note_open(LABEL.previous(), false);
+    assert!(forecast.is_closed(LABEL) && !forecast.is_closed(LABEL.next()));
+    forecast.note_open(LABEL, true);
+    assert!(!forecast.is_closed(LABEL));
+}
+
+#[test]
 fn what_is_under_way_counts_against_the_part() {
     let mut forecast = forecast();
     forecast.handle_asked(ms(200), LABEL, 200);

@@ -253,10 +253,10 @@ impl View {
                 limit: limit.name.to_string(),
                 admitted: over.admitted,
                 unmeasured: over.unmeasured,
-                possible: {
-                    let exposure = stats.over_admission_possible.get(&limit.id);
-                    self.engine.possible(limit, exposure.copied().unwrap_or_default())
-                },
+                possible: stats.over_admission_possible.as_ref().map(|possible| {
+                    let exposure = possible.get(&limit.id).copied().unwrap_or_default();
+                    self.engine.possible(limit, exposure)
+                }),
                 rights: limit
                     .has_rights()
                     .then(|| rights.get(&limit.id).copied().unwrap_or_default()),

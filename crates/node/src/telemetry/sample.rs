@@ -154,8 +154,8 @@ pub struct OverSample {
     pub admitted: u64,
     /// What could not be weighed.
     pub unmeasured: u64,
-    /// What may come on top for any one caller.
-    pub possible: u64,
+    /// What may come on top for any one caller; `None` as long as it is not known which other regions there are.
+    pub possible: Option<u64>,
     /// Where it is spent by rights, how the region stands with them, over all callers in demand.
     pub rights: Option<RightsUse>,
 }
@@ -309,7 +309,7 @@ impl Collector for NodeSample {
         out.gauges(
             "tidegate_over_admission_possible",
             "What may come above a global limit for any one caller, because news is on its way",
-            over(|o| o.possible),
+            self.over.iter().filter_map(|o| Some((o.labels(), o.possible?))),
         )?;
         let rights = |of: fn(&RightsUse) -> u64| {
             let limits = self.over.iter().filter_map(move |o| Some((o, o.rights?)));

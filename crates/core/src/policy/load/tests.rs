@@ -69,6 +69,17 @@ fn the_example_says_what_it_shows() {
 }
 
 #[test]
+fn spending_by_rights_is_another_shape_and_other_modes_are_not() {
+    let id = |consistency: &str| {
+        let limit = format!("window = \"1h\"\nscope = \"global\"\nconsistency = {consistency}");
+        PolicySet::parse(&file("key = []", &limit)).expect("right").policies[0].limits[0].id
+    };
+    assert_eq!(id("\"plain\""), id("\"eventual\""));
+    assert_eq!(id("\"strict\""), id("\"bounded\"\noverdraft = \"2%\""));
+    assert_ne!(id("\"eventual\""), id("\"strict\""));
+}
+
+#[test]
 fn what_is_left_out_has_its_default() {
     let set = PolicySet::parse(&file("key = []", "window = \"250ms\"")).expect("right");
     let policy = &set.policies[0];

@@ -177,7 +177,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             limit: "hourly".into(),
             admitted: 11,
             unmeasured: 12,
-            possible: 13,
+            possible: Some(13),
             rights: Some(RightsUse { held: 30, granted: 31, stranded: 32 }),
         }],
         repair: RepairStats { compared: 14, differing: 15, repaired: 16 },
