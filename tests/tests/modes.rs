@@ -117,6 +117,7 @@ async fn strict_gives_one_region_all_of_it_and_the_others_nothing_more() {
     cluster.stop().await;
 }
 
+/// INV-13 and INV-14 from outside: while grants move on one side of a cut, nothing is spent on both.
 #[tokio::test]
 async fn strict_is_kept_by_both_sides_of_a_cut_and_spent_whole_after_it() {
     let cluster = dev(STRICT).start().await;
@@ -142,6 +143,7 @@ async fn strict_is_kept_by_both_sides_of_a_cut_and_spent_whole_after_it() {
     cluster.stop().await;
 }
 
+/// INV-15.
 #[tokio::test]
 async fn strict_gives_nothing_twice_to_a_region_that_died_with_its_counts() {
     let mut cluster = dev(STRICT).with(&["--restart"]).start().await;
@@ -166,6 +168,7 @@ async fn strict_gives_nothing_twice_to_a_region_that_died_with_its_counts() {
     cluster.stop().await;
 }
 
+/// INV-15.
 #[tokio::test]
 async fn strict_gives_nothing_twice_when_redis_is_wiped_under_load() {
     let cluster = dev(STRICT).redis(2).start().await;
@@ -182,6 +185,7 @@ async fn strict_gives_nothing_twice_when_redis_is_wiped_under_load() {
     cluster.stop().await;
 }
 
+/// INV-16: what was spent before the wipe is not spent again, and but for the blocks nothing is lost.
 #[tokio::test]
 async fn strict_goes_on_in_a_long_window_after_redis_is_wiped() {
     // Of its third of 3,000 a region may lose two blocks, of 100 each.
@@ -216,6 +220,7 @@ async fn strict_goes_on_in_a_long_window_after_redis_is_wiped() {
     cluster.stop().await;
 }
 
+/// INV-13 from outside: the allowance is all that comes on top.
 #[tokio::test]
 async fn bounded_goes_over_by_no_more_than_each_region_may() {
     let cluster = dev("consistency = \"bounded\"\noverdraft = \"10%\"").start().await;

@@ -11,7 +11,7 @@ use tidegate_node::{
     config::Config,
     server::{Options, Server},
 };
-use tidegate_tests::{ensure, eventually, http::Http};
+use tidegate_tests::{child, ensure, eventually, http::Http, node::Node, site::Site};
 use tokio::sync::mpsc;
 
 fn policies(quantity: u64, scope: &str) -> String {
@@ -168,4 +168,75 @@ async fn a_disk_that_does_not_answer_holds_nothing_up_and_what_was_read_later_st
         assert_eq!(quantity().await.expect("answered"), Some(70));
     }
     running.abort();
+}
+
+/// Whether a node says that these have other policies in force, by name and hash, and nobody else; in
+/// `/readyz`, where it is ready all the same, in `/v1/cluster` and by its gauge.
+async fn says_that_these_differ(node: &Node, others: &[(&str, &str)]) -> Result<(), String> {
+    let (status, ready) = node.readyz().await?;
+    let reasons: Vec<_> = ready["reasons"].as_array().into_iter().flatten().collect();
+    let names = |(name, hash): &(&str, &str)| {
+        let told =
+            |reason: &str| reason.starts_with(&format!("{name} has")) && reason.contains(hash);
+        reasons.iter().any(|reason| reason.as_str().is_some_and(told))
+    };
+    let named = reasons.len() == others.len() && others.iter().all(names);
+    ensure(status == 200 && named, || format!("{}: {status} {ready}", node.name))?;
+    let cluster = node.cluster().await?;
+    ensure(cluster["agree"] == others.is_empty(), || format!("{}: {cluster}", node.name))?;
+    let gauge = node.metric("tidegate_policies_agree ").await?;
+    ensure(gauge == f64::from(u8::from(others.is_empty())), || format!("{}: {gauge}", node.name))
+}
+
+#[tokio::test]
+async fn nodes_with_other_policies_are_named_by_all_until_they_have_the_same() {
+    const SOON: Duration = Duration::from_secs(20);
+    let site = Site::new(&policies(5, "global"));
+    site.write("other.toml", &policies(6, "global"));
+    // One that differs has a sibling and a node of another region.
+    let places = [("eu", "eu-0"), ("eu", "eu-1"), ("us", "us-0")].map(|(r, n)| site.place(r, n));
+    let mut nodes = Vec::new();
+    for place in &places {
+        let config = site.config(place, &places.each_ref());
+        let config = match &*place.node {
+            "eu-1" => config.replace("policies.toml", "other.toml"),
+            _ => config,
+        };
+        nodes.push(site.serve_ready(place, &config).await);
+    }
+    let mut hashes = Vec::new();
+    for served in &nodes {
+        let view = served.node.cluster().await.expect("answered");
+        hashes.push(view["policy_hash"].as_str().expect("a hash").to_owned());
+    }
+    assert_eq!(hashes[0], hashes[2]);
+    assert_ne!(hashes[0], hashes[1]);
+    let odd: &[(&str, &str)] = &[("eu/eu-1", &hashes[1])];
+    let even: &[(&str, &str)] = &[("eu/eu-0", &hashes[0]), ("us/us-0", &hashes[2])];
+    for (served, others) in nodes.iter().zip([odd, even, odd]) {
+        eventually(SOON, "who differs is named", async || {
+            says_that_these_differ(&served.node, others).await
+        })
+        .await;
+    }
+
+    site.write("other.toml", &policies(5, "global"));
+    child::hang_up(nodes[1].process.pid());
+    for served in &nodes {
+        eventually(SOON, "nobody differs any more", async || {
+            says_that_these_differ(&served.node, &[]).await
+        })
+        .await;
+        eventually(SOON, "its log says when it began and ended", async || {
+            let log = served.process.log();
+            let times = ["other policies in force than this one", "same policies in force again"]
+                .map(|line| log.matches(line).count());
+            // A busy machine may hold a node for dead in between.
+            ensure(times[0] > 0 && times[0] == times[1], || format!("{times:?} in\n{log}"))
+        })
+        .await;
+    }
+    for served in nodes {
+        served.stop().await;
+    }
 }

@@ -144,6 +144,7 @@ mod tests {
         Received { from, epoch: StoreEpoch(epoch), amount, ceiling: 0 }
     }
 
+    /// INV-13: what was granted is neither spent nor granted again.
     #[test]
     fn what_is_granted_can_no_longer_be_spent() {
         let mut account = Account::new(10);
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!((account.given().of(B), account.held()), (6, 4));
     }
 
+    /// INV-14, the receiver's side: telling again makes no more of what was given.
     #[test]
     fn what_is_received_counts_once_however_often_it_is_told() {
         let mut account = Account::new(3);
@@ -166,6 +168,7 @@ mod tests {
         assert_eq!(account.grant(0, B, 100), 8, "what was received may be passed on");
     }
 
+    /// INV-13: the allowance is for what is spent alone.
     #[test]
     fn an_overdraft_is_spent_and_never_granted() {
         let mut account = Account::new(10);
@@ -175,6 +178,7 @@ mod tests {
         assert_eq!(account.grant(12, B, 9), 3, "what comes pays the overdraft first");
     }
 
+    /// INV-16: who has told what had come takes no more of it, or the recovered would spend it as well.
     #[test]
     fn what_an_older_epoch_grants_counts_no_more_after_it_was_frozen() {
         let mut account = Account::new(0);
@@ -190,6 +194,7 @@ mod tests {
         assert!(!account.receive(from(B, 8, 3)));
     }
 
+    /// INV-15, and its exception: a label that was recovered, once and in the epoch that asked for it.
     #[test]
     fn a_new_epoch_spends_in_labels_that_began_behind_its_fence_or_were_recovered() {
         let fence =

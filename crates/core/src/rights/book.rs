@@ -200,6 +200,7 @@ mod tests {
         assert_eq!(book.of(A).expect("told").given, Row::from_iter([(B, 1)]));
     }
 
+    /// INV-14, where a giver claims more than it can have given.
     #[test]
     fn a_grant_counts_as_far_as_its_giver_can_have_it() {
         let mut book = Book::default();

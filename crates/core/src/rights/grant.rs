@@ -165,7 +165,7 @@ mod tests {
     }
 
     proptest! {
-        /// Never more than is left, and to nobody twice.
+        /// INV-13: never more than is left, and to nobody twice.
         #[test]
         fn no_more_is_granted_than_is_left(
             parts in prop::collection::vec((0_u64..2_000, 0_u64..2_000, 0.0_f64..5e4, any::<bool>()), 1..8),

@@ -10,6 +10,8 @@
 //! hearing it before the newer one was made; and the books are merged by maximum, so that hearing it after
 //! the newer one changes nothing. A replica that lags has any part of what its primary had: more than what
 //! the primary can have had at one time.
+//!
+//! Three regions are explored without accidents, and with short labels only.
 
 use alloc::{collections::BTreeMap, vec, vec::Vec};
 use std::{hash::Hash, println};
@@ -417,6 +419,9 @@ impl Model for Rights {
             world.regions.iter().map(|region| region.admitted).sum()
         }
         let mut properties = vec![
+            // What INV-13 to INV-16 are for, seen from outside: a store that spends what it has given away, a
+            // grant that counts where it is told before it counts where it is given, a label that is spent in
+            // two epochs, or one that is recovered as less than was spent in it breaks this.
             Property::always(
                 "all regions together stay within the quantity",
                 |model: &Self, w: &World| {
@@ -472,21 +477,25 @@ fn calm(regions: usize, quantity: u64) -> Rights {
     }
 }
 
+/// INV-13 and INV-14: grants alone.
 #[test]
 fn two_regions() {
     explore("two regions", calm(2, 4));
 }
 
+/// INV-15: wiped or failed over, before the label or in it.
 #[test]
 fn two_regions_with_an_accident() {
     explore("two regions, one accident", Rights { accidents: 1, ..calm(2, 3) });
 }
 
+/// INV-15, with a second accident in the same region or the other.
 #[test]
 fn two_regions_with_two_accidents() {
     explore("two regions, two accidents", Rights { accidents: 2, ..calm(2, 2) });
 }
 
+/// INV-13 and INV-15 under `bounded`.
 #[test]
 fn two_regions_with_an_overdraft() {
     let rights = Rights { allowance: 1, accidents: 1, ..calm(2, 2) };
@@ -499,11 +508,13 @@ fn two_regions_that_give_back() {
     explore("two regions, refunds, one accident", rights);
 }
 
+/// INV-13 and INV-14, where what was received is passed on.
 #[test]
 fn three_regions() {
     explore("three regions", calm(3, 2));
 }
 
+/// INV-16.
 #[test]
 fn three_regions_with_an_accident() {
     let rights = Rights { accidents: 1, replicas: false, ..calm(3, 1) };
@@ -522,6 +533,7 @@ fn two_regions_recover_a_long_label() {
     explore("two regions, one accident, recovery", rights);
 }
 
+/// INV-16, where what was spent and given back may be spent again.
 #[test]
 fn two_regions_that_give_back_recover_a_long_label() {
     let rights =
@@ -529,6 +541,7 @@ fn two_regions_that_give_back_recover_a_long_label() {
     explore("two regions, refunds, one accident, recovery", rights);
 }
 
+/// INV-16, with a second wipe in the same region or the other.
 #[test]
 fn two_regions_recover_one_after_the_other() {
     let rights = Rights { accidents: 2, replicas: false, block: Some(1), ..calm(2, 2) };

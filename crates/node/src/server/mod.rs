@@ -44,6 +44,7 @@ pub use policies::{PolicyFileError, read_policies};
 pub use view::CONNECTIONS_BESIDE_CALLERS_MAX;
 pub use wan::{Wan, WanError};
 
+mod agreement;
 mod certificates;
 mod clocks;
 mod ends;

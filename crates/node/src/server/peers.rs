@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -63,6 +66,11 @@ impl Network {
 
     pub(super) fn members(&self) -> Vec<Member> {
         self.0.as_ref().map(|(_, membership)| membership.members()).unwrap_or_default()
+    }
+
+    /// The members whenever they change; `None` without a cluster.
+    pub(super) fn watch_members(&self) -> Option<watch::Receiver<Vec<Member>>> {
+        self.0.as_ref().map(|(_, membership)| membership.watch())
     }
 
     /// A peer that keeps to another process of this node's name, and refuses this one.

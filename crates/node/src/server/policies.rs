@@ -165,8 +165,9 @@ fn reload(path: &Path, asked: bool, config: &Config, view: &View) {
         Ok(policies) => {
             let policies = Arc::new(policies);
             info!(policy_hash = %policies.hash, "policies reloaded");
+            // In this order: whoever sees the hash among the members compares it with what is in force.
+            view.limiter.set_policies(Arc::clone(&policies));
             view.network.set_policy_hash(&policies.hash);
-            view.limiter.set_policies(policies);
             view.metrics.policies_reloaded(ReloadResult::Loaded);
         }
         Err(error) => {

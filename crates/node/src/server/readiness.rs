@@ -8,7 +8,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{clocks, foreign_seeds, regions, view::View};
+use super::{agreement, clocks, foreign_seeds, regions, view::View};
 use crate::{
     clock::Clock,
     config::{Config, Seed},
@@ -48,7 +48,8 @@ pub(super) async fn upkeep(
         tell_broken_invariants(view),
         watch_doubt(store, view),
         clocks::watch(limiter, view),
-        regions::watch(view)
+        regions::watch(view),
+        agreement::watch(view)
     );
 }
 

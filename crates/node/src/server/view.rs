@@ -12,7 +12,11 @@ use tidegate_core::{
 };
 use tokio::sync::watch;
 
-use super::{peers::Network, snapshots::Snapshots};
+use super::{
+    agreement::{self, Differing},
+    peers::Network,
+    snapshots::Snapshots,
+};
 use crate::{
     api::{
         Admin, ClusterView, ConnectionState, Connections, Fault, FaultControl, FaultView, NodeView,
@@ -121,6 +125,12 @@ impl View {
         regions
     }
 
+    /// Other nodes, of this region too, that have other policies in force.
+    pub(super) fn differing(&self) -> Vec<Differing> {
+        let own = &self.engine.session().id;
+        agreement::differing(&self.network.members(), own, &self.limiter.policies().hash)
+    }
+
     fn region(name: String, nodes: &[Known], addresses: &BTreeMap<String, String>) -> RegionView {
         let connected = |node: &&Known| node.peer.as_ref().is_some_and(|peer| peer.connected);
         let staleness = |node: &Known| node.peer.as_ref().and_then(|peer| peer.staleness);
@@ -203,6 +213,7 @@ impl View {
                 adopted: config.own.map_or(0, |own| own.epoch.0),
                 agreed: config.agreed,
             },
+            policies_agree: self.differing().is_empty(),
             relabelled: stats.relabelled,
             unwatched: stats.unwatched,
             frames_dropped,
@@ -342,6 +353,14 @@ impl Admin for View {
                  each its own `node` and certificate, or stop one"
             ));
         }
+        // Nor this: all nodes would be, while a new file reaches one after the other.
+        let policy_hash = &self.limiter.policies().hash;
+        reasons.extend(self.differing().iter().map(|Differing { node, hash }| {
+            format!(
+                "{node} has other policies in force (hash {hash}) than this node ({policy_hash}): give both \
+                 the same policy file"
+            )
+        }));
         if draining {
             reasons.push("the node is stopping".to_owned());
         }
@@ -369,17 +388,13 @@ impl Admin for View {
             .into_iter()
             .map(|info| (info.session.id.to_string(), info.address.to_string()))
             .collect();
-        let members = self.network.members();
         let own = session.id.region.to_string();
-        let agrees = |member: &Member| {
-            !member.live || member.policy_hash.is_empty() || *member.policy_hash == *policy_hash
-        };
         ClusterView {
             region: own.clone(),
             node: session.id.node.to_string(),
             boot: session.boot.0,
             version: self.version.to_owned(),
-            agree: members.iter().all(agrees),
+            agree: self.differing().is_empty(),
             regions: self
                 .known()
                 .into_iter()

@@ -27,6 +27,8 @@ pub struct NodeSample {
     pub rights_suspended: bool,
     /// By which configuration of regions claims are made, what the store has adopted, and whether all have.
     pub config: ConfigSample,
+    /// Whether all other nodes that live have the same policies in force, as far as is known.
+    pub policies_agree: bool,
     /// Checks whose labels did not fit, and which the store was asked again.
     pub relabelled: u64,
     /// Times that there was no room to watch a key's demand.
@@ -279,6 +281,11 @@ impl Collector for NodeSample {
             "tidegate_config_agreed",
             "Whether all regions are known to have adopted this node's configuration (1) or not (0)",
             u64::from(self.config.agreed),
+        )?;
+        out.gauge(
+            "tidegate_policies_agree",
+            "Whether all nodes have the same policies in force as this one (1) or not (0)",
+            u64::from(self.policies_agree),
         )?;
         out.counter(
             "tidegate_checks_relabelled",

@@ -7,6 +7,8 @@
 //! let through by another way. A region's part is the larger of what its store agreed to and what its nodes
 //! answered with the store's consent.
 //!
+//! It is what INV-12 to INV-16 come to: who breaks one of them, and spends what comes of it, is over here.
+//!
 //! What a policy admits without its store has no place under rights: each such unit is beyond the bound.
 //!
 //! What was given back may be spent again: then the bound is asked of what stores had agreed to and nobody had
@@ -150,6 +152,7 @@ mod tests {
         assert_eq!(bench.finish(), 1);
     }
 
+    /// INV-15 broken: a store that spends on in a label of which it has forgotten what was spent.
     #[test]
     fn a_store_that_forgets_gives_nothing_again() {
         let mut bench = bench(Consistency::Strict);

@@ -167,6 +167,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         clock_alarm: true,
         rights_suspended: true,
         config: ConfigSample { acting: 3, adopted: 2, agreed: false },
+        policies_agree: true,
         relabelled: 11,
         unwatched: 12,
         frames_dropped: vec![("malformed", 7)],
@@ -222,6 +223,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_config_epoch 3");
     assert_has(&lines, "tidegate_config_adopted 2");
     assert_has(&lines, "tidegate_config_agreed 0");
+    assert_has(&lines, "tidegate_policies_agree 1");
     assert_has(&lines, "tidegate_checks_relabelled_total 11");
     assert_has(&lines, "tidegate_forecasts_refused_total 12");
     assert_has(&lines, r#"tidegate_broken_invariants_total{invariant="INV-7"} 3"#);
