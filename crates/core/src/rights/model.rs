@@ -517,7 +517,7 @@ fn three_regions() {
 /// INV-16.
 #[test]
 fn three_regions_with_an_accident() {
-    let rights = Rights { accidents: 1, replicas: false, ..calm(3, 1) };
+    let rights = Rights { accidents: 1, replicas: false, ..calm(3, 2) };
     explore("three regions, one accident", rights);
 }
 
