@@ -15,15 +15,16 @@ use tidegate_core::{
     time::{ClusterTime, Mono, Span},
 };
 
-use crate::{api, certs, config::Config, store, transport};
+use crate::{api, certs, config::Config, membership, store, transport};
 
 /// A name, which is also that of its corpus, and what to do with bytes.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("frame", frame),
     ("hello", hello),
+    ("gossip", gossip),
     ("certificate", certificate),
     ("check_body", check_body),
     ("batch_body", batch_body),
@@ -80,6 +81,11 @@ pub fn hello(bytes: &[u8]) {
     if let Ok(hello) = transport::unpacked_hello(bytes) {
         assert_eq!(Hello::decode(&hello.encode()), Ok(hello));
     }
+}
+
+/// A message about members, as it comes from a peer.
+pub fn gossip(bytes: &[u8]) {
+    membership::fuzz_message(bytes);
 }
 
 /// A certificate, DER.

@@ -6,6 +6,8 @@
 //! All members that are known are kept dialled, dead ones too until they are forgotten: so a cut
 //! heals as soon as its end is noticed, without waiting for gossip to find the way around.
 
+mod held;
+mod message;
 mod seeds;
 mod socket;
 #[cfg(test)]
@@ -16,6 +18,10 @@ use std::{
     fmt,
     net::SocketAddr,
     panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -28,8 +34,9 @@ use tidegate_core::ids::{Boot, NodeId};
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use crate::transport::Transport;
+use held::{Held, TooMuch};
 use seeds::{LOOK_UP, Seeds};
-use socket::{InHand, OverTransport};
+use socket::{InHand, OverTransport, Taken};
 
 /// Gossip with peers of another cluster is ignored; certificates already keep them out.
 const CLUSTER: &str = "tidegate";
@@ -65,7 +72,8 @@ const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 const MEMBERS_MAX: usize = 1024;
 
 /// How many runs of nodes chitchat may know, ended ones included, which are remembered for
-/// [`FORGOTTEN_AFTER`]. It has no bound of its own: with more, it begins anew with nothing.
+/// [`FORGOTTEN_AFTER`]. It has no bound of its own: with more, it begins anew with nothing. So it does with
+/// too many bytes, see `membership/held.rs`.
 const RUNS_MAX: usize = 4 * MEMBERS_MAX;
 
 const KEY_REGION: &str = "region";
@@ -125,6 +133,7 @@ pub struct Member {
 pub struct Membership {
     members: watch::Receiver<Vec<Member>>,
     policy_hash: watch::Sender<String>,
+    bytes: Arc<AtomicU64>,
     task: AbortHandle,
 }
 
@@ -138,10 +147,18 @@ impl Membership {
         let seeds = Seeds::new(&config.seeds)?;
         let (members_sender, members) = watch::channel(Vec::new());
         let (policy_hash, hashes) = watch::channel(config.policy_hash.clone());
-        let gossip =
-            Gossip { seeds, config, transport: transport.clone(), hashes, members: members_sender };
+        let (transport, bytes) = (transport.clone(), Arc::<AtomicU64>::default());
+        let gossip = Gossip {
+            seeds,
+            config,
+            transport,
+            hashes,
+            members: members_sender,
+            bytes: Arc::clone(&bytes),
+            taken: Taken::default(),
+        };
         let task = tokio::spawn(gossip.supervise()).abort_handle();
-        Ok(Self { members, policy_hash, task })
+        Ok(Self { members, policy_hash, bytes, task })
     }
 
     /// The members as they are known now, ourselves among them, by name. Empty in the first
@@ -153,6 +170,12 @@ impl Membership {
     /// The members, and whenever they change.
     pub fn watch(&self) -> watch::Receiver<Vec<Member>> {
         self.members.clone()
+    }
+
+    /// What gossip holds of all runs of nodes that it was told of, in bytes, as it was when it was looked at
+    /// last; without what the allocator adds to each piece.
+    pub fn memory_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Says which policies are in force now.
@@ -178,23 +201,24 @@ struct Gossip {
     seeds: Seeds,
     hashes: watch::Receiver<String>,
     members: watch::Sender<Vec<Member>>,
+    /// What chitchat holds.
+    bytes: Arc<AtomicU64>,
+    taken: Taken,
 }
 
 /// Why chitchat does not go on.
 enum Ended {
     /// By itself.
     Died(String),
-    /// It is ended: whoever told of so many has passed on what others may have told.
-    Full { runs: usize },
+    /// It is ended: whoever told so much has passed on what others may have told.
+    Full(TooMuch),
 }
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Died(why) => f.write_str(why),
-            Self::Full { runs } => {
-                write!(f, "it was told of {runs} runs of nodes, more than {RUNS_MAX}")
-            }
+            Self::Full(what) => what.fmt(f),
         }
     }
 }
@@ -211,6 +235,8 @@ impl Gossip {
                     // chitchat's own code runs in it, too.
                     let followed = AssertUnwindSafe(self.follow(&handle)).catch_unwind().await;
                     let ended = followed.unwrap_or_else(|_| Ended::Died("it panicked".into()));
+                    drop(handle);
+                    self.bytes.store(0, Ordering::Relaxed);
                     tracing::warn!("gossip has ended and is started again: {ended}");
                     let whose = in_hand.take();
                     if let (Ended::Died(_), Some(peer)) = (ended, whose) {
@@ -252,7 +278,8 @@ impl Gossip {
             (KEY_POLICY_HASH, policy_hash),
         ];
         let facts = facts.map(|(key, value)| (key.to_owned(), value)).to_vec();
-        let network = OverTransport { transport: self.transport.clone(), in_hand };
+        let (transport, taken) = (self.transport.clone(), self.taken.clone());
+        let network = OverTransport { transport, in_hand, taken };
         spawn_chitchat(config, facts, &network).await
     }
 
@@ -271,12 +298,15 @@ impl Gossip {
                 }
                 _ = review.tick() => {
                     let look = |chitchat: &mut Chitchat| {
-                        (read_members(chitchat), chitchat.node_states().len())
+                        self.taken.reset();
+                        let held = Held::of(chitchat);
+                        self.bytes.store(held.bytes(), Ordering::Relaxed);
+                        // What is too much is not passed on either.
+                        held.too_much().map_or_else(|| Ok(read_members(chitchat)), Err)
                     };
-                    let (members, runs) = handle.0.with_chitchat(look).await;
-                    self.publish(members);
-                    if runs > RUNS_MAX {
-                        return Ended::Full { runs };
+                    match handle.0.with_chitchat(look).await {
+                        Ok(members) => self.publish(members),
+                        Err(what) => return Ended::Full(what),
                     }
                 }
                 _ = look_up.tick() => self.seeds.look_up(),
@@ -381,4 +411,10 @@ fn read_member(id: &ChitchatId, state: &NodeState, live: bool) -> Option<Member>
         version: text(KEY_VERSION),
         policy_hash: text(KEY_POLICY_HASH),
     })
+}
+
+/// Reads a message that came from a peer.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_message(bytes: &[u8]) {
+    message::fuzz(bytes);
 }

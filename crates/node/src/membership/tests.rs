@@ -246,8 +246,24 @@ fn names_without_a_sign_of_life_push_no_living_member_out() {
     assert_eq!(kept(2), ["b", "d"]);
 }
 
+fn over(node: &Node, in_hand: &InHand) -> OverTransport {
+    let (transport, in_hand) = (node.transport.clone(), in_hand.clone());
+    OverTransport { transport, in_hand, taken: Taken::default() }
+}
+
 #[tokio::test]
 async fn who_sends_what_cannot_be_parsed_or_kills_gossip_is_known() {
+    who_sends_this_is_known(vec![9, 9]).await;
+}
+
+#[tokio::test]
+async fn who_sends_what_unpacks_to_too_much_is_known() {
+    let (block, blocks) = (message::tests::zeros(65_535), message::UNPACKED_MAX / 65_535 + 1);
+    who_sends_this_is_known(message::tests::ack(&vec![block; blocks])).await;
+}
+
+/// This message is not taken and its sender accused; others are taken.
+async fn who_sends_this_is_known(bad: Vec<u8>) {
     use chitchat::{ChitchatMessage, Serializable as _, transport::Transport as _};
     let authority = Authority::generate().unwrap();
     let mut eu = Node::start(config(&authority, "eu", 1));
@@ -256,10 +272,10 @@ async fn who_sends_what_cannot_be_parsed_or_kills_gossip_is_known() {
     assert_eq!(us.next().await, Event::Connected(eu.session()));
     assert_eq!(eu.next().await, Event::Connected(us.session()));
     let in_hand = InHand::default();
-    let network = OverTransport { transport: eu.transport.clone(), in_hand: in_hand.clone() };
+    let network = over(&eu, &in_hand);
     let mut socket = network.open(eu.address()).await.unwrap();
 
-    us.transport.send_membership(eu.address(), vec![9, 9].into()).unwrap();
+    us.transport.send_membership(eu.address(), bad.into()).unwrap();
     let message = ChitchatMessage::BadCluster.serialize_to_vec();
     let taken = async {
         loop {
@@ -283,4 +299,78 @@ async fn who_sends_what_cannot_be_parsed_or_kills_gossip_is_known() {
     assert!(taken.is_ok());
     let next = tokio::time::timeout(Duration::ZERO, socket.recv()).await;
     assert!(next.is_err() && in_hand.take().is_none());
+}
+
+#[tokio::test]
+async fn what_a_run_says_too_much_is_not_kept() {
+    let authority = Authority::generate().unwrap();
+    let eu = Gossiper::start(config(&authority, "eu", 1), &[]);
+    eu.until(|members| live(members) == [("eu", 1)]).await;
+    assert!(eu.membership.memory_bytes() > 0);
+
+    let us_config = config(&authority, "us", 1);
+    let gossip = gossip_config(&us_config, &[eu.node.address()]);
+    let us = Node::start(us_config);
+    us.transport.keep_dialled([eu.node.address()]);
+    let (members, _members) = watch::channel(Vec::new());
+    let (_hash, hashes) = watch::channel(String::new());
+    let gossip = Gossip {
+        seeds: Seeds::new(&gossip.seeds).unwrap(),
+        config: gossip,
+        transport: us.transport.clone(),
+        hashes,
+        members,
+        bytes: Arc::default(),
+        taken: Taken::default(),
+    };
+    let us =
+        Guarded(gossip.spawn(generation(Boot(1), 0).unwrap(), InHand::default()).await.unwrap());
+    // Nobody looks at what this one holds: it takes what it may, which is enough here.
+    let mut seen = us.0.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
+    let swell = |chitchat: &mut Chitchat| {
+        (0..1_000).for_each(|key| chitchat.self_node_state().set(key, "v".repeat(100)));
+    };
+    us.0.with_chitchat(swell).await;
+    // It is started again when it was told, as a later generation of the same boot.
+    let again = generation(Boot(1), 1).unwrap();
+    let of_eu = |id: &ChitchatId| *id.node_id == *id_of(&eu) && id.generation_id >= again;
+    let restarted = seen.wait_for(|live| live.keys().any(of_eu));
+    assert!(tokio::time::timeout(PATIENCE, restarted).await.is_ok());
+    let kept = eu.membership.memory_bytes();
+    assert!(kept < 100_000, "{kept}");
+    // It may only have passed on what it was told.
+    assert_eq!(eu.node.transport.stats().dropped_malformed, 0);
+}
+
+fn id_of(gossiper: &Gossiper) -> String {
+    gossiper.node.session().id.to_string()
+}
+
+#[tokio::test]
+async fn no_more_is_taken_than_is_looked_at() {
+    use chitchat::{ChitchatMessage, Serializable as _, transport::Transport as _};
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    us.transport.keep_dialled([eu.address()]);
+    assert_eq!(us.next().await, Event::Connected(eu.session()));
+    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    let network = over(&eu, &InHand::default());
+    let mut socket = network.open(eu.address()).await.unwrap();
+    network.taken.add(socket::TAKEN_MAX);
+    let message = ChitchatMessage::BadCluster.serialize_to_vec();
+    let send = || us.transport.send_membership(eu.address(), message.clone().into()).unwrap();
+    let waits = async {
+        for _ in 0..10 {
+            send();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = socket.recv() => panic!("it was taken without a look"),
+        () = waits => {}
+    }
+    network.taken.reset();
+    assert!(tokio::time::timeout(PATIENCE, socket.recv()).await.unwrap().is_ok());
 }

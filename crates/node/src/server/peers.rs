@@ -73,6 +73,11 @@ impl Network {
         self.0.as_ref().map(|(_, membership)| membership.watch())
     }
 
+    /// What gossip about members holds, in bytes.
+    pub(super) fn gossip_bytes(&self) -> u64 {
+        self.0.as_ref().map(|(_, membership)| membership.memory_bytes()).unwrap_or_default()
+    }
+
     /// A peer that keeps to another process of this node's name, and refuses this one.
     pub(super) fn refused_for_namesake(&self) -> Option<SocketAddr> {
         self.0.as_ref().and_then(|(transport, _)| transport.refused_for_namesake())

@@ -294,6 +294,7 @@ impl View {
             ("sessions", of.sessions as u64),
             ("peers", of.peers as u64),
             ("queues", transport.queued_bytes),
+            ("gossip", self.network.gossip_bytes()),
         ];
         if let Store::Memory(memory) = &*self.store {
             tables.push(("records", memory.memory_bytes() as u64));
