@@ -159,3 +159,31 @@ fn every_fault_by_itself_holds_and_is_felt() {
     let table: Vec<_> = table.lines().skip(2).collect();
     assert!(table == lines, "docs/simulator.md should say\n{}", lines.join("\n"));
 }
+
+#[test]
+fn every_fault_holds_under_every_mode() {
+    let modes = [
+        ("eventual", "consistency = \"eventual\""),
+        ("bounded", "consistency = \"bounded\"\noverdraft = \"5%\""),
+        ("strict", "consistency = \"strict\""),
+    ];
+    let mut looked_at = 0;
+    for entry in fs::read_dir(folder()).expect("scenarios are shipped") {
+        let path = entry.expect("a readable folder").path();
+        let text = fs::read_to_string(&path).expect("a readable file");
+        let plain = "consistency = \"plain\"";
+        for (mode, line) in modes.iter().filter(|_| text.contains(plain)) {
+            // Under rights a policy may not let everybody pass without its store.
+            let text = text.replace(plain, line).replace("on_store_failure = \"open\"", "on_store_failure = \"closed\"");
+            let name = format!("{} under {mode}", path.display());
+            let scenario = Scenario::parse(&text, &name, &folder());
+            let scenario = scenario.unwrap_or_else(|error| panic!("{error}"));
+            let report = result(&scenario, 1);
+            let of_checkers = report.checkers.iter().filter(|c| c.violations > 0);
+            let of_checkers: Vec<_> = of_checkers.map(|c| c.name).collect();
+            eprintln!("{name}: {of_checkers:?} {} {} {}", report.wrong_admits, report.lost_though_known, report.holds());
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 60, "{looked_at}");
+}
