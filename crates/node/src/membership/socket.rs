@@ -6,9 +6,8 @@ use async_trait::async_trait;
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
 use parking_lot::Mutex;
 use tidegate_core::ids::Session;
-use tokio::sync::mpsc;
 
-use crate::transport::{Gossiped, Transport};
+use crate::transport::{Gossiped, Inbox, Transport};
 
 /// Whose message chitchat has in hand. It takes one after the other: if it dies, that one has killed it.
 #[derive(Clone, Default)]
@@ -34,7 +33,7 @@ pub(super) struct OverTransport {
 /// chitchat's idea of a socket. Neither method ever fails: an error would end the gossip.
 struct Socket {
     transport: Transport,
-    messages: mpsc::Receiver<Gossiped>,
+    messages: Inbox<Gossiped>,
     in_hand: InHand,
 }
 
