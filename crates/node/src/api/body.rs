@@ -1,6 +1,10 @@
-//! Reads a request's body, within a size and a time.
+//! Reads a request's body, within a size, a time, and the room that there is for all bodies together.
 
-use std::time::Duration;
+use std::{
+    ops::Deref,
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, HttpBody as _},
@@ -15,21 +19,166 @@ use super::problem::Problem;
 pub(crate) const BODY_BYTES_MAX: usize = 16 << 10;
 /// The largest body of a batch.
 pub(crate) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// So much of a body that is too large is read and dropped all the same: a client that is cut off
-/// while it writes often never sees the answer that says why.
+/// So much of a body that is too large, or that there is no room for, is read and dropped all the same: a
+/// client that is cut off while it writes often never sees the answer that says why.
 const DRAINED_BYTES_MAX: usize = 8 << 20;
 
 /// How long a body may take to come. The timer is set only for one that has not come with its head.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The whole body, if it has at most `bytes_max`; 413 if it has more, 408 if it does not come in time.
-pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    read_within(BODY_TIMEOUT, body, bytes_max).await
+/// How many bytes of bodies the process holds at a time, whatever connections and listeners they came by.
+const HELD_BYTES_MAX: usize = 64 << 20;
+/// How many of these may be of batches. The rest is for checks, which are small and many: a few clients
+/// that ask slowly for much must not have all others refused.
+const HELD_BY_BATCHES_MAX: usize = 48 << 20;
+
+/// All bodies of this process.
+static BODIES: Bodies = Bodies::new(HELD_BYTES_MAX, HELD_BY_BATCHES_MAX);
+
+/// How many requests were refused since the start, because there was no room for their bodies.
+pub(crate) fn refused() -> u64 {
+    BODIES.refused.load(Relaxed)
 }
 
-async fn read_within(limit: Duration, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(limit, whole(body, bytes_max)).await {
-        Ok(read) => read,
+/// The whole body, if it has at most `bytes_max`; 413 if it has more, 408 if it does not come in time, 503
+/// if there is no room for it. It keeps its room until it is dropped, which is to be when the request is
+/// answered.
+pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Held<'static>, Problem> {
+    read_within(&BODIES, BODY_TIMEOUT, body, bytes_max).await
+}
+
+/// A body, and the room that it takes.
+#[derive(Debug)]
+pub(crate) struct Held<'b> {
+    bytes: Bytes,
+    _place: Place<'b>,
+}
+
+impl Deref for Held<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The room for bodies.
+#[derive(Debug)]
+struct Bodies {
+    all: Room,
+    batches: Room,
+    refused: AtomicU64,
+}
+
+impl Bodies {
+    const fn new(bytes_max: usize, by_batches_max: usize) -> Self {
+        Self {
+            all: Room::new(bytes_max),
+            batches: Room::new(by_batches_max),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Room for `bytes`, of a body of which at most `bytes_max` are read.
+    fn take(&self, bytes: usize, bytes_max: usize) -> Option<Place<'_>> {
+        let of_batches =
+            if bytes_max > BODY_BYTES_MAX { Some(self.batches.take(bytes)?) } else { None };
+        Some(Place { of_all: self.all.take(bytes)?, of_batches })
+    }
+
+    fn refuse(&self) -> Problem {
+        self.refused.fetch_add(1, Relaxed);
+        let detail = "too many bytes of requests are held already; ask again in a moment";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+}
+
+/// The room of one body.
+#[derive(Debug)]
+struct Place<'b> {
+    of_all: Taken<'b>,
+    of_batches: Option<Taken<'b>>,
+}
+
+impl Place<'_> {
+    fn shrink_to(&mut self, bytes: usize) {
+        self.of_all.shrink_to(bytes);
+        if let Some(taken) = &mut self.of_batches {
+            taken.shrink_to(bytes);
+        }
+    }
+}
+
+/// A bound on bytes, and how many are taken. Nobody waits for them, so this is a number and no semaphore,
+/// which would lock to give back.
+#[derive(Debug)]
+struct Room {
+    taken: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Room {
+    const fn new(bytes_max: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), bytes_max }
+    }
+
+    fn take(&self, bytes: usize) -> Option<Taken<'_>> {
+        let more = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+        self.taken.fetch_update(Relaxed, Relaxed, more).ok()?;
+        Some(Taken { room: self, bytes })
+    }
+}
+
+/// Bytes of a room, given back on drop.
+#[derive(Debug)]
+struct Taken<'b> {
+    room: &'b Room,
+    bytes: usize,
+}
+
+impl Taken<'_> {
+    /// Gives back all but `bytes`, if it has more.
+    fn shrink_to(&mut self, bytes: usize) {
+        let spare = self.bytes.saturating_sub(bytes);
+        self.bytes -= spare;
+        self.room.taken.fetch_sub(spare, Relaxed);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+async fn read_within(
+    bodies: &Bodies,
+    limit: Duration,
+    body: Body,
+    bytes_max: usize,
+) -> Result<Held<'_>, Problem> {
+    let length = body.size_hint();
+    let too_large = length.lower() > bytes_max as u64;
+    // One that does not say how long it is may come to all that it may have. Of one that says that it is too
+    // large nothing is kept.
+    let said = length.upper().and_then(|upper| usize::try_from(upper).ok()).unwrap_or(bytes_max);
+    let most = if too_large { 0 } else { said.min(bytes_max) };
+    let place = bodies.take(most, bytes_max);
+    let kept = !too_large && place.is_some();
+    let read = tokio::time::timeout(limit, whole(body, bytes_max, kept)).await;
+    let Some(mut place) = place else {
+        // What was wrong with it anyway is said rather than that: asking again would not help.
+        return Err(match read {
+            Ok(Err(problem)) => problem,
+            Ok(Ok(_)) | Err(_) => bodies.refuse(),
+        });
+    };
+    match read {
+        Ok(read) => {
+            let bytes = read?;
+            place.shrink_to(bytes.len());
+            Ok(Held { bytes, _place: place })
+        }
         Err(_) => {
             let detail = format!("the body did not come to its end within {limit:?}");
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, detail))
@@ -37,7 +186,8 @@ async fn read_within(limit: Duration, body: Body, bytes_max: usize) -> Result<By
     }
 }
 
-async fn whole(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+/// Reads a body to its end; what comes is empty if it is not to be `kept`.
+async fn whole(mut body: Body, bytes_max: usize, kept: bool) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > DRAINED_BYTES_MAX as u64 {
         return Err(too_large(bytes_max));
     }
@@ -54,7 +204,7 @@ async fn whole(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
         if seen > DRAINED_BYTES_MAX {
             break;
         }
-        if seen > bytes_max {
+        if seen > bytes_max || !kept {
             (first, rest) = (Bytes::new(), BytesMut::new());
         } else if seen == data.len() {
             first = data;
@@ -81,21 +231,39 @@ fn too_large(bytes_max: usize) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use axum::response::IntoResponse as _;
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+
     use super::*;
 
-    async fn read_frames(frames: &'static [&'static str], bytes_max: usize) -> Option<Bytes> {
-        let stream = futures_util::stream::iter(frames.iter().map(|f| Ok::<_, std::io::Error>(*f)));
-        read(Body::from_stream(stream), bytes_max).await.ok()
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn begun_and_never_ended() -> Body {
+        let begun = stream::once(async { Ok::<_, std::io::Error>("a") });
+        Body::from_stream(begun.chain(stream::pending()))
+    }
+
+    fn frames(frames: &'static [&'static str]) -> Body {
+        Body::from_stream(stream::iter(frames.iter().map(|f| Ok::<_, std::io::Error>(*f))))
+    }
+
+    async fn read_frames(given: &'static [&'static str], bytes_max: usize) -> Option<Bytes> {
+        read(frames(given), bytes_max).await.ok().map(|held| held.bytes.clone())
+    }
+
+    fn status(refused: Result<Held<'_>, Problem>) -> StatusCode {
+        refused.expect_err("refused").into_response().status()
     }
 
     #[tokio::test]
     async fn a_body_that_does_not_end_is_given_up() {
-        let begun = futures_util::stream::once(async { Ok::<_, std::io::Error>("a") });
-        let never = futures_util::StreamExt::chain(begun, futures_util::stream::pending());
-        let problem =
-            read_within(Duration::from_millis(1), Body::from_stream(never), 4).await.unwrap_err();
-        let response = axum::response::IntoResponse::into_response(problem);
-        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        let bodies = Bodies::new(4, 0);
+        let read = read_within(&bodies, Duration::from_millis(1), begun_and_never_ended(), 4).await;
+        assert_eq!(status(read), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(bodies.all.taken.load(Relaxed), 0);
     }
 
     #[tokio::test]
@@ -105,5 +273,49 @@ mod tests {
         assert_eq!(read_frames(&["", "ab", "c", "d"], 4).await.unwrap(), "abcd");
         assert_eq!(read_frames(&["ab", "c", "de"], 4).await, None);
         assert_eq!(read_frames(&["abcde"], 4).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_there_is_no_room_for_is_refused_and_finds_room_afterwards() {
+        let bodies = Bodies::new(100, 60);
+        let check =
+            |bytes| read_within(&bodies, PATIENCE, Body::from(vec![b'x'; bytes]), BODY_BYTES_MAX);
+        let batch =
+            |bytes| read_within(&bodies, PATIENCE, Body::from(vec![b'x'; bytes]), BATCH_BYTES_MAX);
+        let first = batch(60).await.unwrap();
+        assert_eq!(first.len(), 60);
+        assert_eq!(status(batch(1).await), StatusCode::SERVICE_UNAVAILABLE);
+        // What batches cannot take is there for checks.
+        let second = check(40).await.unwrap();
+        assert_eq!(status(check(1).await), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(bodies.refused.load(Relaxed), 2);
+        // It takes no room, and is told what is wrong with it.
+        check(0).await.unwrap();
+        assert_eq!(status(check(BODY_BYTES_MAX + 1).await), StatusCode::PAYLOAD_TOO_LARGE);
+        drop(second);
+        assert_eq!(status(batch(1).await), StatusCode::SERVICE_UNAVAILABLE);
+        drop(first);
+        // Checks may take all.
+        let third = check(100).await.unwrap();
+        assert_eq!(status(batch(1).await), StatusCode::SERVICE_UNAVAILABLE);
+        drop(third);
+        batch(60).await.unwrap();
+        let left = [&bodies.all, &bodies.batches].map(|room| room.taken.load(Relaxed));
+        assert_eq!(left, [0, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_takes_what_it_may_have_until_it_has_come() {
+        let bodies = Bodies::new(BODY_BYTES_MAX, 0);
+        let mut coming =
+            Box::pin(read_within(&bodies, PATIENCE, begun_and_never_ended(), BODY_BYTES_MAX));
+        assert!(coming.as_mut().now_or_never().is_none());
+        let other = pin!(read_within(&bodies, PATIENCE, Body::from("a"), BODY_BYTES_MAX));
+        assert_eq!(status(other.await), StatusCode::SERVICE_UNAVAILABLE);
+        drop(coming);
+        let come = read_within(&bodies, PATIENCE, frames(&["ab", "cd"]), BODY_BYTES_MAX).await;
+        let come = come.unwrap();
+        assert_eq!((&*come, bodies.all.taken.load(Relaxed)), (&b"abcd"[..], 4));
+        read_within(&bodies, PATIENCE, frames(&["ef"]), 100).await.unwrap();
     }
 }

@@ -49,6 +49,24 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const HEAD_LOOKS: u32 = 2;
 /// At how many looks in a row nothing may have happened.
 const IDLE_LOOKS: u32 = 15;
+/// What a connection in HTTP/1 may keep of what was read and not yet taken, and of answers that wait to be
+/// written, in bytes each. A request's head fits into it or is answered with 431: the longest query that a
+/// check may have, each of its bytes escaped, takes 55,360.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// How many requests may be under way on a connection in HTTP/2. No fewer, says RFC 9113, 5.1.2.
+const STREAMS_MAX: u32 = 100;
+/// The longest head of a request in HTTP/2, in bytes, 32 more for each of its fields; beyond it, 431. It is
+/// less than in HTTP/1, since each of a connection's requests has one.
+const HEAD_BYTES_MAX: u32 = 16 << 10;
+/// The longest frame that is taken in HTTP/2, in bytes: the shortest bound that it knows.
+const FRAME_BYTES_MAX: u32 = 16 << 10;
+/// How many bytes of bodies may have come by one connection in HTTP/2 and not be read yet, whatever number
+/// of requests they belong to; the client waits.
+const CONNECTION_WINDOW: u32 = 256 << 10;
+/// How many of these may belong to one request.
+const STREAM_WINDOW: u32 = 64 << 10;
+/// How many bytes of one answer may be handed to a connection in HTTP/2 that its client does not take yet.
+const SEND_BYTES_MAX: usize = 64 << 10;
 /// The pause after the system could not accept a connection, for want of file descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -165,6 +183,22 @@ async fn hold(place: OwnedSemaphorePermit, connection: impl Future<Output = ()>)
     drop(place);
 }
 
+/// What speaks HTTP, with bounds of ours: those that it comes with change with its releases. The number of
+/// fields in a head of HTTP/1 stays at its 100, which it has room for without an allocation.
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().max_buf_size(BUFFER_BYTES_MAX);
+    builder
+        .http2()
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_send_buf_size(SEND_BYTES_MAX);
+    builder
+}
+
 /// Answers one connection's requests until it ends, stalls or is told to stop.
 async fn converse(
     stream: TcpStream,
@@ -175,7 +209,7 @@ async fn converse(
     let progress = Arc::new(Progress::default());
     let io = Counted { io: TokioIo::new(stream), progress: progress.clone() };
     let service = Counting { front, progress: progress.clone() };
-    let builder = auto::Builder::new(TokioExecutor::new());
+    let builder = builder();
     let mut connection = pin!(builder.serve_connection(io, service));
     let stop = async {
         // Without a sender there is nobody left to serve for.

@@ -27,6 +27,7 @@ pub use front::Front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use fuzzing::{fuzz_batch, fuzz_check, fuzz_query};
 
+pub(crate) use body::refused as bodies_refused;
 pub(crate) use refuse::TURNED_AWAY_MAX;
 
 use problem::Problem;

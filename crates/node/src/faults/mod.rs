@@ -13,7 +13,7 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -33,6 +33,7 @@ pub struct Faults {
     own: RegionName,
     table: Mutex<Table>,
     dropped: Dropped,
+    delayed_bytes: AtomicUsize,
 }
 
 struct Table {
@@ -76,7 +77,12 @@ impl Faults {
             addresses: HashMap::new(),
             rng,
         };
-        Self { own, table: Mutex::new(table), dropped: Dropped::default() }
+        Self {
+            own,
+            table: Mutex::new(table),
+            dropped: Dropped::default(),
+            delayed_bytes: AtomicUsize::new(0),
+        }
     }
 
     /// Says that `address` belongs to `region`. The latest word holds; beyond 4096 addresses new
@@ -115,6 +121,11 @@ impl Faults {
     /// The table as it is.
     pub fn snapshot(&self) -> FaultsTable {
         self.view(&self.table.lock())
+    }
+
+    /// Bytes of datagrams that wait until their delay is over.
+    pub fn delayed_bytes(&self) -> usize {
+        self.delayed_bytes.load(Ordering::Relaxed)
     }
 
     /// Decides about one datagram to `to`, and counts it if it is to be dropped.

@@ -59,11 +59,16 @@ impl FaultySocket {
             ecn: transmit.ecn,
             src_ip: transmit.src_ip,
         };
+        let bytes = datagram.contents.len();
         let mut queue = self.delayed.queue.lock();
         let before = queue.next_due();
         if !queue.push(Instant::now(), delay, datagram) {
             self.faults.count_full();
-        } else if queue.next_due() != before {
+            return;
+        }
+        // While the queue is locked: nobody can have taken it out before it is counted.
+        self.faults.delayed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if queue.next_due() != before {
             self.delayed.changed.notify_one();
         }
     }
@@ -140,6 +145,7 @@ async fn release(inner: Arc<dyn AsyncUdpSocket>, faults: Arc<Faults>, delayed: A
             if faults.may_leave(datagram.to) {
                 send(&inner, &mut poller, &datagram).await;
             }
+            faults.delayed_bytes.fetch_sub(datagram.contents.len(), Ordering::Relaxed);
         }
     }
 }

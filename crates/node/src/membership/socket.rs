@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use chitchat::{ChitchatMessage, Serializable};
 use parking_lot::Mutex;
 use tidegate_core::ids::Session;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::message::{self, Refused, UNPACKED_MAX};
-use crate::transport::{Gossiped, Transport};
+use crate::transport::{Gossiped, Inbox, Transport};
 
 /// How many bytes of messages, unpacked, are taken between two looks at what chitchat holds of them. That is
 /// twenty times what comes of a thousand members; more waits where it came in.
@@ -71,7 +71,7 @@ pub(super) struct OverTransport {
 /// chitchat's idea of a socket. Neither method ever fails: an error would end the gossip.
 struct Socket {
     transport: Transport,
-    messages: mpsc::Receiver<Gossiped>,
+    messages: Inbox<Gossiped>,
     in_hand: InHand,
     taken: Taken,
 }

@@ -300,7 +300,7 @@ impl Server {
                 },
             );
         };
-        let exchange = peers.run(until(rest_stopped));
+        let exchange = Box::pin(peers.run(until(rest_stopped)));
         let asked = watch::Sender::new(());
         let policies = policies::keep_reloading(asked.subscribe(), &config, &view);
         let certificates = certificates::keep_reloading(asked.subscribe(), &config, &view);

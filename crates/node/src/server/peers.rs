@@ -4,10 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tidegate_core::{PeerStatus, Sentence, engine::Engine, time::Span};
-use tokio::{
-    sync::{mpsc, watch},
-    time,
-};
+use tokio::{sync::watch, time};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -17,7 +14,7 @@ use crate::{
     guard::Mutexes,
     limiter::Limiter,
     membership::{Member, Membership},
-    transport::{ConnectionInfo, Event, Transport, TransportStats},
+    transport::{ConnectionInfo, Event, Inbox, Transport, TransportStats},
 };
 
 #[cfg(test)]
@@ -40,7 +37,7 @@ pub(super) struct Peers {
     /// Whose checks may bring what cannot wait.
     limiter: Limiter,
     network: Arc<Network>,
-    events: Option<mpsc::Receiver<Event>>,
+    events: Option<Inbox<Event>>,
 }
 
 /// Why peers cannot be heard any more.
@@ -126,7 +123,7 @@ impl Peers {
         clock: Clock,
         config: &Config,
         limiter: Limiter,
-        cluster: Option<(Transport, mpsc::Receiver<Event>, Membership)>,
+        cluster: Option<(Transport, Inbox<Event>, Membership)>,
     ) -> Self {
         let gossip =
             config.cluster.as_ref().map_or(Span::secs(1), |c| crate::clock::span(c.gossip));
@@ -240,7 +237,7 @@ impl Peers {
 }
 
 /// How many events came next; 0 if none will any more. Never completes without a cluster.
-async fn receive(events: &mut Option<mpsc::Receiver<Event>>, batch: &mut Vec<Event>) -> usize {
+async fn receive(events: &mut Option<Inbox<Event>>, batch: &mut Vec<Event>) -> usize {
     match events {
         Some(events) => events.recv_many(batch, EVENTS_AT_ONCE).await,
         None => std::future::pending().await,

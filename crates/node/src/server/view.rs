@@ -20,7 +20,7 @@ use super::{
 use crate::{
     api::{
         Admin, ClusterView, ConnectionState, Connections, Fault, FaultControl, FaultView, NodeView,
-        Readiness, RegionView, TURNED_AWAY_MAX, UnknownRegion,
+        Readiness, RegionView, TURNED_AWAY_MAX, UnknownRegion, bodies_refused,
     },
     clock::{self, Clock},
     faults::{Faults, FaultsRequest},
@@ -236,6 +236,7 @@ impl View {
                     }
                 })
                 .to_vec(),
+            bodies_refused: bodies_refused(),
             certificate_expires: self.network.validity().map(|validity| validity.not_after),
             broken_invariants: stats.broken.iter().map(|(i, n)| (i.name(), *n)).collect(),
             over: self.over(&stats),
@@ -294,8 +295,12 @@ impl View {
             ("sessions", of.sessions as u64),
             ("peers", of.peers as u64),
             ("queues", transport.queued_bytes),
+            ("received", transport.received_bytes),
             ("gossip", self.network.gossip_bytes()),
         ];
+        if let Some(faults) = &self.faults {
+            tables.push(("delayed", faults.delayed_bytes() as u64));
+        }
         if let Store::Memory(memory) = &*self.store {
             tables.push(("records", memory.memory_bytes() as u64));
         }

@@ -41,6 +41,8 @@ pub struct NodeSample {
     pub quarantined: Vec<(String, String)>,
     /// The listeners for callers and operators.
     pub listeners: Vec<ListenerSample>,
+    /// Requests refused because there was no room for their bodies.
+    pub bodies_refused: u64,
     /// When this node's certificate expires, since 1970; `None` without a cluster.
     pub certificate_expires: Option<Duration>,
     /// Broken invariants, by name.
@@ -230,6 +232,11 @@ impl Collector for NodeSample {
             "tidegate_http_connections_stalled",
             "Connections closed because a request's head did not come in time",
             of(|l| l.stalled),
+        )?;
+        out.counter(
+            "tidegate_http_bodies_refused",
+            "Requests refused because there was no room for their bodies",
+            self.bodies_refused,
         )?;
         out.gauges(
             "tidegate_peer_quarantined",

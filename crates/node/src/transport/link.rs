@@ -10,12 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use quinn::{Connection, ReadToEndError, RecvStream, SendStream};
+use quinn::{Connection, ReadError, RecvStream, SendStream};
 use tidegate_core::ids::Session;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 
 use super::{
     Event, FRAME_BYTES_MAX, Inner, STREAMS_MAX, SendError, credentials, hello,
+    received::{Held, MESSAGE_BYTES_MAX, OwnRoom},
     refusal::{CODE_PROTOCOL, CODE_SUPERSEDED},
     registry::{Predecessor, Seat},
 };
@@ -64,6 +65,7 @@ pub(super) struct Link {
     pub(super) remote: SocketAddr,
     queue: mpsc::Sender<(Channel, Bytes)>,
     queued_bytes: AtomicUsize,
+    own_room: OwnRoom,
 }
 
 /// What the task that serves a link owns.
@@ -91,6 +93,7 @@ impl Link {
             remote,
             queue: sender,
             queued_bytes: AtomicUsize::new(0),
+            own_room: OwnRoom::default(),
         };
         (Arc::new(link), Ends { queue, hello_send, hello_recv })
     }
@@ -337,13 +340,21 @@ enum Read {
 }
 
 async fn read_stream(inner: Arc<Inner>, link: Arc<Link>, mut stream: RecvStream) -> Read {
-    let read = tokio::time::timeout(READ_TIMEOUT, stream.read_to_end(1 + FRAME_BYTES_MAX)).await;
+    // Its time begins when it is read: that others take the room is no fault of this peer's.
+    let mut held = inner.received.room(&link.own_room).await;
+    let read = tokio::time::timeout(READ_TIMEOUT, read_whole(&mut stream, &mut held)).await;
     // Dropping the stream tells the peer to stop.
     match read {
-        Ok(Ok(message)) => deliver(&inner, &link, &Bytes::from(message)).await,
-        Ok(Err(ReadToEndError::TooLong)) => unreadable(&inner, &link).await,
+        Ok(Ok(Some(message))) => {
+            held.settle();
+            deliver(&inner, &link, &message, held).await;
+        }
+        Ok(Ok(None)) => {
+            drop(held);
+            unreadable(&inner, &link).await;
+        }
         // Broken off, with its connection mostly.
-        Ok(Err(ReadToEndError::Read(_))) => inner.counters.dropped_malformed.add(1),
+        Ok(Err(_)) => inner.counters.dropped_malformed.add(1),
         Err(_) => {
             inner.counters.dropped_malformed.add(1);
             return Read::GivenUp;
@@ -352,16 +363,41 @@ async fn read_stream(inner: Arc<Inner>, link: Arc<Link>, mut stream: RecvStream)
     Read::Whole
 }
 
-async fn deliver(inner: &Inner, link: &Link, message: &Bytes) {
+/// A message to its end; `None` if it is too long.
+///
+/// What comes is copied, since a piece of a datagram keeps all that came with it: so what is counted is what
+/// is kept, or at least half of it while a message comes in several pieces.
+async fn read_whole(stream: &mut RecvStream, held: &mut Held) -> Result<Option<Bytes>, ReadError> {
+    let mut message = Vec::new();
+    while let Some(chunk) = stream.read_chunk(MESSAGE_BYTES_MAX, true).await? {
+        if message.len() + chunk.bytes.len() > MESSAGE_BYTES_MAX {
+            return Ok(None);
+        }
+        held.add(chunk.bytes.len());
+        message.extend_from_slice(&chunk.bytes);
+    }
+    message.shrink_to_fit();
+    Ok(Some(message.into()))
+}
+
+async fn deliver(inner: &Inner, link: &Link, message: &Bytes, held: Held) {
     match message.first().copied().and_then(Channel::from_byte) {
         Some(Channel::Frame) => {
             let bytes = message.slice(1..);
             inner.counters.frames_received.add(1);
             inner.counters.bytes_received.add(bytes.len() as u64);
-            inner.tell(Event::Frame { from: link.session.clone(), bytes }).await;
+            let frame = Event::Frame { from: link.session.clone(), bytes };
+            inner.tell_holding(frame, Some(held)).await;
         }
-        Some(Channel::Membership) => inner.deliver_membership(link, message.slice(1..)),
-        None => unreadable(inner, link).await,
+        Some(Channel::Membership) => {
+            // It has room of its own.
+            drop(held);
+            inner.deliver_membership(link, &message[1..]);
+        }
+        None => {
+            drop(held);
+            unreadable(inner, link).await;
+        }
     }
 }
 
@@ -373,7 +409,7 @@ async fn unreadable(inner: &Inner, link: &Link) {
 
 fn deliver_datagram(inner: &Inner, link: &Link, datagram: &Bytes) {
     if datagram.first().copied() == Some(Channel::Membership as u8) {
-        inner.deliver_membership(link, datagram.slice(1..));
+        inner.deliver_membership(link, &datagram[1..]);
     } else {
         inner.counters.dropped_malformed.add(1);
     }

@@ -13,6 +13,7 @@ mod link;
 mod meet;
 mod namesake;
 mod quarantine;
+mod received;
 mod refusal;
 mod registry;
 mod stats;
@@ -38,8 +39,9 @@ use tidegate_core::{
     Hello,
     ids::{Boot, NodeId, RegionName, Session},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
+pub use received::Inbox;
 pub use refusal::Refusal;
 pub use stats::TransportStats;
 pub use tls::TransportError;
@@ -54,6 +56,7 @@ use keep::Kept;
 use link::{Channel, Link};
 use namesake::Namesake;
 use quarantine::Quarantine;
+use received::{Held, Received, Sender};
 use refusal::{CODE_GOODBYE, Failure, FailureLog};
 use registry::Registry;
 use stats::Counters;
@@ -75,7 +78,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(3000);
 /// The first guess at a round trip: it sets how soon a lost first datagram is sent again.
 const INITIAL_RTT: Duration = Duration::from_millis(150);
 /// How many messages a peer may have under way, and how many of its messages are read or wait for the
-/// engine: that many of the longest are 16 MiB.
+/// engine: that many of the longest are 16 MiB. What all peers may have so is in `received`.
 const STREAMS_MAX: u32 = 256;
 /// How many bytes a peer may have under way that were not read yet.
 const RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
@@ -186,9 +189,10 @@ struct Inner {
     faults: Option<Arc<Faults>>,
     registry: Registry,
     kept: Mutex<Kept>,
-    events: mpsc::Sender<Event>,
+    events: Sender<Event>,
     /// Where membership messages go: to whoever asked last.
-    membership: Mutex<Option<mpsc::Sender<Gossiped>>>,
+    membership: Mutex<Option<Sender<Gossiped>>>,
+    received: Received,
     counters: Counters,
     failures: FailureLog,
     namesake: Namesake,
@@ -199,7 +203,7 @@ impl Transport {
     ///
     /// The events must be read: while their queue is full, nothing more is received. It runs until
     /// it is [closed](Self::close), whoever holds it.
-    pub fn start(config: Config) -> Result<(Self, mpsc::Receiver<Event>), TransportError> {
+    pub fn start(config: Config) -> Result<(Self, Inbox<Event>), TransportError> {
         let Config { identity, boot, socket, advertise, ca_pem, cert_pem, key_pem, faults } =
             config;
         let built = Built::new(&identity, &ca_pem, &cert_pem, &key_pem)?;
@@ -220,7 +224,7 @@ impl Transport {
             runtime,
         )?;
 
-        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let (events, receiver) = received::inbox(EVENTS_MAX);
         let inner = Arc::new(Inner {
             registry: Registry::new(identity.clone()),
             session: Session { id: identity, boot },
@@ -233,6 +237,7 @@ impl Transport {
             kept: Mutex::default(),
             events,
             membership: Mutex::default(),
+            received: Received::default(),
             counters: Counters::default(),
             failures: FailureLog::default(),
             namesake: Namesake::default(),
@@ -363,7 +368,8 @@ impl Transport {
 
     /// What was sent, received, dropped and refused since the start.
     pub fn stats(&self) -> TransportStats {
-        self.inner.counters.snapshot(self.inner.registry.queued_bytes())
+        let Inner { counters, registry, received, .. } = &*self.inner;
+        counters.snapshot(registry.queued_bytes(), received.bytes() as u64)
     }
 
     /// Sends a membership message to whoever an address leads to; never waits.
@@ -384,8 +390,8 @@ impl Transport {
 
     /// The membership messages that come from now on.
     /// Whoever called this before gets no more.
-    pub fn membership_messages(&self) -> mpsc::Receiver<Gossiped> {
-        let (sender, receiver) = mpsc::channel(MEMBERSHIP_MAX);
+    pub fn membership_messages(&self) -> Inbox<Gossiped> {
+        let (sender, receiver) = received::inbox(MEMBERSHIP_MAX);
         *self.inner.membership.lock() = Some(sender);
         receiver
     }
@@ -416,15 +422,23 @@ impl Inner {
 
     /// Hands an event up; waits while the queue is full. Without a reader it goes nowhere.
     async fn tell(&self, event: Event) {
-        let _ = self.events.send(event).await;
+        self.tell_holding(event, None).await;
     }
 
-    fn deliver_membership(&self, link: &Link, message: Bytes) {
+    /// The same for one that has bytes in it.
+    async fn tell_holding(&self, event: Event, held: Option<Held>) {
+        let _ = self.events.send(event, held).await;
+    }
+
+    /// Hands a membership message up, if there is room for it. It is copied, since a datagram is a piece of
+    /// all that came with it: so what is counted is what is kept.
+    fn deliver_membership(&self, link: &Link, message: &[u8]) {
         let taken = match &*self.membership.lock() {
-            Some(sender) => {
+            Some(sender) => self.received.membership(message.len()).is_some_and(|held| {
                 let (from, address) = (link.session.clone(), link.advertise);
-                sender.try_send(Gossiped { from, address, bytes: message }).is_ok()
-            }
+                let bytes = Bytes::copy_from_slice(message);
+                sender.try_send(Gossiped { from, address, bytes }, Some(held))
+            }),
             None => false,
         };
         if !taken {

@@ -28,6 +28,8 @@ pub struct TransportStats {
     pub dropped_membership: u64,
     /// Bytes of messages that wait to be sent.
     pub queued_bytes: u64,
+    /// Bytes of messages that were received: that are being read, or wait to be taken.
+    pub received_bytes: u64,
 }
 
 #[derive(Default)]
@@ -61,7 +63,7 @@ impl Counters {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn snapshot(&self, queued_bytes: u64) -> TransportStats {
+    pub(super) fn snapshot(&self, queued_bytes: u64, received_bytes: u64) -> TransportStats {
         let refused = |r: Refusal| (r.name(), self.refused[r as usize].load(Ordering::Relaxed));
         TransportStats {
             refused: Refusal::ALL.map(refused).to_vec(),
@@ -74,6 +76,7 @@ impl Counters {
             dropped_malformed: self.dropped_malformed.get(),
             dropped_membership: self.dropped_membership.get(),
             queued_bytes,
+            received_bytes,
         }
     }
 }

@@ -68,6 +68,44 @@ async fn who_sends_too_much_still_hears_why() {
 }
 
 #[tokio::test]
+async fn the_longest_query_fits_into_a_head() {
+    let server = start().await;
+    let attribute = |n: usize| format!("{}{n:02}={}", "%6E".repeat(62), "%76".repeat(512));
+    let query: Vec<_> = (0..32).map(attribute).collect();
+    let reply = exchange(&server, &format!("GET /check?{} HTTP/1.1", query.join("&")), b"").await;
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+    let (asked, _) = server.limiter.asked.lock().pop().unwrap();
+    assert_eq!((asked.len(), asked[31].1.len()), (32, 512));
+}
+
+#[tokio::test]
+async fn what_a_connection_in_http_2_may_hold_is_told_to_its_client() {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    const MAX_HEADER_LIST_SIZE: u16 = 6;
+    let server = start().await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    // The preface, and settings without any.
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut head = [0; 9];
+    client.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[3], 4, "the first frame has the settings");
+    let mut settings = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    client.read_exact(&mut settings).await.unwrap();
+    let told: std::collections::BTreeMap<u16, u32> = settings
+        .chunks_exact(6)
+        .map(|s| (u16::from_be_bytes([s[0], s[1]]), u32::from_be_bytes([s[2], s[3], s[4], s[5]])))
+        .collect();
+    for (setting, value) in [
+        (MAX_CONCURRENT_STREAMS, 100),
+        (INITIAL_WINDOW_SIZE, 64 << 10),
+        (MAX_HEADER_LIST_SIZE, 16 << 10),
+    ] {
+        assert_eq!(told.get(&setting), Some(&value), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn serving_ends_when_told_although_a_connection_is_open() {
     let server = start().await;
     let mut idle = TcpStream::connect(server.address).await.unwrap();

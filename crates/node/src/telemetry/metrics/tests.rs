@@ -161,6 +161,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     };
     let sample = NodeSample {
         listeners: vec![ListenerSample { listener: "http", open: 3, refused: 2, stalled: 1 }],
+        bodies_refused: 24,
         peers: vec![peer, silent],
         clocks: vec![ClockSample { region: "us".into(), offset_seconds: -0.25 }],
         clock_error: Some(0.75),
@@ -250,6 +251,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
         let series = format!(r#"tidegate_http_connections{name}{{listener="http"}}"#);
         assert_has(&lines, &format!("{series} {value}"));
     }
+    assert_has(&lines, "tidegate_http_bodies_refused_total 24");
     assert_has(&lines, "tidegate_certificate_expiry_timestamp_seconds 1900000000");
     assert_has(&lines, r#"tidegate_peer_quarantined{region="us",node="us-1"} 1"#);
     assert_has(&lines, "tidegate_keys 9");

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::*;
+use super::{rotation::until, *};
 use crate::faults::{Baseline, FaultsRequest};
 
 fn cut(faults: &Faults, cut: bool) {
@@ -131,12 +131,15 @@ async fn delay_is_felt() {
     faults.set(&request).unwrap();
     let start = Instant::now();
     eu.send(&us, "late").await;
+    until(|| faults.delayed_bytes() > 0).await;
     assert_eq!(us.next_frame().await, "late");
     assert!(start.elapsed() >= delay, "{:?}", start.elapsed());
     let start = Instant::now();
     us.send(&eu, "soon").await;
     assert_eq!(eu.next_frame().await, "soon");
     assert!(start.elapsed() < delay, "the other way is free: {:?}", start.elapsed());
+    faults.clear();
+    until(|| faults.delayed_bytes() == 0).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,10 @@ use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 
 use super::{refusals::Raw, rotation::until, *};
-use crate::transport::{EVENTS_MAX, FRAME_BYTES_MAX, STREAMS_MAX};
+use crate::transport::{
+    EVENTS_MAX, FRAME_BYTES_MAX, STREAMS_MAX,
+    received::{MESSAGE_BYTES_MAX, RECEIVED_BYTES_MAX},
+};
 
 #[tokio::test]
 async fn a_thousand_handshakes_that_do_not_go_on_keep_nobody_out() {
@@ -86,11 +89,46 @@ async fn whole_messages_that_nobody_takes_are_bounded_and_none_is_lost() {
     let bound = EVENTS_MAX as u64 + u64::from(STREAMS_MAX);
     assert!(held() <= bound, "{} of {bound} are held", held());
     assert!(!sending.is_finished());
+    assert_eq!(eu.transport.stats().received_bytes, 100 * held(), "each with its first byte");
     assert!(matches!(eu.next().await, Event::Connected(_)));
     for _ in 0..SENT {
         eu.next_frame().await;
     }
     drop(sending.await.unwrap());
+    assert_eq!(eu.transport.stats().received_bytes, 0);
+}
+
+#[tokio::test]
+async fn peers_that_take_all_room_for_what_is_received_keep_no_other_from_being_heard() {
+    let authority = Authority::generate().unwrap();
+    let mut eu = Node::start(config(&authority, "eu", 1));
+    let mut us = Node::start(config(&authority, "us", 1));
+    connect(&mut eu, &mut us).await;
+    // One such peer takes room for `STREAMS_MAX` of the longest messages at most.
+    let peers = RECEIVED_BYTES_MAX / MESSAGE_BYTES_MAX / STREAMS_MAX as usize + 1;
+    let mut kept = Vec::new();
+    for n in 0..peers {
+        let region = format!("ap-{n}");
+        let raw = Raw::with_certificate(&authority, &region);
+        let (connection, hello) = raw.introduced(&eu, &region).await;
+        assert!(matches!(eu.next().await, Event::Connected(_)));
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS_MAX {
+            let mut stream = connection.open_uni().await.unwrap();
+            stream.write_all(b"\x01").await.unwrap();
+            streams.push(stream);
+        }
+        kept.push((raw, connection, hello, streams));
+    }
+    // One byte of each that is read.
+    let read = (RECEIVED_BYTES_MAX / MESSAGE_BYTES_MAX) as u64;
+    until(|| eu.transport.stats().received_bytes >= read).await;
+    // Before the first of these peers is given up, which would be an event.
+    for n in 0..10 {
+        let text = format!("still heard {n}");
+        us.send(&eu, &text).await;
+        assert_eq!(eu.next_frame().await, text);
+    }
 }
 
 #[tokio::test]

@@ -16,9 +16,8 @@ use std::{
 use bytes::Bytes;
 use rand::{SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::ids::{Boot, NodeId, Session};
-use tokio::sync::mpsc;
 
-use super::{Config, Event, Transport};
+use super::{Config, Event, Inbox, Transport};
 use crate::{certs::Authority, faults::Faults};
 
 /// Far longer than anything here takes, also on a busy machine.
@@ -27,7 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A transport and its events.
 pub(crate) struct Node {
     pub(crate) transport: Transport,
-    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) events: Inbox<Event>,
 }
 
 pub(crate) fn id(region: &str) -> NodeId {
