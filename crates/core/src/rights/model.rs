@@ -522,12 +522,6 @@ fn three_regions_with_an_accident() {
 }
 
 #[test]
-fn three_regions_recover_a_long_label() {
-    let rights = Rights { accidents: 1, replicas: false, block: Some(1), ..calm(3, 1) };
-    explore("three regions, one accident, recovery", rights);
-}
-
-#[test]
 fn two_regions_recover_a_long_label() {
     let rights = Rights { accidents: 1, block: Some(1), ..calm(2, 2) };
     explore("two regions, one accident, recovery", rights);
