@@ -91,9 +91,10 @@ impl Node {
         seed: u64,
     ) -> Session {
         let session = Session { id: self.id.clone(), boot: Boot(clocks.wall.0 / 1_000) };
-        let Scenario { gossip, store, topology, .. } = scenario;
+        let Scenario { gossip, reclaim_after, store, topology, .. } = scenario;
         let settings = Settings {
             gossip: *gossip,
+            reclaim_after: *reclaim_after,
             call_max: Some(store.timeout),
             relays: topology.relays,
             shards: 1,

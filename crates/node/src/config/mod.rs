@@ -155,6 +155,8 @@ pub struct Cluster {
     pub relays: bool,
     /// How far the store's clock may be from the other regions' before that is an alarm: 10 ms to 1 h.
     pub clock_error: Duration,
+    /// After which a node that cannot be heard is taken for dead by forecasts: 1 s to 1 h.
+    pub reclaim_after: Duration,
     /// All regions that share limits under rights, with their weights; without, there are no such limits.
     pub regions: Option<Regions>,
     /// When the cluster was founded, in Unix milliseconds: nothing was spent under rights before.

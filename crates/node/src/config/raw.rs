@@ -81,6 +81,7 @@ pub(super) struct Cluster {
     #[serde(default)]
     pub(super) relays: bool,
     pub(super) clock_error: Option<Text>,
+    pub(super) reclaim_after: Option<Text>,
     pub(super) regions: Option<Spanned<BTreeMap<String, u32>>>,
     pub(super) config_epoch: Option<Spanned<u64>>,
     pub(super) config_effective: Option<Spanned<u64>>,

@@ -51,6 +51,7 @@ fn cluster(field: &str, line: &str) -> String {
         ("secret_file", "secret_file = \"secret\""),
         ("gossip", ""),
         ("clock_error", ""),
+        ("reclaim_after", ""),
     ];
     let lines = all.map(|(name, usual)| if name == field { line } else { usual });
     format!("region = \"eu\"\nnode = \"eu-0\"\n[cluster]\n{}\n", lines.join("\n"))
@@ -94,6 +95,7 @@ fn the_example_says_what_it_shows() {
             gossip: Duration::from_millis(50),
             relays: false,
             clock_error: Duration::from_millis(500),
+            reclaim_after: Duration::from_secs(30),
             regions: Some(Regions::first(
                 Split::even(
                     &["eu", "us", "ap"]
@@ -121,7 +123,7 @@ fn the_example_names_the_defaults() {
     let breaker =
         ["failures", "p95", "calls_min", "in_a_row", "window", "backoff", "backoff_max", "probes"];
     let others = ["http", "admin", "timeout", "namespace", "calls_max", "fence"];
-    let cluster = ["advertise", "gossip", "relays", "clock_error"];
+    let cluster = ["advertise", "gossip", "relays", "clock_error", "reclaim_after"];
     for field in others.into_iter().chain(cluster).chain(breaker) {
         let without = |line: &&str| !line.starts_with(&format!("{field} = "));
         let lines: Vec<_> = EXAMPLE.lines().filter(without).collect();
@@ -133,11 +135,11 @@ fn the_example_names_the_defaults() {
             "{field}"
         );
         let cluster = |config: Option<Cluster>| {
-            config.map(|c| (c.advertise, c.gossip, c.relays, c.clock_error))
+            config.map(|c| (c.advertise, c.gossip, c.relays, c.clock_error, c.reclaim_after))
         };
         assert_eq!(cluster(config.cluster), cluster(full.cluster.clone()), "{field}");
     }
-    assert_eq!(tried, 18);
+    assert_eq!(tried, 19);
 }
 
 #[test]
@@ -533,6 +535,14 @@ fn a_clock_error_has_a_range() {
     {
         let text = cluster("clock_error", &format!("clock_error = \"{error}\""));
         assert_eq!(parse(&text).is_ok(), good, "{error}");
+    }
+}
+
+#[test]
+fn a_silent_node_is_taken_for_dead_after_a_second_at_least_and_an_hour_at_most() {
+    for (after, good) in [("1s", true), ("1h", true), ("999ms", false), ("61m", false)] {
+        let text = cluster("reclaim_after", &format!("reclaim_after = \"{after}\""));
+        assert_eq!(parse(&text).is_ok(), good, "{after}");
     }
 }
 

@@ -183,6 +183,7 @@ impl Server {
             settings.gossip = clock::span(cluster.gossip);
             settings.relays = cluster.relays;
             settings.clock_error = clock::span(cluster.clock_error);
+            settings.reclaim_after = clock::span(cluster.reclaim_after);
             settings.expects_peers = !foreign_seeds(cluster).is_empty();
             settings.regions = cluster.regions.clone().unwrap_or(settings.regions);
             settings.founded =

@@ -38,6 +38,8 @@ pub(super) struct File {
     pub(super) begin: Option<Length>,
     #[serde(default = "gossip")]
     pub(super) gossip: Length,
+    #[serde(default = "reclaim_after")]
+    pub(super) reclaim_after: Length,
     pub(super) tail: Option<Length>,
     pub(super) converge_within: Option<Length>,
     pub(super) topology: Topology,
@@ -202,6 +204,9 @@ fn one_node() -> usize {
 }
 fn gossip() -> Length {
     Length(Span::millis(50))
+}
+fn reclaim_after() -> Length {
+    Length(Span::secs(30))
 }
 fn jitter() -> f64 {
     0.2

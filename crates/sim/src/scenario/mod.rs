@@ -228,6 +228,8 @@ pub struct Scenario {
     pub topology: Topology,
     /// How often nodes tell each other what changed.
     pub gossip: Span,
+    /// After which a node that cannot be heard is taken for dead by forecasts.
+    pub reclaim_after: Span,
     /// What stores are like.
     pub store: StoreSettings,
     /// What traffic.

@@ -25,6 +25,9 @@ const GOSSIP: Span = Span::millis(50);
 const GOSSIP_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(10);
 /// How far a store's clock may be off, unless `cluster.clock_error` says otherwise.
 pub const CLOCK_ERROR: Span = Span::millis(500);
+/// After which a node that cannot be heard is taken for dead, unless `cluster.reclaim_after` says otherwise.
+const RECLAIM_AFTER: Span = Span::secs(30);
+const RECLAIM_AFTER_RANGE: RangeInclusive<Span> = Span::secs(1)..=Span::secs(3_600);
 const CLOCK_ERROR_RANGE: RangeInclusive<Span> = Span::millis(10)..=Span::secs(3_600);
 /// In milliseconds, from 2001 to 2255: what is written in seconds or microseconds is a mistake.
 const EFFECTIVE_RANGE: RangeInclusive<u64> = 1_000_000_000_000..=9_000_000_000_000;
@@ -53,6 +56,9 @@ impl Resolver<'_> {
         let clock_error = raw.clock_error.as_ref();
         let clock_error =
             self.span("cluster.clock_error", clock_error, CLOCK_ERROR, CLOCK_ERROR_RANGE);
+        let reclaim_after = raw.reclaim_after.as_ref();
+        let reclaim_after =
+            self.span("cluster.reclaim_after", reclaim_after, RECLAIM_AFTER, RECLAIM_AFTER_RANGE);
         let regions = self.regions(raw, own);
         Some(Cluster {
             listen: listen?,
@@ -65,6 +71,7 @@ impl Resolver<'_> {
             gossip: gossip?,
             relays: raw.relays,
             clock_error: clock_error?,
+            reclaim_after: reclaim_after?,
             regions: regions?,
             founded: raw.founded,
         })

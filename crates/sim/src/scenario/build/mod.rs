@@ -73,6 +73,9 @@ pub(super) fn build(
     if file.gossip.0 < GOSSIP_MIN {
         notes.add("gossip", "must be 1ms or longer");
     }
+    if !(Span::secs(1)..=Span::secs(3_600)).contains(&file.reclaim_after.0) {
+        notes.add("reclaim_after", "must be from 1s to 1h");
+    }
     let mut topology = build_topology(&mut notes, &file.topology);
     let store = store::build(&mut notes, &file.store);
     let loads = loads::build(&mut notes, &file.load, &topology, &policies, folder);
@@ -104,6 +107,7 @@ pub(super) fn build(
         policies,
         topology,
         gossip: file.gossip.0,
+        reclaim_after: file.reclaim_after.0,
         store,
         loads,
         refunds,
