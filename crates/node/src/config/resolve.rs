@@ -10,7 +10,7 @@ use std::{
 use tidegate_core::ids::{NodeId, NodeName, RegionName};
 use toml::Spanned;
 
-use super::{Config, ConfigError, Identity, Listen, Network, Problem, raw};
+use super::{Cluster, Config, ConfigError, Identity, Listen, Network, Problem, Redis, Store, raw};
 
 mod breaker;
 mod cluster;
@@ -82,6 +82,9 @@ impl Resolver<'_> {
             None => Some(None),
         };
         let identity = self.identity(&raw.identity);
+        if let (Some(Store::Redis(redis)), Some(Some(cluster))) = (&store, &cluster) {
+            self.fence(raw, redis, cluster);
+        }
         Some(Config {
             id: id?,
             policies: policies?,
@@ -90,6 +93,25 @@ impl Resolver<'_> {
             cluster: cluster?,
             identity: identity?,
         })
+    }
+
+    /// Refuses a fence that is shorter than former nodes of the region may have been ahead of new ones: rights would
+    /// be spent twice where a store forgets.
+    fn fence(&mut self, raw: &raw::Config, redis: &Redis, cluster: &Cluster) {
+        let apart = cluster.clock_error.saturating_mul(2);
+        if cluster.regions.is_none() || redis.fence >= apart {
+            return;
+        }
+        let clock_error = raw.cluster.as_ref().and_then(|c| c.get_ref().clock_error.as_ref());
+        // By default the fence is twenty times as long: one of the two was written.
+        let written = raw.store.fence.as_ref().or(clock_error);
+        let message = format_args!(
+            "{:?} is less than twice cluster.clock_error, which is {:?}: of limits that are bounded or strict more might be spent; lengthen it, or shorten that",
+            redis.fence, cluster.clock_error,
+        );
+        if let Some(written) = written {
+            self.refuse::<()>("store.fence", written, message);
+        }
     }
 
     /// Who the node is. One without peers needs no names.

@@ -539,6 +539,21 @@ fn a_clock_error_has_a_range() {
 }
 
 #[test]
+fn a_fence_is_twice_as_long_as_clocks_may_be_off_where_regions_spend_by_rights() {
+    let file = |fence: &str, regions: &str| {
+        let (ids, table) = ("region = \"eu\"\nnode = \"eu-0\"\n", cluster("gossip", regions));
+        let table = table.split_once("[cluster]").expect("it has one").1;
+        let store = "[store]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:6379/0\"";
+        format!("{ids}{store}\nfence = \"{fence}\"\n[cluster]{table}")
+    };
+    let both = "regions = { eu = 1, us = 1 }";
+    assert!(parse(&file("1s", both)).is_ok());
+    assert!(parse(&file("999ms", "")).is_ok(), "without regions nothing is spent by rights");
+    let said = problem(&file("999ms", both));
+    assert!(said.contains("store.fence") && said.contains("cluster.clock_error"), "{said}");
+}
+
+#[test]
 fn a_silent_node_is_taken_for_dead_after_a_second_at_least_and_an_hour_at_most() {
     for (after, good) in [("1s", true), ("1h", true), ("999ms", false), ("61m", false)] {
         let text = cluster("reclaim_after", &format!("reclaim_after = \"{after}\""));
