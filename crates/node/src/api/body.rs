@@ -32,8 +32,12 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 /// that ask slowly for much must not have all others refused.
 const HELD_BY_BATCHES_MAX: usize = 48 << 20;
 
+/// Batches that are decided at a time: those that are slow to come take no place. Of its thousand checks a batch is answered with far more than its
+/// body has.
+const BATCHES_MAX: usize = 64;
+
 /// All bodies of this process.
-static BODIES: Bodies = Bodies::new(HELD_BYTES_MAX, HELD_BY_BATCHES_MAX);
+static BODIES: Bodies = Bodies::new(HELD_BYTES_MAX, HELD_BY_BATCHES_MAX, BATCHES_MAX);
 
 /// How many requests were refused since the start, because there was no room for their bodies.
 pub(crate) fn refused() -> u64 {
@@ -66,15 +70,18 @@ impl Deref for Held<'_> {
 #[derive(Debug)]
 struct Bodies {
     all: Room,
+    /// Of these, the bytes of batches; and batches.
+    of_batches: Room,
     batches: Room,
     refused: AtomicU64,
 }
 
 impl Bodies {
-    const fn new(bytes_max: usize, by_batches_max: usize) -> Self {
+    const fn new(bytes_max: usize, by_batches_max: usize, batches_max: usize) -> Self {
         Self {
             all: Room::new(bytes_max),
-            batches: Room::new(by_batches_max),
+            of_batches: Room::new(by_batches_max),
+            batches: Room::new(batches_max),
             refused: AtomicU64::new(0),
         }
     }
@@ -82,13 +89,14 @@ impl Bodies {
     /// Room for `bytes`, of a body of which at most `bytes_max` are read.
     fn take(&self, bytes: usize, bytes_max: usize) -> Option<Place<'_>> {
         let of_batches =
-            if bytes_max > BODY_BYTES_MAX { Some(self.batches.take(bytes)?) } else { None };
-        Some(Place { of_all: self.all.take(bytes)?, of_batches })
+            if bytes_max > BODY_BYTES_MAX { Some(self.of_batches.take(bytes)?) } else { None };
+        Some(Place { of_all: self.all.take(bytes)?, of_batches, batch: None })
     }
 
     fn refuse(&self) -> Problem {
         self.refused.fetch_add(1, Relaxed);
-        let detail = "too many bytes of requests are held already; ask again in a moment";
+        let detail =
+            "too many requests, or too large ones, are held already; ask again in a moment";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 }
@@ -98,6 +106,8 @@ impl Bodies {
 struct Place<'b> {
     of_all: Taken<'b>,
     of_batches: Option<Taken<'b>>,
+    /// Of a batch that has come whole.
+    batch: Option<Taken<'b>>,
 }
 
 impl Place<'_> {
@@ -109,7 +119,7 @@ impl Place<'_> {
     }
 }
 
-/// A bound on bytes, and how many are taken. Nobody waits for them, so this is a number and no semaphore,
+/// A bound on bytes or batches, and how many are taken. Nobody waits for them, so this is a number and no semaphore,
 /// which would lock to give back.
 #[derive(Debug)]
 struct Room {
@@ -177,6 +187,9 @@ async fn read_within(
         Ok(read) => {
             let bytes = read?;
             place.shrink_to(bytes.len());
+            if place.of_batches.is_some() {
+                place.batch = Some(bodies.batches.take(1).ok_or_else(|| bodies.refuse())?);
+            }
             Ok(Held { bytes, _place: place })
         }
         Err(_) => {
@@ -260,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_does_not_end_is_given_up() {
-        let bodies = Bodies::new(4, 0);
+        let bodies = Bodies::new(4, 0, 0);
         let read = read_within(&bodies, Duration::from_millis(1), begun_and_never_ended(), 4).await;
         assert_eq!(status(read), StatusCode::REQUEST_TIMEOUT);
         assert_eq!(bodies.all.taken.load(Relaxed), 0);
@@ -277,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_there_is_no_room_for_is_refused_and_finds_room_afterwards() {
-        let bodies = Bodies::new(100, 60);
+        let bodies = Bodies::new(100, 60, 2);
         let check =
             |bytes| read_within(&bodies, PATIENCE, Body::from(vec![b'x'; bytes]), BODY_BYTES_MAX);
         let batch =
@@ -300,13 +313,18 @@ mod tests {
         assert_eq!(status(batch(1).await), StatusCode::SERVICE_UNAVAILABLE);
         drop(third);
         batch(60).await.unwrap();
-        let left = [&bodies.all, &bodies.batches].map(|room| room.taken.load(Relaxed));
-        assert_eq!(left, [0, 0]);
+        // However small they are, there are only so many of them.
+        let decided = [batch(1).await.unwrap(), batch(1).await.unwrap()];
+        assert_eq!(status(batch(1).await), StatusCode::SERVICE_UNAVAILABLE);
+        drop(decided);
+        batch(1).await.unwrap();
+        let rooms = [&bodies.all, &bodies.of_batches, &bodies.batches];
+        assert_eq!(rooms.map(|room| room.taken.load(Relaxed)), [0, 0, 0]);
     }
 
     #[tokio::test]
     async fn a_body_of_unknown_length_takes_what_it_may_have_until_it_has_come() {
-        let bodies = Bodies::new(BODY_BYTES_MAX, 0);
+        let bodies = Bodies::new(BODY_BYTES_MAX, 0, 0);
         let mut coming =
             Box::pin(read_within(&bodies, PATIENCE, begun_and_never_ended(), BODY_BYTES_MAX));
         assert!(coming.as_mut().now_or_never().is_none());
