@@ -28,6 +28,12 @@ const FOLLOW_MAX: Span = Span::secs(3_600);
 /// surer soon: who could not ask its store for so long takes its clock for what it is.
 pub(crate) const UNSETTLED_MAX: Span = Span::secs(3);
 
+/// A clock that steps further forward than this may make labels over of which checks are still on their way to the
+/// store; smaller steps are within the time that ended labels are kept anyway.
+const LEAP: Span = Span::secs(1);
+/// So long after that they have been answered, or given up.
+const LEAP_SETTLES: Span = Span::secs(3);
+
 /// How the own store's clock stands to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ClockStatus {
@@ -84,6 +90,8 @@ pub(crate) struct Clock {
     /// Whether labels are in use: from then on it never runs backwards (INV-9). Before, it is a guess.
     settled: bool,
     started: Mono,
+    /// When it last stepped far forward.
+    leapt: Option<Mono>,
     /// Whether something was counted under a label that no store has confirmed.
     counted: bool,
     error_max: Span,
@@ -104,6 +112,7 @@ impl Clock {
             furthest: None,
             settled: false,
             started: now,
+            leapt: None,
             counted: false,
             error_max,
             alarm: false,
@@ -131,9 +140,11 @@ impl Clock {
     /// Whether labels that are over are over for good. They are not while the clock is a guess that may still
     /// be set back: own slots that were forgotten would begin again from nothing, below what others were told
     /// (INV-2), and what others told would be missing until counts are compared. That lasts for
-    /// [`UNSETTLED_MAX`] at most.
+    /// [`UNSETTLED_MAX`] at most. Nor are they just after the clock has stepped far forward: checks of such labels
+    /// are still to be answered, and counted where the others of the label are.
     pub(crate) fn may_forget(&self, now: Mono) -> bool {
-        self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX)
+        let sure = self.settled || (!self.counted && now.since(self.started) > UNSETTLED_MAX);
+        sure && self.leapt.is_none_or(|at| now.since(at) > LEAP_SETTLES)
     }
 
     /// Whether labels under rights may be cut by it: the own store's clock is as far from the others' as is
@@ -262,6 +273,9 @@ impl Clock {
         let before = self.cluster_time(now);
         self.shown.aim(now, target, self.settled);
         debug_assert!(!self.settled || self.cluster_time(now) >= before, "INV-9");
+        if self.settled {
+            self.note_leap(now, before);
+        }
         self.alone.aim(now, target, self.settled);
         if let Some(error) = self.own_error(now) {
             let bound = if self.alarm { Span(self.error_max.0 / 4 * 3) } else { self.error_max };
@@ -274,11 +288,22 @@ impl Clock {
     /// Shows what another node saw: that is better than a guess.
     fn follow(&mut self, now: Mono, time: ClusterTime) {
         debug_assert!(!self.settled || time >= self.cluster_time(now), "INV-9");
+        let (before, in_use) = (self.cluster_time(now), self.settled);
         self.settled = true;
         if self.own.is_none() && self.others.is_empty() {
             self.shown.rest_at(now, time);
         } else {
             self.shown.set(now, time);
+        }
+        // Under a guess nothing was counted yet that a store had charged.
+        if in_use {
+            self.note_leap(now, before);
+        }
+    }
+
+    fn note_leap(&mut self, now: Mono, before: ClusterTime) {
+        if self.cluster_time(now).since(before) > LEAP {
+            self.leapt = Some(now);
         }
     }
 }

@@ -309,3 +309,18 @@ fn there_is_no_median_of_nothing() {
     assert_eq!(median(&mut [9, 1, 5]), Some(5));
     assert_eq!(median(&mut [9, 1]), Some(5));
 }
+
+#[test]
+fn nothing_is_forgotten_just_after_the_clock_has_stepped_far_forward() {
+    let mut clock = clock();
+    assert!(clock.may_forget(mono(100)));
+    // Half of two clocks that are 300 s apart.
+    hear(&mut clock, 1_000, &[300_000]);
+    assert_eq!(shows(&clock, 1_000), 151_000);
+    assert!(!clock.may_forget(mono(1_000)) && !clock.may_forget(mono(4_000)));
+    assert!(clock.may_forget(mono(4_001)));
+    clock.handle_sibling(mono(9_000), clock.cluster_time(mono(9_000)) + Span::millis(900));
+    assert!(clock.may_forget(mono(9_000)), "ended labels are kept for longer than that");
+    clock.handle_sibling(mono(9_000), clock.cluster_time(mono(9_000)) + Span::millis(1_100));
+    assert!(!clock.may_forget(mono(12_000)) && clock.may_forget(mono(12_001)));
+}

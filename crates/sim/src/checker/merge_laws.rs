@@ -49,7 +49,13 @@ impl MergeLaws {
             self.violations.note(at, format_args!("{}: an unsound slot was told: {c:?}", of()));
         }
         if !at_least(c, b) {
-            self.violations.note(at, format_args!("{}: a slot fell from {b:?} to {c:?}", of()));
+            let [teller, listener] = way.into();
+            let what = format!(
+                "{}: life {teller} told life {listener} of life {}, whose slot fell from {b:?} to {c:?}",
+                of(),
+                slot.life
+            );
+            self.violations.note(at, what);
         }
         let m = self.merge;
         let lawful = m(a, c) == m(c, a)
