@@ -62,9 +62,11 @@ pub struct RedisStore {
     reachable: AtomicBool,
     /// Why the last probe failed.
     trouble: ArcSwapOption<StoreError>,
-    /// The server's own name of its history, as last seen on this connection; the script asks the server
-    /// where it is not known.
-    history: ArcSwapOption<String>,
+    /// The server's own name of its history, as last seen, and after how many breaks; the script asks the server
+    /// where it is not known, or is of a connection that has broken since.
+    history: ArcSwapOption<(u64, String)>,
+    /// How often a call has found the connection broken: another server may be behind the address since.
+    breaks: AtomicU64,
     /// The epoch that the last probe found, 0 before the first.
     epoch: AtomicU64,
     /// Why what is spent by rights cannot be left to the server.
@@ -95,6 +97,7 @@ impl RedisStore {
             reachable: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
             history: ArcSwapOption::empty(),
+            breaks: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             doubt: watch::Sender::new(Some(Doubt::NotSeen)),
             hash: redis::Script::new(SCRIPT).get_hash().to_owned(),
@@ -138,8 +141,9 @@ impl RedisStore {
         let reply = answer.unwrap_or(Err(StoreError::Timeout));
         if matches!(reply, Err(StoreError::Broken(_))) {
             // The client library connects again by itself, perhaps to another server behind the same
-            // address: until the next probe the script finds out whose history it is.
-            self.history.store(None);
+            // address: until the next probe the script finds out whose history it is. What a probe that is under
+            // way has been told by the server before is of no use either.
+            self.breaks.fetch_add(1, Ordering::AcqRel);
         }
         reply
     }
@@ -190,8 +194,10 @@ impl RedisStore {
             call.arg(record_name(&self.settings.namespace, key));
         }
         match self.history.load().as_deref() {
-            Some(history) => call.arg(history),
-            None => call.arg(""),
+            Some((breaks, history)) if *breaks == self.breaks.load(Ordering::Acquire) => {
+                call.arg(history)
+            }
+            _ => call.arg(""),
         };
         let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
         call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));

@@ -84,6 +84,7 @@ impl RedisStore {
             None => (Arc::new(self.connect().await?), true),
         };
         let mut connection = (*manager).clone();
+        let breaks = self.breaks.load(Ordering::Acquire);
         let replication = info(&mut connection, "replication").await?;
         if is_new && field(&info(&mut connection, "cluster").await?, "cluster_enabled") == Some("1")
         {
@@ -94,7 +95,7 @@ impl RedisStore {
             let said = "INFO replication has no master_replid: is it a Redis server?";
             return Err(StoreError::Refused(said.into()));
         };
-        self.history.store(Some(Arc::new(history.to_owned())));
+        self.history.store(Some(Arc::new((breaks, history.to_owned()))));
         let Memory { probes, policy, seen } = memory;
         if is_new || probes.is_multiple_of(PROBES_PER_LOOK) {
             let said = info(&mut connection, "memory").await?;
