@@ -141,9 +141,9 @@ consistency = "strict"
     let set_policy = async |policy: &str| {
         redis.ask::<()>(&["CONFIG", "SET", "maxmemory-policy", policy]).await.unwrap();
     };
-    // There is no other server, so the first one need not be given time to notice.
+    // There is no other server that would need time to notice: as short as it may be.
     let url = redis.url();
-    let store = format!("kind = \"redis\"\nurl = \"{url}\"\ntimeout = \"1s\"\nfence = \"0s\"");
+    let store = format!("kind = \"redis\"\nurl = \"{url}\"\ntimeout = \"1s\"\nfence = \"1s\"");
     let config = site.config_with(&place, &[], &store);
     let config = config.replace("[cluster]\n", "[cluster]\nregions = { eu = 1 }\n");
     set_policy("allkeys-lru").await;
