@@ -236,10 +236,12 @@ fn limit<'a>(
     let consistency = consistency(fields, scope);
     let (name, window, algorithm, scope) = (name?, window?, algorithm?, scope?);
     let micros = format!("{}", window.length().0);
-    let shape = [policy?, name, algorithm.as_str(), &micros, scope.as_str(), "rights"];
-    // Of what was used without rights no region knows its part: rights begin with nothing used.
-    let rights = consistency.is_some_and(Consistency::has_rights);
-    let id = LimitId::of(&shape[..shape.len() - usize::from(!rights)]);
+    let mut shape = Vec::from([policy?, name, algorithm.as_str(), &micros, scope.as_str()]);
+    if consistency.is_some_and(Consistency::has_rights) {
+        // Of what was used without rights no region knows its part: rights begin with nothing used.
+        shape.push("rights");
+    }
+    let id = LimitId::of(&shape);
     if let Some(other) = ids.insert(id, fields.place.clone()) {
         let message = format_args!("has by chance the same number as {other}: rename one of them");
         fields.notes.add(fields.at, &fields.place, message);

@@ -32,8 +32,8 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 /// that ask slowly for much must not have all others refused.
 const HELD_BY_BATCHES_MAX: usize = 48 << 20;
 
-/// Batches that are decided at a time: those that are slow to come take no place. Of its thousand checks a batch is answered with far more than its
-/// body has.
+/// Batches that are decided at a time; those that are slow to come take no place. For its checks a batch is
+/// answered with far more than its body has.
 const BATCHES_MAX: usize = 64;
 
 /// All bodies of this process.
@@ -119,38 +119,38 @@ impl Place<'_> {
     }
 }
 
-/// A bound on bytes or batches, and how many are taken. Nobody waits for them, so this is a number and no semaphore,
-/// which would lock to give back.
+/// A bound on bytes, or on batches, and how many are taken. Nobody waits for them, so this is a number and no
+/// semaphore, which would lock to give back.
 #[derive(Debug)]
 struct Room {
     taken: AtomicUsize,
-    bytes_max: usize,
+    most: usize,
 }
 
 impl Room {
-    const fn new(bytes_max: usize) -> Self {
-        Self { taken: AtomicUsize::new(0), bytes_max }
+    const fn new(most: usize) -> Self {
+        Self { taken: AtomicUsize::new(0), most }
     }
 
-    fn take(&self, bytes: usize) -> Option<Taken<'_>> {
-        let more = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+    fn take(&self, amount: usize) -> Option<Taken<'_>> {
+        let more = |taken: usize| taken.checked_add(amount).filter(|sum| *sum <= self.most);
         self.taken.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Taken { room: self, bytes })
+        Some(Taken { room: self, amount })
     }
 }
 
-/// Bytes of a room, given back on drop.
+/// Part of a room, given back on drop.
 #[derive(Debug)]
 struct Taken<'b> {
     room: &'b Room,
-    bytes: usize,
+    amount: usize,
 }
 
 impl Taken<'_> {
-    /// Gives back all but `bytes`, if it has more.
-    fn shrink_to(&mut self, bytes: usize) {
-        let spare = self.bytes.saturating_sub(bytes);
-        self.bytes -= spare;
+    /// Gives back all but `amount`, if it has more.
+    fn shrink_to(&mut self, amount: usize) {
+        let spare = self.amount.saturating_sub(amount);
+        self.amount -= spare;
         self.room.taken.fetch_sub(spare, Relaxed);
     }
 }

@@ -262,15 +262,21 @@ async fn who_sends_what_unpacks_to_too_much_is_known() {
     who_sends_this_is_known(message::tests::ack(&vec![block; blocks])).await;
 }
 
-/// This message is not taken and its sender accused; others are taken.
-async fn who_sends_this_is_known(bad: Vec<u8>) {
-    use chitchat::{ChitchatMessage, Serializable as _, transport::Transport as _};
+/// Two nodes that have met.
+async fn two_connected() -> (Node, Node) {
     let authority = Authority::generate().unwrap();
     let mut eu = Node::start(config(&authority, "eu", 1));
     let mut us = Node::start(config(&authority, "us", 1));
     us.transport.keep_dialled([eu.address()]);
     assert_eq!(us.next().await, Event::Connected(eu.session()));
     assert_eq!(eu.next().await, Event::Connected(us.session()));
+    (eu, us)
+}
+
+/// This message is not taken and its sender accused; others are taken.
+async fn who_sends_this_is_known(bad: Vec<u8>) {
+    use chitchat::{ChitchatMessage, Serializable as _, transport::Transport as _};
+    let (mut eu, us) = two_connected().await;
     let in_hand = InHand::default();
     let network = over(&eu, &in_hand);
     let mut socket = network.open(eu.address()).await.unwrap();
@@ -349,12 +355,7 @@ fn id_of(gossiper: &Gossiper) -> String {
 #[tokio::test]
 async fn no_more_is_taken_than_is_looked_at() {
     use chitchat::{ChitchatMessage, Serializable as _, transport::Transport as _};
-    let authority = Authority::generate().unwrap();
-    let mut eu = Node::start(config(&authority, "eu", 1));
-    let mut us = Node::start(config(&authority, "us", 1));
-    us.transport.keep_dialled([eu.address()]);
-    assert_eq!(us.next().await, Event::Connected(eu.session()));
-    assert_eq!(eu.next().await, Event::Connected(us.session()));
+    let (eu, us) = two_connected().await;
     let network = over(&eu, &InHand::default());
     let mut socket = network.open(eu.address()).await.unwrap();
     network.taken.add(socket::TAKEN_MAX);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use futures_util::FutureExt as _;
+use quinn::{Connection, SendStream};
 use tokio::task::JoinSet;
 
 use super::{refusals::Raw, rotation::until, *};
@@ -10,6 +11,17 @@ use crate::transport::{
     EVENTS_MAX, FRAME_BYTES_MAX, STREAMS_MAX,
     received::{MESSAGE_BYTES_MAX, RECEIVED_BYTES_MAX},
 };
+
+/// As many messages as a peer may have under way, each begun and not ended.
+async fn begin_all_streams(connection: &Connection) -> Vec<SendStream> {
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let mut stream = connection.open_uni().await.unwrap();
+        stream.write_all(b"\x01").await.unwrap();
+        streams.push(stream);
+    }
+    streams
+}
 
 #[tokio::test]
 async fn a_thousand_handshakes_that_do_not_go_on_keep_nobody_out() {
@@ -47,12 +59,7 @@ async fn streams_that_do_not_end_are_bounded_and_end_their_connection() {
     let (connection, _hello) = raw.introduced(&eu, "ap").await;
     assert!(matches!(eu.next().await, Event::Connected(_)));
 
-    let mut streams = Vec::new();
-    for _ in 0..STREAMS_MAX {
-        let mut stream = connection.open_uni().await.unwrap();
-        stream.write_all(b"\x01").await.unwrap();
-        streams.push(stream);
-    }
+    let _streams = begin_all_streams(&connection).await;
     assert!(connection.open_uni().now_or_never().is_none(), "no more than that");
     us.send(&eu, "undisturbed").await;
     assert_eq!(eu.next_frame().await, "undisturbed");
@@ -112,12 +119,7 @@ async fn peers_that_take_all_room_for_what_is_received_keep_no_other_from_being_
         let raw = Raw::with_certificate(&authority, &region);
         let (connection, hello) = raw.introduced(&eu, &region).await;
         assert!(matches!(eu.next().await, Event::Connected(_)));
-        let mut streams = Vec::new();
-        for _ in 0..STREAMS_MAX {
-            let mut stream = connection.open_uni().await.unwrap();
-            stream.write_all(b"\x01").await.unwrap();
-            streams.push(stream);
-        }
+        let streams = begin_all_streams(&connection).await;
         kept.push((raw, connection, hello, streams));
     }
     // One byte of each that is read.
