@@ -1,4 +1,4 @@
-//! Reads the slots out of a frame, for the checkers.
+//! Reads the slots out of a frame, for the checkers; and adds lies to one, for nodes that lie.
 //!
 //! This is a second reading of the wire format, on purpose: what the engine encodes and parses is what
 //! the checkers judge, so they look at the bytes with eyes of their own. It reads only what they need
@@ -6,9 +6,9 @@
 
 use tidegate_core::{
     counts::Tally,
-    ids::{Boot, Caller, Key, LimitId, NodeId, Session},
+    ids::{Boot, Caller, Key, LimitId, NodeId, RegionNumber, Session, StoreEpoch},
     store::Counts,
-    time::Label,
+    time::{Label, Window},
 };
 
 /// The version of the format that is understood.
@@ -16,6 +16,8 @@ const VERSION: u8 = 2;
 /// The kinds of sections of slots: told of oneself and of those one may speak for, and by hearsay.
 const KIND_SLOTS: u8 = 1;
 const KIND_HEARSAY: u8 = 4;
+/// The kind of a section of what a region has granted.
+const KIND_RIGHTS: u8 = 10;
 /// The kind of the section that says: a sibling of yours tells you what changes here.
 const KIND_RELAYED: u8 = 7;
 /// The kind of the section that says: you tell your siblings what changes here.
@@ -68,6 +70,70 @@ fn sections(bytes: &[u8]) -> Option<Vec<(u8, Reader<'_>)>> {
         sections.push((kind, Reader(frame.take(length)?)));
     }
     Some(sections)
+}
+
+/// Appends to a frame that its sender has used so much of a global limit.
+pub fn claim_used(frame: &mut Vec<u8>, key: &Key, window: Window, label: Label, used: u64) {
+    let mut section = vec![0]; // the sender's own slot
+    limit(&mut section, key, window);
+    section.push(1); // of all regions
+    number(&mut section, label.0);
+    section.push(1); // entry
+    section.extend(key.caller.to_bytes());
+    for part in [used, 0, 0, 0] {
+        number(&mut section, part); // used, refunded, refused, and nothing of demand
+    }
+    append(frame, KIND_SLOTS, &section);
+}
+
+/// Appends to a frame that the sender's region, in this epoch of its store, has granted so much of a limit to
+/// each of these regions; these are sorted.
+pub fn claim_granted(
+    frame: &mut Vec<u8>,
+    key: &Key,
+    window: Window,
+    label: Label,
+    epoch: StoreEpoch,
+    (regions, amount): (&[RegionNumber], u64),
+) {
+    let mut section = Vec::new();
+    limit(&mut section, key, window);
+    number(&mut section, label.0);
+    section.push(1); // entry
+    section.extend(key.caller.to_bytes());
+    number(&mut section, epoch.0);
+    section.push(0); // no ceiling
+    number(&mut section, regions.len() as u64);
+    for region in regions {
+        number(&mut section, u64::from(region.0));
+        number(&mut section, amount);
+    }
+    section.extend([0, 0]); // asks nothing, has heard nothing
+    append(frame, KIND_RIGHTS, &section);
+}
+
+fn limit(section: &mut Vec<u8>, key: &Key, window: Window) {
+    number(section, u64::from(key.limit.0));
+    number(section, window.length().0);
+}
+
+fn append(frame: &mut Vec<u8>, kind: u8, section: &[u8]) {
+    frame.push(kind);
+    number(frame, section.len() as u64);
+    frame.extend(section);
+}
+
+/// Writes a variable-length number, as [`Reader::number`] reads it.
+fn number(to: &mut Vec<u8>, number: u64) {
+    let bytes = number.to_le_bytes();
+    let (marker, width) = match number {
+        0..=250 => return to.push(bytes[0]),
+        251..=0xffff => (251, 2),
+        0x1_0000..=0xffff_ffff => (252, 4),
+        _ => (253, 8),
+    };
+    to.push(marker);
+    to.extend(&bytes[..width]);
 }
 
 /// What is left to read.
@@ -152,6 +218,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_core::time::Span;
+
     use super::*;
 
     /// Version 2; header 7, 1, 5, 0, 300 and no echo; an unknown section; slots of an earlier session.
@@ -189,6 +257,20 @@ mod tests {
         assert_eq!(makes_relay(&with(&[KIND_RELAYED, 0])), Some(false));
         assert_eq!(makes_relay(&with(&[KIND_RELAY, 0])), Some(true));
         assert_eq!(makes_relay(&with(&[KIND_RELAY])), None);
+    }
+
+    #[test]
+    fn a_lie_is_read_like_the_truth() {
+        let window = Window::new(Span::secs(1)).expect("in range");
+        let key = Key { caller: Caller::from_bytes([7; 16]), limit: LimitId(300) };
+        for used in [0, 250, 251, 70_000, 1 << 40] {
+            let mut bytes = frame();
+            claim_used(&mut bytes, &key, window, Label(1 << 33), used);
+            let told = slots_of(&bytes).expect("a frame");
+            let [.., lie] = &told[..] else { panic!("no slots") };
+            assert_eq!((lie.of.clone(), lie.key, lie.label), (None, key, Label(1 << 33)));
+            assert_eq!(lie.tally, Tally { counts: Counts { used, refunded: 0 }, offered: used });
+        }
     }
 
     #[test]

@@ -149,6 +149,11 @@ impl RegionStore {
         self.saved.insert(loss, self.table.clone());
     }
 
+    /// The epoch of the current server.
+    pub fn epoch(&self) -> StoreEpoch {
+        self.table.epoch()
+    }
+
     /// Becomes what was saved for this loss, or forgets everything; and begins a new epoch. What it was goes on
     /// as a server beside it until the given instant, if one is given; one that did so already ends.
     pub fn lose_memory(&mut self, loss: Option<usize>, now: StoreTime, lingers: Option<Instant>) {

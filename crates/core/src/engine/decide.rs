@@ -16,7 +16,7 @@ use crate::{
     exchange::RegionView,
     forecast::{Answered, Ceiling, Question, Urgency, Whose},
     guard::{Guard, Guarding},
-    ids::{Key, RegionIndex, Secret, StoreEpoch},
+    ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Limit, OnStoreFailure, PolicySet, Scope},
     store::{Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
@@ -142,7 +142,9 @@ impl<G: Guarding> Engine<G> {
     /// What is known of the others now.
     pub(super) fn sighted(&self, now: Mono) -> Sighted {
         let (cluster, config) = (self.cluster_time(now), self.config_sight(now));
+        let waits = now.since(self.began) < self.settings.reclaim_after;
         self.views.with(|views| Sighted {
+            apart: if waits { Arc::clone(&views.apart) } else { Arc::default() },
             now,
             cluster,
             participants: Arc::clone(&views.participants),
@@ -192,6 +194,24 @@ impl<G: Guarding> Engine<G> {
         Some(Opening { epoch, opens: opens? })
     }
 
+    /// The own region's part of a whole by its weight; an equal one of so many regions, if none are
+    /// configured.
+    fn share(&self, regions: usize) -> f64 {
+        if self.regions.is_one() {
+            1.0 / regions as f64
+        } else {
+            self.regions.share(self.own_region)
+        }
+    }
+
+    /// What a node that has just begun leaves to regions of which it knows nothing yet, not even whether they
+    /// can be reached: their parts by weight. What it has left is its own region's part.
+    fn kept_for_apart(&self, quantity: u64, sighted: &Sighted) -> u64 {
+        let acting = sighted.config.acting;
+        let part = |region: &RegionNumber| self.regions.bases(quantity, *region, acting).now;
+        sighted.apart.iter().map(part).sum()
+    }
+
     /// Whether nothing may be spent by rights now: the clock of the store is further from the other regions'
     /// than [`Settings::clock_error`](super::Settings::clock_error), a peer has another configuration of
     /// regions under the same number, or [`suspend_rights`](Self::suspend_rights) said so.
@@ -231,6 +251,8 @@ impl<G: Guarding> Engine<G> {
         let elapsed = sighted.cluster.since(window.start(label));
         let used = plan.others.saturating_add(known.own_region());
         let rights = plan.has_rights();
+        let kept = if rights { 0 } else { self.kept_for_apart(quantity, sighted) };
+        plan.ceiling = Ceiling::certain(plan.ceiling.net.saturating_sub(kept));
         let worth_it = used >= WATCHED_FROM.min(quantity / 4)
             && (rights || may_be_under_way(quantity, window));
         if worth_it && shard.watched.get(&plan.key).is_none() {
@@ -255,10 +277,10 @@ impl<G: Guarding> Engine<G> {
             left: window.end(label).since(sighted.cluster),
             cost: plan.cost,
             quantity,
-            others: plan.others,
+            others: plan.others.saturating_add(kept),
             own_region: known.own_region(),
             own_session: known.own_session,
-            share: 1.0 / regions as f64,
+            share: self.share(regions),
             evidence: regions <= EVIDENCE_REGIONS_MAX,
             chance: self.chance(),
         };

@@ -205,6 +205,8 @@ pub struct Engine<G: Guarding> {
     pace: Pace,
     regions: Regions,
     own_region: RegionNumber,
+    /// When this run began.
+    began: Mono,
     /// Whether any limit was asked for that is spent by rights.
     has_rights: AtomicBool,
     /// Whether nothing may be spent by rights, for what the store's settings are.
@@ -224,6 +226,8 @@ struct Views {
     regions: Vec<RegionView>,
     /// How many further regions share limits, none of whose nodes was ever met.
     unmet: usize,
+    /// Regions that share limits, and none of whose nodes has ever told this one all that it knew.
+    apart: Arc<[RegionNumber]>,
     /// False while peers are expected and none has ever been met.
     complete: bool,
     /// Nodes of this region that are connected, this one included.
@@ -250,6 +254,8 @@ struct Sighted {
     regions: Arc<[(RegionNumber, RegionIndex)]>,
     fingerprint: u64,
     config: ConfigSight,
+    /// Regions that this node has not come to know since it began, as long as it waits for them.
+    apart: Arc<[RegionNumber]>,
 }
 
 impl Views {
@@ -316,6 +322,7 @@ impl<G: Guarding> Engine<G> {
         assert!(count.is_power_of_two() && count <= 1_024, "shards: a power of two up to 1,024");
         let per_shard = settings.cells_max.div_ceil(count).max(16);
         let chance = random.next_u64();
+        let own_region = RegionNumber::of(&settings.session.id.region);
         Self {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
             exchange: Guard::new(Exchange::new(
@@ -329,6 +336,7 @@ impl<G: Guarding> Engine<G> {
             views: Guard::new(Views {
                 regions: Vec::new(),
                 unmet: settings.regions.iter().count().saturating_sub(1),
+                apart: settings.regions.iter().filter(|region| *region != own_region).collect(),
                 live_nodes: 1,
                 complete: !settings.expects_peers,
                 participants: Arc::default(),
@@ -349,7 +357,8 @@ impl<G: Guarding> Engine<G> {
             grants: Guard::new(grants::Grants::default()),
             pace: Pace::default(),
             regions: settings.regions.clone(),
-            own_region: RegionNumber::of(&settings.session.id.region),
+            own_region,
+            began: now,
             has_rights: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
             configured_otherwise: AtomicBool::new(false),
@@ -582,6 +591,10 @@ impl<G: Guarding> Engine<G> {
         self.views.with(|views| {
             views.regions = exchange.views();
             views.unmet = exchange.unmet();
+            if !views.apart.is_empty() {
+                let apart = views.apart.iter().copied();
+                views.apart = apart.filter(|region| !exchange.has_answered(*region)).collect();
+            }
             views.complete |= exchange.has_peers();
             views.live_nodes = exchange.live_nodes() as u64;
             views.participants = exchange.participants(now);

@@ -17,6 +17,7 @@ use crate::{
 
 mod audit;
 mod heal;
+mod join;
 mod refund;
 mod relay;
 mod repair;

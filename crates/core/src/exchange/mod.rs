@@ -367,15 +367,18 @@ impl Exchange {
 
     /// Whether a node of every other configured region has told all that it knew when the two met.
     pub(crate) fn have_answered(&self) -> bool {
-        let answered = |region: RegionNumber| {
-            self.peers.values().any(|peer| {
-                peer.connected
-                    && peer.incoming.walk_is_complete()
-                    && RegionNumber::of(&peer.session.id.region) == region
-            })
-        };
         let own = self.sessions.own_region();
-        self.regions.iter().filter(|region| *region != own).all(answered)
+        let mut others = self.regions.iter().filter(|region| *region != own);
+        others.all(|region| self.has_answered(region))
+    }
+
+    /// Whether a connected node of a region has told all that it knew when the two met.
+    pub(crate) fn has_answered(&self, region: RegionNumber) -> bool {
+        self.peers.values().any(|peer| {
+            peer.connected
+                && peer.incoming.walk_is_complete()
+                && RegionNumber::of(&peer.session.id.region) == region
+        })
     }
 
     /// Whether a session of the own region is known that is over.

@@ -121,6 +121,15 @@ impl Demand {
         }
     }
 
+    /// Takes no more for true than so many units per second, and so much for one of them.
+    pub(super) fn believe(&mut self, most: Option<(f64, f64)>) {
+        let Some((units, cost)) = most else { return };
+        for rate in [&mut self.fast, &mut self.usual, &mut self.slow] {
+            rate.per_second = rate.per_second.min(units);
+        }
+        self.squares.per_second = self.squares.per_second.min(self.usual.per_second * cost);
+    }
+
     /// As of when it is known.
     pub(super) const fn at(&self) -> Mono {
         self.at

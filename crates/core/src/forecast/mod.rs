@@ -44,6 +44,9 @@ const SILENT: Span = Span::millis(1_500);
 const HEAVY: u64 = 2;
 /// Nodes whose demand for one key is remembered.
 const TOLD_MAX: usize = 64;
+/// So many times the quantity in a window is the most demand that anybody is believed. No forecast is another
+/// by more, and what was claimed falsely is forgotten within some seven times what rates remember.
+const DEMAND_MAX: f64 = 1_000.0;
 /// What comes from a place in the time that its news takes is nothing if it is less.
 const QUIET: f64 = 0.5;
 
@@ -104,7 +107,7 @@ pub(crate) struct Question {
     pub(crate) left: Span,
     pub(crate) cost: u64,
     pub(crate) quantity: u64,
-    /// Net use of all other regions, as known.
+    /// Net use of all other regions, as known, and what is left to those of which nothing is.
     pub(crate) others: u64,
     /// Net use of the own region, as known.
     pub(crate) own_region: u64,
@@ -225,6 +228,7 @@ pub(crate) enum Urgency {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Forecast {
     memory: Memory,
+    window: Window,
     label: Label,
     own: Demand,
     fast: Rate,
@@ -248,6 +252,7 @@ impl Forecast {
     pub(crate) fn new(window: Window, label: Label, now: Mono) -> Self {
         Self {
             memory: Memory::of(window),
+            window,
             label,
             own: Demand::new(now),
             fast: Rate::default(),
@@ -327,16 +332,25 @@ impl Forecast {
                 self.told.len() - 1
             }
         };
+        let most = self.most();
         let told = &mut self.told[at];
         told.weight = news.note.weight.max(1);
         self.rights |= news.note.rights;
         let units = news.units as f64;
         let squares = units * f64::from(told.weight);
         told.demand.observe(units, squares, news.since, news.told, self.memory);
+        told.demand.believe(most);
         if news.label > told.label {
             (told.label, told.stopped) = (news.label, false);
         }
         told.stopped |= news.note.stopped && news.label == told.label;
+    }
+
+    /// Units per second that anybody is believed to be asked for, and the most that one of them costs; before
+    /// anything was decided there is nothing to compare with.
+    fn most(&self) -> Option<(f64, f64)> {
+        let quantity = (self.quantity > 0).then_some(self.quantity as f64)?;
+        Some((DEMAND_MAX * quantity / seconds(self.window.length()), quantity))
     }
 
     /// Takes a request, however it will be answered.
@@ -365,11 +379,13 @@ impl Forecast {
     /// given as ceiling. And how soon peers should hear of the key.
     pub(crate) fn ceiling(&mut self, question: &Question, sight: &Sight<'_>) -> (Ceiling, Urgency) {
         self.turn(question.label);
-        if mem::replace(&mut self.quantity, question.quantity) != question.quantity
-            && let Some(stop) = &mut self.stop
-        {
-            // What is left is another: it is shared out at once.
-            stop.settled = None;
+        if mem::replace(&mut self.quantity, question.quantity) != question.quantity {
+            if let Some(stop) = &mut self.stop {
+                // What is left is another: it is shared out at once.
+                stop.settled = None;
+            }
+            let most = self.most();
+            self.told.iter_mut().for_each(|told| told.demand.believe(most));
         }
         let question =
             &Question { own_region: question.own_region.max(self.region.net()), ..*question };

@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::COUNT_MAX;
 
 const WINDOW: Span = Span::secs(1);
 const LABEL: Label = Label(7);
@@ -217,4 +218,30 @@ fn a_refusal_of_a_heavy_request_stops_nobody() {
     assert!(!forecast.has_stopped(LABEL));
     let light = Answered { cost: 1, ..heavy };
     assert_eq!(forecast.handle_answer(ms(211), LABEL, ceiling, &light), Urgency::Now);
+}
+
+#[test]
+fn what_is_claimed_beyond_belief_is_soon_forgotten() {
+    for decided_before in [true, false] {
+        let mut forecast = forecast();
+        if decided_before {
+            forecast.ceiling(&question(100, 0, 0), &sight(ms(100), &[]));
+        }
+        let mut lie = news(COUNT_MAX, LABEL, false, 150, 200);
+        lie.note.weight = u32::MAX;
+        forecast.handle_news(&lie);
+        let next = LABEL.next();
+        let ask = |forecast: &mut Forecast, now: u64| {
+            let question = Question { label: next, ..question(now - 1_000, 0, 0) };
+            forecast.ceiling(&question, &sight(ms(now), &[peer(ms(now - 40))])).0.net
+        };
+        assert_eq!(ask(&mut forecast, 1_010), 0, "{decided_before}");
+        // It tells the truth again.
+        for told in (250..=1_800).step_by(50) {
+            let label = if told > 1_000 { next } else { LABEL };
+            forecast.handle_news(&news(10, label, false, told - 50, told));
+        }
+        let ceiling = ask(&mut forecast, 1_850);
+        assert!(ceiling > 900, "{ceiling} of 1,000, {decided_before}");
+    }
 }

@@ -145,7 +145,7 @@ impl Book {
         let read = |told: &Statement| {
             let has = base(told.from).saturating_add(self.granted_to(told.from));
             let amount = told.given.of(own);
-            let elsewhere = told.given.sum().saturating_sub(amount);
+            let elsewhere = told.given.sum_but(own);
             let amount = amount.min(has.saturating_sub(elsewhere));
             Received { from: told.from, epoch: told.epoch, amount, ceiling: told.ceiling }
         };
@@ -173,6 +173,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::COUNT_MAX;
 
     const A: RegionNumber = RegionNumber(1);
     const B: RegionNumber = RegionNumber(2);
@@ -212,6 +213,15 @@ mod tests {
         assert_eq!((received[0].from, received[0].amount), (A, 3));
         book.merge(&says(C, 1, &[(A, 9)]));
         assert_eq!(book.received(B, third)[0].amount, 5);
+    }
+
+    /// INV-14, where a sum is more than can be told.
+    #[test]
+    fn who_claims_to_have_granted_everything_to_everybody_has_granted_nothing() {
+        let mut book = Book::default();
+        book.merge(&says(A, 1, &[(B, COUNT_MAX), (C, COUNT_MAX)]));
+        assert_eq!(book.received(B, third)[0].amount, 0);
+        assert_eq!(book.received(C, third)[0].amount, 0);
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl Regions {
         self.now.weight(region)
     }
 
+    /// The part of a region in the whole by its weight, 0 to 1.
+    pub fn share(&self, region: RegionNumber) -> f64 {
+        self.now.share(region)
+    }
+
     /// Whether there is no other region.
     pub fn is_one(&self) -> bool {
         self.iter().count() == 1

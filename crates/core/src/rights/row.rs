@@ -26,6 +26,12 @@ impl Row {
         self.0.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n)).min(COUNT_MAX)
     }
 
+    /// The sum over all regions but one, at most [`COUNT_MAX`].
+    pub fn sum_but(&self, region: RegionNumber) -> u64 {
+        let others = self.0.iter().filter(|(other, _)| *other != region);
+        others.fold(0_u64, |sum, (_, n)| sum.saturating_add(*n)).min(COUNT_MAX)
+    }
+
     /// Regions and their amounts, by number; none of them is zero.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (RegionNumber, u64)> {
         self.0.iter().copied()

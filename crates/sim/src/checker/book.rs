@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use tidegate_core::{
+    policy::Consistency,
     store::Counts,
     time::{Label, Span},
 };
@@ -59,12 +60,26 @@ pub struct Facts {
     pub store: StoreSettings,
     /// Each region's part of limits under rights, against those of the others, by configuration.
     pub weights: Vec<Vec<u32>>,
+    /// For so long after its start a node waits for regions of which it knows nothing.
+    pub reclaim_after: Span,
 }
 
 impl Facts {
     /// By when all must be as if nothing had been.
     pub fn recovered(&self) -> Instant {
         self.healed + self.recover_within
+    }
+
+    /// The least that some regions have of a quantity by their weights, whatever configuration is in force.
+    fn parts(&self, quantity: u64, has: impl Fn(usize) -> bool) -> u64 {
+        let of = |weights: &Vec<u32>| -> u64 {
+            let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
+            let part =
+                |weight: u32| (u128::from(quantity) * u128::from(weight) / total.max(1)) as u64;
+            let theirs = weights.iter().enumerate().filter(|(region, _)| has(*region));
+            theirs.map(|(_, weight)| part(*weight)).sum()
+        };
+        self.weights.iter().map(of).min().unwrap_or_default()
     }
 }
 
@@ -98,6 +113,8 @@ pub struct Weighed {
     pub record: u64,
     /// Whether something was given back in the window.
     pub refunds: bool,
+    /// What the asking node must leave to regions that have not told it anything since it began.
+    pub kept: u64,
 }
 
 /// The last step in a window that admitted something in a region.
@@ -253,6 +270,8 @@ pub struct Book {
     pub weighed: Vec<Weighed>,
     /// What nodes' clocks show.
     pub clocks: Clocks,
+    /// Which regions have told a life anything, by life.
+    met: Vec<Vec<bool>>,
     /// Open windows by key, oldest first.
     open: Vec<Vec<WindowBook>>,
     /// The label below which a key's windows are closed for good: what a node whose clock is further behind
@@ -278,6 +297,7 @@ impl Book {
             alive,
             weighed,
             clocks,
+            met: Vec::new(),
             open,
             closed_below,
             mark: 0,
@@ -403,14 +423,17 @@ impl Book {
             Seen::Started(life) => {
                 self.lives.push(life);
                 self.alive.push(true);
+                let met = (0..self.regions).map(|region| region == life.region);
+                self.met.push(met.collect());
             }
             Seen::Stopped { life } => self.alive[life] = false,
             Seen::Clock { life, shows } => {
                 self.clocks.note(life, &self.facts.schedule, at, shows);
             }
             Seen::Sampled { .. } => self.clocks.compare(&self.alive, at),
-            Seen::Delivered { to, slots, .. } => {
+            Seen::Delivered { from, to, slots } => {
                 self.mark += 1;
+                self.met[to][self.lives[from].region] = true;
                 let mark = self.mark;
                 for slot in slots {
                     if let Some(window) = self.window_mut(slot.key, slot.label, &mut closed) {
@@ -424,7 +447,7 @@ impl Book {
             Seen::Answered { life, planned, store, allowed: true, charges } => {
                 self.weighed.clear();
                 if store.is_none() {
-                    charges.iter().for_each(|charge| self.weigh_answer(life, planned, charge));
+                    charges.iter().for_each(|charge| self.weigh_answer(at, life, planned, charge));
                 }
                 self.mark += 1;
                 let mark = self.mark;
@@ -480,9 +503,21 @@ impl Book {
         closed
     }
 
+    /// What a life must leave of an `eventual` limit to regions of which it knows nothing.
+    fn kept(&self, at: Instant, life: usize, key: usize, label: Label) -> u64 {
+        let (facts, met) = (&self.keys[key], &self.met[life]);
+        let age = at.since(self.lives[life].since);
+        // Its own clock may run fast.
+        let waits = age + age.divided_by(100) < self.facts.reclaim_after;
+        if facts.consistency != Consistency::Eventual || facts.region.is_some() || !waits {
+            return 0;
+        }
+        self.facts.parts(facts.least(label), |region| !met[region])
+    }
+
     /// What a node that admits something without its store must reckon with: what it knows now of its own
     /// region, and what it knew of the others when it planned.
-    fn weigh_answer(&mut self, life: usize, planned: u64, charge: &Charge) {
+    fn weigh_answer(&mut self, at: Instant, life: usize, planned: u64, charge: &Charge) {
         let Some(window) = self.window(charge.key, charge.label) else { return };
         let region = self.lives[life].region;
         let known = |mark: u64| {
@@ -496,7 +531,8 @@ impl Book {
         let Charge { key, label, cost } = *charge;
         let step = Step { key, label, cost, holds: record + cost };
         let refunds = window.has_refunds();
-        self.weighed.push(Weighed { step, others, record, refunds });
+        let kept = self.kept(at, life, key, label);
+        self.weighed.push(Weighed { step, others, record, refunds, kept });
     }
 
     fn step(
@@ -511,6 +547,7 @@ impl Book {
         let (region, regions) = (self.lives[life].region, self.regions);
         for step in steps {
             self.window_mut(step.key, step.label, closed);
+            let kept = self.kept(at, life, step.key, step.label);
             let facts = &self.keys[step.key];
             let (regional, quantity) = (facts.region.is_some(), facts.least(step.label));
             let length = facts.window.length() + RECORD_AFTER;
@@ -539,7 +576,7 @@ impl Book {
             let all: u64 = told.iter().sum();
             let others = if regional { 0 } else { all - told[region] };
             let refunds = window.has_refunds();
-            weighed.push(Weighed { step: *step, others, record, refunds });
+            weighed.push(Weighed { step: *step, others, record, refunds, kept });
             window.agreed[region] += step.cost;
             window.peak = window.peak.max(window.agreed.iter().sum());
             if step.cost > 0 {

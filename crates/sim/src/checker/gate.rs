@@ -6,7 +6,8 @@
 //! - the record that the store answers with holds at least that: a floor that is left out, or a merge that
 //!   forgot, shows here, and
 //! - what was charged left room: record + cost + what the asking node had been told of the other regions
-//!   is at most the quantity (and, of a `bounded` limit, what all regions may overdraw).
+//!   is at most the quantity (and, of a `bounded` limit, what all regions may overdraw). Of an `eventual` limit a
+//!   node that has just begun leaves their parts to regions that have not told it anything.
 //!
 //! What is admitted without the store is held to the same, by the policy: `degrade` by what the node knows
 //! of its region, `closed` not at all.
@@ -70,13 +71,13 @@ impl Checker for Gate {
             // Under rights nobody goes by what others have used; and of what they were known to have used they may
             // have given back a part, and then granted it.
             let goes_by_others = !(weighed.refunds && facts.has_rights());
-            if step.cost > 0 && goes_by_others && least + weighed.others > room {
+            if step.cost > 0 && goes_by_others && least + weighed.others + weighed.kept > room {
                 let of = facts.show(step.label);
                 self.violations.note(
                     at,
                     format_args!(
-                        "{of}: life {life} was allowed {} above {} here and {} elsewhere, of {}",
-                        step.cost, weighed.record, weighed.others, room
+                        "{of}: life {life} was allowed {} above {} here and {} elsewhere, with {} kept, of {}",
+                        step.cost, weighed.record, weighed.others, weighed.kept, room
                     ),
                 );
             }
@@ -90,7 +91,12 @@ impl Checker for Gate {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing::*, *};
+    use tidegate_core::time::Span;
+
+    use super::{
+        super::{LifeFacts, Step, testing::*},
+        *,
+    };
     use crate::store::Server;
 
     fn bench() -> Bench<Gate> {
@@ -180,6 +186,31 @@ mod tests {
         assert_eq!(admitted(OnStoreFailure::Degrade, 5), 1);
         assert_eq!(admitted(OnStoreFailure::Closed, 1), 1);
         assert_eq!(admitted(OnStoreFailure::Open, 50), 0);
+    }
+
+    #[test]
+    fn who_has_just_begun_leaves_their_parts_to_those_it_does_not_know() {
+        let found = |consistency, told: bool, age: Span, cost| {
+            let mut book = book();
+            book.keys[0].consistency = consistency;
+            book.facts.reclaim_after = Span::secs(4);
+            let mut bench = Bench::new(book, Gate::default());
+            bench.see_at(AT, Seen::Started(LifeFacts { node: 1, region: 1, since: AT }));
+            if told {
+                bench.tell(0, 2, 0);
+            }
+            let (planned, at) = (bench.book.mark(), AT + age);
+            let steps = [Step { key: 0, label: LABEL, cost, holds: cost }];
+            let server = Server::Current;
+            bench.see_at(at, Seen::Stepped { life: 2, planned, server, steps: &steps });
+            bench.finish()
+        };
+        let (eventual, soon) = (Consistency::Eventual, Span::secs(3));
+        assert_eq!(found(eventual, false, soon, 5), 0);
+        assert_eq!(found(eventual, false, soon, 6), 1, "half of it is not its own");
+        assert_eq!(found(eventual, true, soon, 6), 0, "it has heard of the other");
+        assert_eq!(found(eventual, false, Span::secs(5), 6), 0, "it has waited long enough");
+        assert_eq!(found(Consistency::Plain, false, soon, 6), 0);
     }
 
     #[test]

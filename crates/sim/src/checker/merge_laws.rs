@@ -136,7 +136,10 @@ impl Checker for MergeLaws {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing::*, *};
+    use super::{
+        super::{LifeFacts, testing::*},
+        *,
+    };
 
     fn bench(merge: fn(Tally, Tally) -> Tally) -> Bench<MergeLaws> {
         Bench::new(book(), MergeLaws::new(merge))
@@ -155,6 +158,7 @@ mod tests {
     #[test]
     fn a_slot_that_falls_is_found_at_once_but_not_between_two_listeners() {
         let mut bench = bench(Tally::merge);
+        bench.see(Seen::Started(LifeFacts { node: 2, region: 1, since: AT }));
         bench.tell(0, 1, 5);
         bench.tell(0, 2, 4);
         bench.tell(0, 2, 6);

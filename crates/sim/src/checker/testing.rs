@@ -54,6 +54,7 @@ pub(super) fn book() -> Book {
         roomy: true,
         store: StoreSettings::default(),
         weights: vec![vec![1; 2]],
+        reclaim_after: Span::secs(30),
     };
     Book::new(vec![key], 2, facts)
 }

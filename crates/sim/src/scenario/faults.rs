@@ -42,6 +42,29 @@ pub struct Pause {
     pub lasts: Span,
 }
 
+/// What a node that lies adds to its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Claims {
+    /// That it has used as much as can be told, of each global limit that the frame speaks of.
+    Used,
+    /// That its region has granted as much as can be told to every other region.
+    Granted,
+}
+
+/// For a while a node tells the other regions what is not true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lie {
+    /// Which node.
+    pub node: usize,
+    /// From this instant on …
+    pub start: Instant,
+    /// … until just before this one.
+    pub end: Instant,
+    /// What.
+    pub claims: Claims,
+}
+
 /// For a while, some calls to a region's store go wrong. The shares add up to 1 at most.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StoreFault {
@@ -126,6 +149,8 @@ pub struct Faults {
     pub restarts: Vec<Restart>,
     /// Nodes that stand still.
     pub pauses: Vec<Pause>,
+    /// Nodes that lie.
+    pub lies: Vec<Lie>,
     /// Stores that answer badly.
     pub store_faults: Vec<StoreFault>,
     /// Stores that lose their memory.
@@ -156,6 +181,18 @@ impl Faults {
         self.restarts.iter().any(|r| r.node == node && r.down.is_none() && r.at <= now)
     }
 
+    /// What a node claims falsely at an instant.
+    pub fn claims(&self, node: usize, now: Instant) -> impl Iterator<Item = Claims> {
+        let lies = self.lies.iter();
+        let lies = lies.filter(move |l| l.node == node && l.start <= now && now < l.end);
+        lies.map(|lie| lie.claims)
+    }
+
+    /// Whether a node lies at some time.
+    pub fn is_liar(&self, node: usize) -> bool {
+        self.lies.iter().any(|lie| lie.node == node)
+    }
+
     /// What a region's store clock shows beyond the truth at an instant, in µs.
     pub fn store_clock_error(&self, region: usize, now: Instant) -> i64 {
         let of = |fault: &ClockFault| match *fault {
@@ -176,11 +213,12 @@ impl Faults {
         let pauses = self.pauses.iter().map(|p| (p.at, p.at + p.lasts));
         let stores = self.store_faults.iter().map(|f| (f.start, f.end));
         let losses = self.store_losses.iter().map(|l| (l.at, l.at + l.lingers));
+        let lies = self.lies.iter().map(|l| (l.start, l.end));
         let steps = self.clocks.iter().filter_map(|fault| match fault {
             ClockFault::Store { at, .. } if *at > Instant(0) => Some((*at, *at)),
             _ => None,
         });
-        restarts.chain(pauses).chain(stores).chain(losses).chain(steps)
+        restarts.chain(pauses).chain(stores).chain(losses).chain(lies).chain(steps)
     }
 
     /// When the last fault ends, those of links included; `None` if there is none that ends.

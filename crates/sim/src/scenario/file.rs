@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::Error};
 use tidegate_core::{breaker, time::Span};
 
 pub(super) use super::file_faults::{
-    Clock, Config, Cut, LinkFault, Pause, Restart, StoreFault, StoreLoss,
+    Clock, Config, Cut, Lie, LinkFault, Pause, Restart, StoreFault, StoreLoss,
 };
 pub(super) use super::file_load::{Bursty, Cost, Distribution, Load, Split};
 use super::{ScenarioError, StoreSettings};
@@ -61,6 +61,8 @@ pub(super) struct File {
     pub(super) restart: Vec<Restart>,
     #[serde(default)]
     pub(super) pause: Vec<Pause>,
+    #[serde(default)]
+    pub(super) lie: Vec<Lie>,
     #[serde(default)]
     pub(super) store_fault: Vec<StoreFault>,
     #[serde(default)]

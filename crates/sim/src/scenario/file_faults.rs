@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{StoreFate, file::Length};
+use super::{Claims, StoreFate, file::Length};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,6 +72,15 @@ pub(super) struct Pause {
     pub(super) node: String,
     pub(super) at: Length,
     pub(super) lasts: Length,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lie {
+    pub(super) node: String,
+    pub(super) start: Length,
+    pub(super) end: Length,
+    pub(super) claims: Claims,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,7 +12,9 @@ use tidegate_core::{
     time::{ClusterTime, Span, Window},
 };
 
-pub use faults::{ClockFault, Faults, Pause, Restart, StoreFate, StoreFault, StoreLoss, drifted};
+pub use faults::{
+    Claims, ClockFault, Faults, Lie, Pause, Restart, StoreFate, StoreFault, StoreLoss, drifted,
+};
 
 pub use reloads::Reload;
 pub use source::Source;

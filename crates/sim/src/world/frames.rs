@@ -1,12 +1,19 @@
 //! A frame's way: a node's timer, the link, the engine at the other end.
 
-use tidegate_core::{FrameError, ids::Session};
+use std::borrow::Cow;
+
+use tidegate_core::{
+    FrameError,
+    ids::{RegionNumber, Session},
+    store::COUNT_MAX,
+};
 
 use super::{Event, Flight, World};
 use crate::{
     checker::{Seen, SlotSeen},
     frames,
     queue::Instant,
+    scenario::Claims,
 };
 
 impl World<'_> {
@@ -70,6 +77,7 @@ impl World<'_> {
             return;
         }
         let epoch = link.epoch;
+        let bytes = &self.with_lies(now, node, peer, slots.as_deref().unwrap_or_default(), bytes);
         let fate = self.network.send(node, peer, bytes.len(), now);
         let (bytes, corrupt) = if fate.corrupt {
             match self.corrupt(node, peer, bytes) {
@@ -94,6 +102,45 @@ impl World<'_> {
         }
     }
 
+    /// A frame with what a node that lies adds to it for another region, of all that it speaks of in its own
+    /// name. Checkers go by what it should have told.
+    fn with_lies<'b>(
+        &self,
+        now: Instant,
+        node: usize,
+        peer: usize,
+        slots: &[SlotSeen],
+        bytes: &'b [u8],
+    ) -> Cow<'b, [u8]> {
+        let (from, to) = (&self.nodes[node], &self.nodes[peer]);
+        let mut bytes = Cow::Borrowed(bytes);
+        let Some(life) = from.life.as_ref().filter(|_| from.region != to.region) else {
+            return bytes;
+        };
+        let own = |slot: &&SlotSeen| slot.life == life.number && !slot.hearsay;
+        let epoch = self.stores[from.region].epoch();
+        let others = self.scenario.topology.regions.iter().enumerate();
+        let others = others.filter(|(region, _)| *region != from.region);
+        let mut others: Vec<_> = others.map(|(_, r)| RegionNumber::of(&r.name)).collect();
+        others.sort_unstable();
+        for claims in self.scenario.faults.claims(node, now) {
+            for slot in slots.iter().filter(own) {
+                let facts = &self.subjects.keys[slot.key];
+                let (key, window, label) = (&facts.key, facts.window, slot.label);
+                let bytes = bytes.to_mut();
+                match claims {
+                    Claims::Used => frames::claim_used(bytes, key, window, label, COUNT_MAX),
+                    Claims::Granted if facts.has_rights() => {
+                        let all = (&others[..], COUNT_MAX);
+                        frames::claim_granted(bytes, key, window, label, epoch, all);
+                    }
+                    Claims::Granted => {}
+                }
+            }
+        }
+        bytes
+    }
+
     /// Mangles a frame's bytes. What can still be read as a frame is dropped, as by a transport that
     /// authenticates what it carries; the rest must be refused by whoever takes it.
     fn corrupt(&mut self, from: usize, to: usize, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -115,7 +162,17 @@ impl World<'_> {
                 let (label, tally, hearsay) = (slot.label, slot.tally, slot.hearsay);
                 Some(SlotSeen { life, key, label, tally, hearsay })
             })
+            .filter(|slot| slot.as_ref().is_none_or(|slot| !self.is_lie(slot)))
             .collect()
+    }
+
+    /// Whether a slot is what somebody has heard of a liar: what is passed on is nobody else's fault.
+    fn is_lie(&self, slot: &SlotSeen) -> bool {
+        let book = self.panel.book();
+        let window = book.window(slot.key, slot.label);
+        let truth = || window.map(|window| window.counts_of(slot.life)).unwrap_or_default();
+        self.scenario.faults.is_liar(book.lives[slot.life].node)
+            && slot.tally.counts.max(truth()) != truth()
     }
 
     pub(super) fn deliver(&mut self, now: Instant, frame: usize) {

@@ -459,6 +459,7 @@ fn facts(scenario: &Scenario, subjects: &Subjects) -> Facts {
         roomy,
         store: scenario.store,
         weights: weights_of(scenario),
+        reclaim_after: scenario.reclaim_after,
     }
 }
 

@@ -107,6 +107,19 @@ impl World<'_> {
                     regions[region] = regions[region].plus(tally.counts);
                 }
             }
+            // What it has heard of liars is not its fault.
+            let lies = |region: usize| {
+                let mut nodes = nodes.iter().enumerate();
+                nodes.any(|(at, node)| node.region == region && scenario.faults.is_liar(at))
+            };
+            let book = panel.book();
+            for (region, counts) in regions.iter_mut().enumerate().filter(|(r, _)| lies(*r)) {
+                let truth = book.window(key, label).map(|window| book.counts_in(window, region));
+                let truth = truth.unwrap_or_default();
+                let (used, refunded) =
+                    (counts.used.min(truth.used), counts.refunded.min(truth.refunded));
+                *counts = Counts { used, refunded };
+            }
             let seen = Seen::Viewed { life: life.number, key, label, regions: &regions };
             panel.see(now, &seen);
         }

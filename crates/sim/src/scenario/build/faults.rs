@@ -9,7 +9,7 @@ use tidegate_core::{
 use super::{Notes, file};
 use crate::{
     queue::Instant,
-    scenario::{ClockFault, Faults, Pause, Restart, Schedule, StoreFault, StoreLoss},
+    scenario::{ClockFault, Faults, Lie, Pause, Restart, Schedule, StoreFault, StoreLoss},
     topology::{Cut, LinkFault, Place, Topology},
 };
 
@@ -36,6 +36,7 @@ pub(super) fn build(
         ("link_fault", file.link_fault.len()),
         ("restart", file.restart.len()),
         ("pause", file.pause.len()),
+        ("lie", file.lie.len()),
         ("store_fault", file.store_fault.len()),
         ("store_loss", file.store_loss.len()),
         ("clock", file.clock.len()),
@@ -52,6 +53,7 @@ pub(super) fn build(
     let restarts = builder.restarts(&file.restart);
     let faults = Faults {
         pauses: builder.pauses(&file.pause),
+        lies: builder.lies(&file.lie),
         store_faults: builder.store_faults(&file.store_fault),
         store_losses: builder.store_losses(&file.store_loss),
         clocks: builder.clocks(&file.clock),
@@ -325,6 +327,17 @@ impl Builder<'_> {
             pauses.push(pause);
         }
         pauses
+    }
+
+    fn lies(&mut self, files: &[file::Lie]) -> Vec<Lie> {
+        let mut lies = Vec::new();
+        for (n, lie) in files.iter().enumerate() {
+            let place = format!("lie {}", n + 1);
+            let (start, end) = self.span(&place, lie.start, lie.end);
+            let node = self.node(&place, &lie.node);
+            lies.extend(node.map(|node| Lie { node, start, end, claims: lie.claims }));
+        }
+        lies
     }
 
     fn store_faults(&mut self, files: &[file::StoreFault]) -> Vec<StoreFault> {
