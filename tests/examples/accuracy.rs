@@ -33,6 +33,8 @@ const MODES: [(&str, &str); 3] = [
     ("strict", "consistency = \"strict\""),
 ];
 const MULTIPLES: [f64; 2] = [1.0, 3.0];
+/// How requests are spread over the regions, as the simulator names it.
+const SPREADS: [&str; 2] = ["uniform", "80/20"];
 /// Windows at the start that are not measured, as in the simulator.
 const WARM_UP: usize = 2;
 /// Windows that are simulated.
@@ -78,19 +80,23 @@ async fn main() -> Result<ExitCode, Failed> {
     };
     writeln!(
         out,
-        "| regions | mode | load | offered | over, mean | worst | simulated | under, mean | worst | simulated | windows | sent late, p99 | answered, p99 |\n\
-         |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+        "| regions | mode | spread | load | offered | over, mean | worst | simulated | under, mean | worst | simulated | windows | sent late, p99 | answered, p99 |\n\
+         |--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     )?;
     let mut over = 0;
     for regions in TOPOLOGIES {
         let cluster = Dev::new(regions, &policies(arguments.quantity));
         let cluster = cluster.with(&["--wan", "typical"]).start().await;
         for (mode, consistency) in MODES {
-            for multiple in MULTIPLES {
+            for (spread, multiple) in
+                SPREADS.into_iter().flat_map(|spread| MULTIPLES.map(|multiple| (spread, multiple)))
+            {
                 let per_second = multiple * arguments.quantity as f64;
-                let (route, api_key) = (route(mode), format!("at {multiple}"));
+                let (route, api_key) = (route(mode), format!("{spread} at {multiple}"));
                 let flow = Flow { route, api_key, per_second };
-                let load = Labels::start(cluster.nodes(), &[flow], SEED);
+                let nodes = regions.iter().map(|region| cluster.node(&format!("{region}-0")));
+                let nodes = nodes.zip(parts(spread, regions.len()));
+                let load = Labels::start_spread(nodes, &[flow], SEED);
                 let windows = arguments.labels as usize + WARM_UP + 2;
                 let within = Duration::from_secs(3 * windows as u64);
                 eventually(within, "all windows are over", async || {
@@ -99,9 +105,9 @@ async fn main() -> Result<ExitCode, Failed> {
                 })
                 .await;
                 let books = load.stop().await;
-                let predicted =
-                    simulated(&sim, regions, arguments.quantity, consistency, multiple)?;
-                let row = row(regions.len(), (mode, multiple), &books, predicted);
+                let asked = (spread, multiple);
+                let predicted = simulated(&sim, regions, arguments.quantity, consistency, asked)?;
+                let row = row(regions.len(), mode, asked, &books, predicted);
                 writeln!(out, "{row}")?;
                 if books.errors + books.unsent + books.interrupted + books.unreachable > 0 {
                     writeln!(out, "not answered: {:?}", (books.unsent, &books.first_error))?;
@@ -119,6 +125,16 @@ async fn main() -> Result<ExitCode, Failed> {
     writeln!(out, "load average: {}", fs::read_to_string("/proc/loadavg")?.trim())?;
     writeln!(out, "windows beyond what strict and bounded promise: {over}")?;
     Ok(if over == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The part of each region.
+fn parts(spread: &str, regions: usize) -> Vec<f64> {
+    let mut parts = vec![1.0 / regions as f64; regions];
+    if spread == "80/20" {
+        parts.fill(0.2 / (regions - 1) as f64);
+        parts[0] = 0.8;
+    }
+    parts
 }
 
 fn route(mode: &str) -> String {
@@ -154,7 +170,7 @@ fn simulated(
     regions: &[&str],
     quantity: u64,
     consistency: &str,
-    multiple: f64,
+    (spread, multiple): (&str, f64),
 ) -> Result<[(f64, f64); 2], Failed> {
     let mut text = String::new();
     // The usual distances are those of `--wan typical`, as is jitter of a fifth; loopback adds no tail.
@@ -173,6 +189,7 @@ attributes = {{ route = "/r" }}
 caller = "api_key"
 callers = 1
 multiple = {multiple:?}
+split = {spread:?}
 "#,
         SIMULATED + WARM_UP,
         policy("/r", quantity, consistency)
@@ -192,7 +209,8 @@ multiple = {multiple:?}
 
 fn row(
     regions: usize,
-    (mode, multiple): (&str, f64),
+    mode: &str,
+    (spread, multiple): (&str, f64),
     books: &Books,
     [sim_over, sim_under]: [(f64, f64); 2],
 ) -> String {
@@ -202,7 +220,7 @@ fn row(
     let (late, took) = books.percentile(0.99);
     let both = |(mean, worst): (f64, f64)| format!("{mean:.2}, {worst:.2} %");
     format!(
-        "| {regions} | {mode} | {multiple}x | {offered}/s | {:.2} % | {:.2} % | {} | {:.2} % | {:.2} % | {} | {windows} | {} ms | {} ms |",
+        "| {regions} | {mode} | {spread} | {multiple}x | {offered}/s | {:.2} % | {:.2} % | {} | {:.2} % | {:.2} % | {} | {windows} | {} ms | {} ms |",
         over.0,
         over.1,
         both(sim_over),

@@ -175,13 +175,23 @@ impl Labels {
     /// Begins to ask these nodes, each for the same part of every flow.
     pub fn start<'a>(nodes: impl IntoIterator<Item = &'a Node>, flows: &[Flow], seed: u64) -> Self {
         let nodes: Vec<_> = nodes.into_iter().collect();
+        let part = 1.0 / nodes.len() as f64;
+        Self::start_spread(nodes.into_iter().map(|node| (node, part)), flows, seed)
+    }
+
+    /// Begins to ask these nodes, each for its own part of every flow.
+    pub fn start_spread<'a>(
+        nodes: impl IntoIterator<Item = (&'a Node, f64)>,
+        flows: &[Flow],
+        seed: u64,
+    ) -> Self {
         let mut labels =
             Self { books: Arc::default(), stop: Arc::default(), askers: JoinSet::new() };
-        for (n, node) in nodes.iter().enumerate() {
+        for (n, (node, part)) in nodes.into_iter().enumerate() {
             let client = Client::new(&format!("http://{}", node.http)).expect("a URL");
             let client = client.with_deadline(PATIENCE);
             for (f, flow) in flows.iter().enumerate() {
-                let per_second = flow.per_second / nodes.len() as f64;
+                let per_second = flow.per_second * part;
                 let flow = Arc::new(Flow { per_second, ..flow.clone() });
                 let random = StdRng::seed_from_u64(seed ^ ((n as u64) << 8) ^ ((f as u64) << 16));
                 let (books, stop) = (Arc::clone(&labels.books), Arc::clone(&labels.stop));
