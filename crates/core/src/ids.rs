@@ -5,6 +5,8 @@ use core::{fmt, hash::Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
+use crate::time::StoreTime;
+
 /// The longest region or node name, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -124,9 +126,20 @@ impl ConfigEpoch {
 
 /// One unbroken history of one store: larger whenever a store may have lost what it knew.
 ///
-/// A store gives it a number from its clock (microseconds since 1970), or one more than the last.
+/// A store gives it a number from its clock (microseconds since 1970); see [`next_at`](Self::next_at).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreEpoch(pub u64);
+
+impl StoreEpoch {
+    /// A later epoch's number is larger by this at least, whatever the clock shows: only the first may be
+    /// taken for one that began when its cluster was founded.
+    pub const APART: u64 = 11_000_000;
+
+    /// The number of the epoch that comes after this one and begins when the store's clock shows `now`.
+    pub fn next_at(self, now: StoreTime) -> Self {
+        Self(now.0.max(self.0 + Self::APART))
+    }
+}
 
 impl fmt::Display for StoreEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -157,7 +157,7 @@ impl RegionStore {
     /// Becomes what was saved for this loss, or forgets everything; and begins a new epoch. What it was goes on
     /// as a server beside it until the given instant, if one is given; one that did so already ends.
     pub fn lose_memory(&mut self, loss: Option<usize>, now: StoreTime, lingers: Option<Instant>) {
-        let next = StoreEpoch(now.0.max(self.table.epoch().0 + 1));
+        let next = self.table.epoch().next_at(now);
         let saved = loss.and_then(|loss| self.saved.remove(&loss));
         let mut table = saved.unwrap_or_else(|| Table::new(self.settings.records, next));
         table.begin_epoch(next);
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(store.server(Instant(999), || false), Server::Current);
         assert_eq!(store.server(Instant(1_000), || true), Server::Current);
         assert_eq!(epoch(&mut store, Server::Replaced), StoreEpoch(1));
-        assert_eq!(epoch(&mut store, Server::Current), StoreEpoch(7));
+        assert_eq!(epoch(&mut store, Server::Current), StoreEpoch(1).next_at(StoreTime(7)));
         store.lose_memory(None, StoreTime(9), None);
         assert_eq!(store.server(Instant(999), || true), Server::Current);
     }

@@ -30,7 +30,7 @@ const STALENESS_MAX: Span = Span::millis(500);
 /// Among more regions nobody waits for evidence that others have not surged as well: it comes too late.
 const EVIDENCE_REGIONS_MAX: usize = 5;
 
-/// A store that began so soon after its cluster was founded has forgotten nothing.
+/// A store that began no further than this from when its cluster was founded has forgotten nothing.
 const FOUNDING: Span = Span::secs(5);
 
 /// Whether more than one unit of a limit may be on its way at a time, if it is asked for as much as it
@@ -194,22 +194,37 @@ impl<G: Guarding> Engine<G> {
         Some(Opening { epoch, opens: opens? })
     }
 
-    /// The own region's part of a whole by its weight; an equal one of so many regions, if none are
+    /// The own region's part of a whole by its weight; an equal one of all that are known, if none are
     /// configured.
-    fn share(&self, regions: usize) -> f64 {
+    fn share(&self, sighted: &Sighted) -> f64 {
         if self.regions.is_one() {
-            1.0 / regions as f64
-        } else {
-            self.regions.share(self.own_region)
+            return 1.0 / (1 + sighted.regions.len()) as f64;
         }
+        self.regions.share(self.own_region, sighted.config.acting)
     }
 
-    /// What a node that has just begun leaves to regions of which it knows nothing yet, not even whether they
-    /// can be reached: their parts by weight. What it has left is its own region's part.
-    fn kept_for_apart(&self, quantity: u64, sighted: &Sighted) -> u64 {
-        let acting = sighted.config.acting;
-        let part = |region: &RegionNumber| self.regions.bases(quantity, *region, acting).now;
-        sighted.apart.iter().map(part).sum()
+    /// What a node that has just begun leaves to regions that have not told it all they know, and perhaps
+    /// cannot be reached: their parts by weight, less what is known of them. Where nothing is known, it has left
+    /// its own region's part.
+    fn kept_for_apart(
+        &self,
+        shard: &Shard,
+        plan: &Planned,
+        label: Label,
+        sighted: &Sighted,
+    ) -> u64 {
+        if sighted.apart.is_empty() {
+            return 0;
+        }
+        let known = shard.by_region(plan.key, label);
+        let used = |region: Option<RegionIndex>| {
+            let found = known.iter().find(|(index, _)| Some(*index) == region);
+            found.map_or(0, |(_, tally)| tally.counts.net())
+        };
+        let (quantity, acting) = (plan.limit().quantity, sighted.config.acting);
+        let part = |region: RegionNumber| self.regions.bases(quantity, region, acting).now;
+        let kept = sighted.apart.iter();
+        kept.map(|(region, index)| part(*region).saturating_sub(used(*index))).sum()
     }
 
     /// Whether nothing may be spent by rights now: the clock of the store is further from the other regions'
@@ -230,9 +245,15 @@ impl<G: Guarding> Engine<G> {
     /// Whether a store's epoch is its first: nothing can have been forgotten. It is if it began when the
     /// cluster was founded, this node has seen no earlier one, and no region knows better: all have told what
     /// they knew, and nothing of an earlier run of a node of ours.
+    ///
+    /// An epoch is numbered by the store's clock. One that began long before the founding has been wiped since,
+    /// under a clock that was set back.
     fn is_founding(&self, epoch: StoreEpoch) -> bool {
         let began = self.settings.founded;
-        began.is_some_and(|founded| epoch.0 <= (founded + FOUNDING).0)
+        let near = |founded: ClusterTime| {
+            ((founded - FOUNDING).0..=(founded + FOUNDING).0).contains(&epoch.0)
+        };
+        began.is_some_and(near)
             && self.heal_status().epochs == 0
             && (self.regions.is_one() || self.views.with(|views| views.all_have_answered))
     }
@@ -251,7 +272,7 @@ impl<G: Guarding> Engine<G> {
         let elapsed = sighted.cluster.since(window.start(label));
         let used = plan.others.saturating_add(known.own_region());
         let rights = plan.has_rights();
-        let kept = if rights { 0 } else { self.kept_for_apart(quantity, sighted) };
+        let kept = if rights { 0 } else { self.kept_for_apart(shard, plan, label, sighted) };
         plan.ceiling = Ceiling::certain(plan.ceiling.net.saturating_sub(kept));
         let worth_it = used >= WATCHED_FROM.min(quantity / 4)
             && (rights || may_be_under_way(quantity, window));
@@ -280,13 +301,14 @@ impl<G: Guarding> Engine<G> {
             others: plan.others.saturating_add(kept),
             own_region: known.own_region(),
             own_session: known.own_session,
-            share: self.share(regions),
+            share: self.share(sighted),
             evidence: regions <= EVIDENCE_REGIONS_MAX,
             chance: self.chance(),
         };
         let sight = sighted.sight(self);
         let urgency = if rights {
             forecast.note_rights();
+            forecast.note_quantity(quantity);
             if consistency.overdraft() > 0 {
                 plan.ceiling = Ceiling::certain(forecast.expected(&question, &sight));
             }

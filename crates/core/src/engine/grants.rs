@@ -445,10 +445,8 @@ impl<G: Guarding> Engine<G> {
         };
         let book = shard.watched.books(key).and_then(|books| books.of(label));
         let start = limit.window.start(label);
-        let held = |region: RegionNumber| {
-            let base = sighted.config.base(&self.regions, limit.quantity, region, start);
-            book.map_or(base, |book| book.held(region, base))
-        };
+        let base = |region| sighted.config.base(&self.regions, limit.quantity, region, start);
+        let held = |region| book.map_or_else(|| base(region), |book| book.held(region, base));
         let elapsed = sighted.cluster.since(start);
         let mut shares = Vec::new();
         let nodes_of = |region: RegionIndex| {
@@ -498,8 +496,8 @@ impl<G: Guarding> Engine<G> {
     ) -> u64 {
         let book = shard.watched.books(key).and_then(|books| books.of(label));
         let (own, start) = (self.own_region, limit.window.start(label));
-        let base = config.base(&self.regions, limit.quantity, own, start);
-        book.map_or(base, |book| book.held(own, base))
+        let base = |region| config.base(&self.regions, limit.quantity, region, start);
+        book.map_or_else(|| base(own), |book| book.held(own, base))
     }
 
     /// What regions hold of a key and have not spent that this node is out of touch with.
@@ -532,8 +530,8 @@ impl<G: Guarding> Engine<G> {
             let used = by_region.iter().find(|(r, _)| Some(*r) == index);
             let used = used.map_or(0, |(_, tally)| tally.counts.net());
             let start = limit.window.start(label);
-            let base = sighted.config.base(&self.regions, limit.quantity, region, start);
-            let held = book.map_or(base, |book| book.held(region, base));
+            let base = |region| sighted.config.base(&self.regions, limit.quantity, region, start);
+            let held = book.map_or_else(|| base(region), |book| book.held(region, base));
             held.saturating_sub(used)
         };
         unreached.into_iter().map(left).sum()

@@ -226,8 +226,9 @@ struct Views {
     regions: Vec<RegionView>,
     /// How many further regions share limits, none of whose nodes was ever met.
     unmet: usize,
-    /// Regions that share limits, and none of whose nodes has ever told this one all that it knew.
-    apart: Arc<[RegionNumber]>,
+    /// Regions that share limits, and none of whose nodes has ever told this one all that it knew; with the
+    /// index under which something is known of them all the same.
+    apart: Arc<[(RegionNumber, Option<RegionIndex>)]>,
     /// False while peers are expected and none has ever been met.
     complete: bool,
     /// Nodes of this region that are connected, this one included.
@@ -255,7 +256,7 @@ struct Sighted {
     fingerprint: u64,
     config: ConfigSight,
     /// Regions that this node has not come to know since it began, as long as it waits for them.
-    apart: Arc<[RegionNumber]>,
+    apart: Arc<[(RegionNumber, Option<RegionIndex>)]>,
 }
 
 impl Views {
@@ -323,6 +324,7 @@ impl<G: Guarding> Engine<G> {
         let per_shard = settings.cells_max.div_ceil(count).max(16);
         let chance = random.next_u64();
         let own_region = RegionNumber::of(&settings.session.id.region);
+        let others = settings.regions.iter().filter(|region| *region != own_region);
         Self {
             shards: (0..count).map(|_| Guard::new(Shard::new(per_shard))).collect(),
             exchange: Guard::new(Exchange::new(
@@ -336,7 +338,7 @@ impl<G: Guarding> Engine<G> {
             views: Guard::new(Views {
                 regions: Vec::new(),
                 unmet: settings.regions.iter().count().saturating_sub(1),
-                apart: settings.regions.iter().filter(|region| *region != own_region).collect(),
+                apart: others.map(|region| (region, None)).collect(),
                 live_nodes: 1,
                 complete: !settings.expects_peers,
                 participants: Arc::default(),
@@ -592,8 +594,9 @@ impl<G: Guarding> Engine<G> {
             views.regions = exchange.views();
             views.unmet = exchange.unmet();
             if !views.apart.is_empty() {
-                let apart = views.apart.iter().copied();
-                views.apart = apart.filter(|region| !exchange.has_answered(*region)).collect();
+                let apart = views.apart.iter().map(|(region, _)| *region);
+                let apart = apart.filter(|region| !exchange.has_answered(*region));
+                views.apart = apart.map(|region| (region, exchange.index_of(region))).collect();
             }
             views.complete |= exchange.has_peers();
             views.live_nodes = exchange.live_nodes() as u64;

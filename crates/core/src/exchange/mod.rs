@@ -294,6 +294,11 @@ impl Exchange {
         views
     }
 
+    /// The index of a region of which anything was ever told.
+    pub(crate) fn index_of(&self, region: RegionNumber) -> Option<RegionIndex> {
+        self.sessions.region_of_number(region)
+    }
+
     /// How many of the other regions that share limits no peer was ever connected from.
     pub(crate) fn unmet(&self) -> usize {
         let met = |region: RegionNumber| {

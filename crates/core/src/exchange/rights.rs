@@ -177,7 +177,7 @@ fn told_of(
         return Ok((caller, Told::Question(from, epoch)));
     }
     let given = given.into_iter().map(|(to, n)| (RegionNumber(to), n));
-    let given: Row = given.filter(|(to, _)| regions.has(*to)).collect();
+    let given: Row = given.filter(|(to, _)| *to != from && regions.has(*to)).collect();
     let held = |HeardEntry { from, epoch, amount, ceiling }| Received {
         from: RegionNumber(from),
         epoch: StoreEpoch(epoch),

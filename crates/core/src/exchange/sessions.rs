@@ -201,6 +201,12 @@ impl Sessions {
         &self.fingerprints
     }
 
+    pub(super) fn region_of_number(&self, number: RegionNumber) -> Option<RegionIndex> {
+        let mut names = self.regions.iter();
+        let at = names.position(|(name, _)| RegionNumber::of(name) == number)?;
+        u16::try_from(at).ok().map(RegionIndex)
+    }
+
     pub(super) fn region(&self, index: RegionIndex) -> &RegionName {
         &self.regions[usize::from(index.0)].0
     }

@@ -44,8 +44,9 @@ const SILENT: Span = Span::millis(1_500);
 const HEAVY: u64 = 2;
 /// Nodes whose demand for one key is remembered.
 const TOLD_MAX: usize = 64;
-/// So many times the quantity in a window is the most demand that anybody is believed. No forecast is another
-/// by more, and what was claimed falsely is forgotten within some seven times what rates remember.
+/// So many times the quantity in a second, or in a shorter window, is the most demand that anybody is believed:
+/// within a millisecond all there is. No forecast is another by more, and what was claimed falsely is forgotten
+/// within some ten times what rates remember.
 const DEMAND_MAX: f64 = 1_000.0;
 /// What comes from a place in the time that its news takes is nothing if it is less.
 const QUIET: f64 = 0.5;
@@ -350,7 +351,8 @@ impl Forecast {
     /// anything was decided there is nothing to compare with.
     fn most(&self) -> Option<(f64, f64)> {
         let quantity = (self.quantity > 0).then_some(self.quantity as f64)?;
-        Some((DEMAND_MAX * quantity / seconds(self.window.length()), quantity))
+        let per = seconds(self.window.length().min(Span::secs(1)));
+        Some((DEMAND_MAX * quantity / per, quantity))
     }
 
     /// Takes a request, however it will be answered.
@@ -379,17 +381,23 @@ impl Forecast {
     /// given as ceiling. And how soon peers should hear of the key.
     pub(crate) fn ceiling(&mut self, question: &Question, sight: &Sight<'_>) -> (Ceiling, Urgency) {
         self.turn(question.label);
-        if mem::replace(&mut self.quantity, question.quantity) != question.quantity {
-            if let Some(stop) = &mut self.stop {
-                // What is left is another: it is shared out at once.
-                stop.settled = None;
-            }
-            let most = self.most();
-            self.told.iter_mut().for_each(|told| told.demand.believe(most));
-        }
+        self.note_quantity(question.quantity);
         let question =
             &Question { own_region: question.own_region.max(self.region.net()), ..*question };
         (self.decide(question, sight), self.urgency(question, sight))
+    }
+
+    /// Says by which quantity is decided from now on.
+    pub(crate) fn note_quantity(&mut self, quantity: u64) {
+        if mem::replace(&mut self.quantity, quantity) == quantity {
+            return;
+        }
+        if let Some(stop) = &mut self.stop {
+            // What is left is another: it is shared out at once.
+            stop.settled = None;
+        }
+        let most = self.most();
+        self.told.iter_mut().for_each(|told| told.demand.believe(most));
     }
 
     /// A request that was given a ceiling is asked with another one instead.

@@ -143,10 +143,7 @@ impl Book {
     pub fn received(&self, own: RegionNumber, base: impl Fn(RegionNumber) -> u64) -> Vec<Received> {
         let others = self.statements.iter().filter(|told| told.from != own);
         let read = |told: &Statement| {
-            let has = base(told.from).saturating_add(self.granted_to(told.from));
-            let amount = told.given.of(own);
-            let elsewhere = told.given.sum_but(own);
-            let amount = amount.min(has.saturating_sub(elsewhere));
+            let amount = self.counts_for(own, told, &base);
             Received { from: told.from, epoch: told.epoch, amount, ceiling: told.ceiling }
         };
         let asked = self.questions.iter().filter(|(region, _)| *region != own);
@@ -154,15 +151,30 @@ impl Book {
         others.map(read).chain(asked).collect()
     }
 
-    /// What a region with this base seems to hold: that and what it was granted, less what it has granted.
-    pub fn held(&self, region: RegionNumber, base: u64) -> u64 {
-        let has = base.saturating_add(self.granted_to(region));
+    /// What a region seems to hold: its `base` and what it was granted, as far as its givers can have it, less
+    /// what it has granted.
+    pub fn held(&self, region: RegionNumber, base: impl Fn(RegionNumber) -> u64) -> u64 {
+        let others = self.statements.iter().filter(|told| told.from != region);
+        let granted = others.map(|told| self.counts_for(region, told, &base));
+        let has = granted.fold(base(region), u64::saturating_add);
         has.saturating_sub(self.of(region).map_or(0, |told| told.given.sum()))
     }
 
+    /// What counts of what somebody has granted to a region: what he can have that he has not granted to others.
+    fn counts_for(
+        &self,
+        to: RegionNumber,
+        told: &Statement,
+        base: impl Fn(RegionNumber) -> u64,
+    ) -> u64 {
+        let has = base(told.from).saturating_add(self.granted_to(told.from));
+        told.given.of(to).min(has.saturating_sub(told.given.sum_but(to)))
+    }
+
+    /// What others say that they have granted to a region.
     fn granted_to(&self, region: RegionNumber) -> u64 {
-        let granted = self.statements.iter().map(|told| told.given.of(region));
-        granted.fold(0, u64::saturating_add)
+        let others = self.statements.iter().filter(|told| told.from != region);
+        others.map(|told| told.given.of(region)).fold(0, u64::saturating_add)
     }
 
     fn find(&self, region: RegionNumber) -> Result<usize, usize> {
@@ -219,9 +231,12 @@ mod tests {
     #[test]
     fn who_claims_to_have_granted_everything_to_everybody_has_granted_nothing() {
         let mut book = Book::default();
-        book.merge(&says(A, 1, &[(B, COUNT_MAX), (C, COUNT_MAX)]));
-        assert_eq!(book.received(B, third)[0].amount, 0);
-        assert_eq!(book.received(C, third)[0].amount, 0);
+        // Not even if it says to have granted as much to itself.
+        book.merge(&says(A, 1, &[(A, COUNT_MAX), (B, COUNT_MAX), (C, COUNT_MAX)]));
+        for region in [B, C] {
+            assert_eq!(book.received(region, third)[0].amount, 0);
+            assert_eq!(book.held(region, third), 3);
+        }
     }
 
     #[test]
@@ -229,7 +244,7 @@ mod tests {
         let mut book = Book::default();
         book.merge(&says(A, 1, &[(B, 2)]));
         book.merge(&says(B, 1, &[(C, 1)]));
-        let held = [A, B, C].map(|region| book.held(region, 3));
+        let held = [A, B, C].map(|region| book.held(region, third));
         assert_eq!(held, [1, 4, 4]);
         assert_eq!(held.iter().sum::<u64>(), 9);
     }

@@ -81,9 +81,9 @@ impl Regions {
         self.now.weight(region)
     }
 
-    /// The part of a region in the whole by its weight, 0 to 1.
-    pub fn share(&self, region: RegionNumber) -> f64 {
-        self.now.share(region)
+    /// The part of a region in the whole by its weight in the configuration that is `acting`, 0 to 1.
+    pub fn share(&self, region: RegionNumber, acting: ConfigEpoch) -> f64 {
+        if acting == self.epoch { self.now.share(region) } else { self.before.share(region) }
     }
 
     /// Whether there is no other region.

@@ -53,6 +53,8 @@ struct Region {
     book: Book,
     /// What clients were admitted in all, less what they gave back.
     admitted: u64,
+    /// Whether any were by a store that had forgotten the label and recovered it.
+    spends_again: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -209,6 +211,8 @@ impl Rights {
         }
         let statement = self.statement(server, region, 0)?;
         it.admitted += server.used - before;
+        let forgot = !Self::fence(server.epoch).is_behind();
+        it.spends_again |= forgot && server.used > before;
         it.book.merge(&statement);
         if !statement.given.is_empty() || !statement.heard.is_empty() {
             next.tell(region, &statement);
@@ -276,6 +280,7 @@ impl Model for Rights {
             old: None,
             book: Book::default(),
             admitted: 0,
+            spends_again: false,
         };
         let regions = (0..self.regions).map(region).collect();
         vec![World { now: 0, regions, told: BTreeMap::new(), asked: BTreeMap::new(), accidents: 0 }]
@@ -464,15 +469,11 @@ impl Model for Rights {
                 },
             ),
         ];
-        if self.accidents > 0 && self.block.is_some() {
+        // With one unit it is taken to have spent that.
+        if self.accidents > 0 && self.block.is_some() && self.quantity > 1 {
             properties.push(Property::sometimes(
                 "a region that forgot spends again",
-                |_: &Self, w: &World| {
-                    let reopened = |it: &Region| {
-                        it.server.epoch > StoreEpoch(0) && it.server.used > 0 && it.admitted > 0
-                    };
-                    w.regions.iter().any(reopened)
-                },
+                |_: &Self, w: &World| w.regions.iter().any(|it| it.spends_again),
             ));
         }
         properties

@@ -26,10 +26,10 @@ impl Row {
         self.0.iter().fold(0_u64, |sum, (_, n)| sum.saturating_add(*n)).min(COUNT_MAX)
     }
 
-    /// The sum over all regions but one, at most [`COUNT_MAX`].
+    /// The sum over all regions but one, however large.
     pub fn sum_but(&self, region: RegionNumber) -> u64 {
         let others = self.0.iter().filter(|(other, _)| *other != region);
-        others.fold(0_u64, |sum, (_, n)| sum.saturating_add(*n)).min(COUNT_MAX)
+        others.fold(0_u64, |sum, (_, n)| sum.saturating_add(*n))
     }
 
     /// Regions and their amounts, by number; none of them is zero.

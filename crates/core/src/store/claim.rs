@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::{
     ids::{RegionNumber, StoreEpoch},
     rights::{Account, Bases, Receipts, Received, Reopening, Row, Statement},
+    store::COUNT_MAX,
     time::ClusterTime,
 };
 
@@ -90,6 +91,7 @@ impl Holding {
 
     /// What may be spent and granted in all.
     pub fn held(&self) -> u64 {
-        self.base.saturating_add(self.received.sum()).saturating_sub(self.given.sum())
+        let sum = self.base.saturating_add(self.received.sum()).min(COUNT_MAX);
+        sum.saturating_sub(self.given.sum())
     }
 }

@@ -50,8 +50,8 @@ impl MemoryStore {
 
     /// An empty store whose epoch comes after that of another one.
     pub(super) fn after(before: Option<StoreEpoch>, records_max: usize, clock: Clock) -> Self {
-        let least = before.map_or(0, |before| before.0 + 1);
-        let epoch = StoreEpoch(clock.steady().0.max(least));
+        let now = StoreTime(clock.steady().0);
+        let epoch = before.map_or(StoreEpoch(now.0), |before| before.next_at(now));
         let per_shard = records_max.div_ceil(SHARDS);
         let shards = (0..SHARDS).map(|_| Mutex::new(Table::new(per_shard, epoch))).collect();
         Self { shards, clock, epoch, marker: RwLock::default() }

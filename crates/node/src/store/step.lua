@@ -33,6 +33,8 @@
 local FIXED, FIELDS = 8, 12
 local PEEK, CHARGE, HEAL, GRANT, REFUND = 0, 1, 2, 3, 4
 local COUNT_MAX = 9007199254740991
+-- StoreEpoch::APART.
+local EPOCHS_APART = 11000000
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 
@@ -66,7 +68,7 @@ if history ~= ARGV[1] then
   local truth = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   if not truth then return redis.error_reply('TIDEGATE INFO replication has no master_replid') end
   if history ~= truth then
-    history, epoch, opens, begun = truth, math.max((epoch or 0) + 1, now), nil, true
+    history, epoch, opens, begun = truth, math.max((epoch or 0) + EPOCHS_APART, now), nil, true
     config, from, agreed, since = 0, 0, nil, 0
   end
 end

@@ -70,14 +70,26 @@ impl Facts {
         self.healed + self.recover_within
     }
 
-    /// The least that some regions have of a quantity by their weights, whatever configuration is in force.
-    fn parts(&self, quantity: u64, has: impl Fn(usize) -> bool) -> u64 {
+    /// What a life must leave of an `eventual` limit to regions that it has not `met`: they have not told it
+    /// anything themselves; but it has been `told` of them.
+    fn kept(&self, (key, label): (&KeyFacts, Label), age: Span, met: &[bool], told: &[u64]) -> u64 {
+        // Its own clock may run fast.
+        let waits = age + age.divided_by(100) < self.reclaim_after;
+        if key.consistency != Consistency::Eventual || key.region.is_some() || !waits {
+            return 0;
+        }
+        self.left_to(key.least(label), told, |region| !met[region])
+    }
+
+    /// The least that is to be left to some regions of a quantity, whatever configuration is in force: their
+    /// parts by weight, less what is `known` to be used there.
+    fn left_to(&self, quantity: u64, known: &[u64], is_one: impl Fn(usize) -> bool) -> u64 {
         let of = |weights: &Vec<u32>| -> u64 {
             let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
             let part =
                 |weight: u32| (u128::from(quantity) * u128::from(weight) / total.max(1)) as u64;
-            let theirs = weights.iter().enumerate().filter(|(region, _)| has(*region));
-            theirs.map(|(_, weight)| part(*weight)).sum()
+            let theirs = weights.iter().zip(known).enumerate().filter(|(at, _)| is_one(*at));
+            theirs.map(|(_, (weight, known))| part(*weight).saturating_sub(*known)).sum()
         };
         self.weights.iter().map(of).min().unwrap_or_default()
     }
@@ -487,6 +499,11 @@ impl Book {
                     window.saved.push((loss, record, window.given_back[region]));
                 }
             }
+            Seen::StoreExpired { region } => {
+                for window in self.open.iter_mut().flatten() {
+                    (window.record[region], window.replaced[region]) = (0, 0);
+                }
+            }
             Seen::StoreLost { region, kept } => {
                 for window in self.open.iter_mut().flatten() {
                     let held = window.saved.iter().find(|(loss, ..)| Some(*loss) == kept);
@@ -501,18 +518,6 @@ impl Book {
             _ => {}
         }
         closed
-    }
-
-    /// What a life must leave of an `eventual` limit to regions of which it knows nothing.
-    fn kept(&self, at: Instant, life: usize, key: usize, label: Label) -> u64 {
-        let (facts, met) = (&self.keys[key], &self.met[life]);
-        let age = at.since(self.lives[life].since);
-        // Its own clock may run fast.
-        let waits = age + age.divided_by(100) < self.facts.reclaim_after;
-        if facts.consistency != Consistency::Eventual || facts.region.is_some() || !waits {
-            return 0;
-        }
-        self.facts.parts(facts.least(label), |region| !met[region])
     }
 
     /// What a node that admits something without its store must reckon with: what it knows now of its own
@@ -531,7 +536,8 @@ impl Book {
         let Charge { key, label, cost } = *charge;
         let step = Step { key, label, cost, holds: record + cost };
         let refunds = window.has_refunds();
-        let kept = self.kept(at, life, key, label);
+        let age = at.since(self.lives[life].since);
+        let kept = self.facts.kept((&self.keys[key], label), age, &self.met[life], &told);
         self.weighed.push(Weighed { step, others, record, refunds, kept });
     }
 
@@ -547,16 +553,17 @@ impl Book {
         let (region, regions) = (self.lives[life].region, self.regions);
         for step in steps {
             self.window_mut(step.key, step.label, closed);
-            let kept = self.kept(at, life, step.key, step.label);
             let facts = &self.keys[step.key];
             let (regional, quantity) = (facts.region.is_some(), facts.least(step.label));
             let length = facts.window.length() + RECORD_AFTER;
-            let Self { lives, open, weighed, told, .. } = self;
+            let Self { lives, open, weighed, told, met, facts: all, .. } = self;
             let Some(window) = open[step.key].iter_mut().rev().find(|w| w.label == step.label)
             else {
                 continue;
             };
             window.known_at(lives, regions, life, planned, told);
+            let age = at.since(lives[life].since);
+            let kept = all.kept((facts, step.label), age, &met[life], told);
             // A record outlives the last step by a window at least, not for ever: a region that restarts as a
             // whole, with a clock that is behind, may come back to a label that its store has forgotten.
             let touched = std::mem::replace(&mut window.touched[region], at);

@@ -123,6 +123,18 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_was_set_forward_excuses_every_server() {
+        let mut bench = bench();
+        step(&mut bench, 0, 3, 3);
+        bench.see(Seen::StoreLost { region: 0, kept: None });
+        bench.see(Seen::StoreExpired { region: 0 });
+        let planned = bench.book.mark();
+        bench.step_at(Server::Replaced, 0, planned, (1, 1));
+        bench.step_at(Server::Current, 0, planned, (1, 1));
+        assert_eq!(bench.finish(), 0);
+    }
+
+    #[test]
     fn steps_within_what_is_known_are_right() {
         let mut bench = bench();
         bench.admit(0, 6);

@@ -109,6 +109,11 @@ pub enum Seen<'a> {
         /// It holds again what was copied for this loss; `None`: nothing.
         kept: Option<usize>,
     },
+    /// A store's clock was set forward: what any of its servers remembered may have expired.
+    StoreExpired {
+        /// Whose.
+        region: usize,
+    },
     /// A node sent a frame.
     Sent {
         /// Who.

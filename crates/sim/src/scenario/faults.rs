@@ -188,9 +188,9 @@ impl Faults {
         lies.map(|lie| lie.claims)
     }
 
-    /// Whether a node lies at some time.
-    pub fn is_liar(&self, node: usize) -> bool {
-        self.lies.iter().any(|lie| lie.node == node)
+    /// Whether a node lies, or has.
+    pub fn is_liar(&self, node: usize, now: Instant) -> bool {
+        self.lies.iter().any(|lie| lie.node == node && lie.start <= now)
     }
 
     /// What a region's store clock shows beyond the truth at an instant, in µs.

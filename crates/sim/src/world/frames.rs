@@ -63,7 +63,7 @@ impl World<'_> {
     ) {
         self.note(4, node as u64, bytes.len() as u64);
         self.trace.bytes(bytes);
-        let slots = self.read(life, bytes);
+        let slots = self.read(now, life, bytes);
         let Some(peer) = self.nodes.iter().position(|other| other.id == to.id) else { return };
         match &slots {
             Some(slots) => self.panel.see(now, &Seen::Sent { from: life, to: peer, slots }),
@@ -149,7 +149,7 @@ impl World<'_> {
     }
 
     /// Reads a frame as the checkers see it; `None` if there is anything strange about it.
-    pub(super) fn read(&self, sender: usize, bytes: &[u8]) -> Option<Vec<SlotSeen>> {
+    pub(super) fn read(&self, now: Instant, sender: usize, bytes: &[u8]) -> Option<Vec<SlotSeen>> {
         let lives = &self.panel.book().lives;
         let told = frames::slots_of(bytes)?;
         told.into_iter()
@@ -162,16 +162,16 @@ impl World<'_> {
                 let (label, tally, hearsay) = (slot.label, slot.tally, slot.hearsay);
                 Some(SlotSeen { life, key, label, tally, hearsay })
             })
-            .filter(|slot| slot.as_ref().is_none_or(|slot| !self.is_lie(slot)))
+            .filter(|slot| slot.as_ref().is_none_or(|slot| !self.is_lie(now, slot)))
             .collect()
     }
 
     /// Whether a slot is what somebody has heard of a liar: what is passed on is nobody else's fault.
-    fn is_lie(&self, slot: &SlotSeen) -> bool {
+    fn is_lie(&self, now: Instant, slot: &SlotSeen) -> bool {
         let book = self.panel.book();
         let window = book.window(slot.key, slot.label);
         let truth = || window.map(|window| window.counts_of(slot.life)).unwrap_or_default();
-        self.scenario.faults.is_liar(book.lives[slot.life].node)
+        self.scenario.faults.is_liar(book.lives[slot.life].node, now)
             && slot.tally.counts.max(truth()) != truth()
     }
 

@@ -373,7 +373,7 @@ impl<'a> World<'a> {
             Event::StoreLost { loss } => self.lose_store(now, loss),
             Event::StoreSetForward { region } => {
                 // Records that live for less time than was passed over are gone: as if all were.
-                self.panel.see(now, &Seen::StoreLost { region, kept: None });
+                self.panel.see(now, &Seen::StoreExpired { region });
             }
             Event::Healed => self.panel.see(now, &Seen::Healed),
             Event::LoadBegins => self.bytes_before_load = self.network.bytes_between_regions,

@@ -110,7 +110,7 @@ impl World<'_> {
             // What it has heard of liars is not its fault.
             let lies = |region: usize| {
                 let mut nodes = nodes.iter().enumerate();
-                nodes.any(|(at, node)| node.region == region && scenario.faults.is_liar(at))
+                nodes.any(|(at, node)| node.region == region && scenario.faults.is_liar(at, now))
             };
             let book = panel.book();
             for (region, counts) in regions.iter_mut().enumerate().filter(|(r, _)| lies(*r)) {
