@@ -160,7 +160,7 @@ fn every_shipped_scenario_is_good() {
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         if name == "compare.toml" {
             let variants = Variants::load(&path).unwrap_or_else(|error| panic!("{error}"));
-            assert_eq!(variants.all.len(), 5);
+            assert_eq!(variants.all.len(), 8);
             names.push(name);
         } else if path.is_file() {
             let source = Source::load(&path).unwrap_or_else(|error| panic!("{error}"));
