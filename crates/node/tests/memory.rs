@@ -58,7 +58,7 @@ fn admit(engine: &Engine<OneThread>, policies: &PolicySet, key: usize) {
     let reply = StoreReply::Done {
         admitted: true,
         now: StoreTime(START.0),
-        epoch: StoreEpoch(1),
+        epoch: StoreEpoch(START.0),
         adopted: None,
         operations: operations.collect(),
     };
@@ -84,7 +84,7 @@ fn records_with_accounts_and_keys_in_demand_count_what_the_allocator_counts() {
     let strict = POLICIES.replace("consistency = \"plain\"", "consistency = \"strict\"");
     let policies = PolicySet::parse(&strict).expect("good policies");
     let engine = engine();
-    let mut table = Table::new(10_000, StoreEpoch(1));
+    let mut table = Table::new(10_000, StoreEpoch(START.0));
     let bare = table.memory_bytes();
     let counts = engine.stats().memory.counts;
     let allocated = allocated(|| {
