@@ -20,6 +20,8 @@ use crate::redis_server::RedisServer;
 const SCRIPT: &str = include_str!("../../crates/node/src/store/step.lua");
 /// The key that says how many seconds the clock is ahead.
 const AHEAD: &str = "clock-ahead";
+/// The key that says at how many microseconds since 1970 the clock stands still.
+const AT: &str = "clock-at";
 
 /// A `redis-server` of a test's own whose clock can be set.
 #[derive(Debug)]
@@ -62,6 +64,15 @@ impl SkewedRedis {
         time.expect("the server knows the time").0
     }
 
+    /// A connection by which its clock is made to stand still.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not take it.
+    pub async fn clock(&self) -> StillClock {
+        StillClock(self.server.connection().await.expect("the server is there"))
+    }
+
     /// Sets its clock: so many seconds ahead of the machine's from now on.
     ///
     /// # Panics
@@ -69,6 +80,23 @@ impl SkewedRedis {
     /// If the server does not take it.
     pub async fn set_ahead(&self, seconds: i64) {
         let set = self.server.ask::<()>(&["SET", AHEAD, &seconds.to_string()]).await;
+        set.expect("the server takes a key");
+    }
+}
+
+/// A clock that stands still, and is set.
+#[derive(Debug)]
+pub struct StillClock(redis::aio::MultiplexedConnection);
+
+impl StillClock {
+    /// Sets it to so many microseconds since 1970.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not take it.
+    pub async fn set_at(&mut self, micros: u64) {
+        let mut set = redis::cmd("SET");
+        let set = set.arg(AT).arg(micros).query_async::<()>(&mut self.0).await;
         set.expect("the server takes a key");
     }
 }
@@ -87,7 +115,14 @@ fn skewed() -> String {
     };
     let time = "local time = redis.call('TIME')\n";
     let ahead = format!("{time}local ahead = tonumber(redis.call('GET', '{AHEAD}') or 0)\n");
-    let text = put(SCRIPT, time, &format!("{ahead}time[1] = time[1] + ahead\n"));
+    let still = format!(
+        "local still = tonumber(redis.call('GET', '{AT}') or 0)\n\
+         if still > 0 then\n\
+         ahead = math.floor(still / 1000000) - time[1]\n\
+         time[2] = still % 1000000\n\
+         end\n"
+    );
+    let text = put(SCRIPT, time, &format!("{ahead}{still}time[1] = time[1] + ahead\n"));
     let end = "math.ceil(d.expires / 1000)";
     put(&text, end, &format!("{end} - ahead * 1000"))
 }

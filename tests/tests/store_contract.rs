@@ -4,9 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
+    algorithm::Rule,
     ids::{Caller, ConfigEpoch, Key, LimitId, RegionNumber, StoreEpoch},
     rights::{Adopted, Bases, Proposed, Received, Reopening, Row},
-    store::{Action, Bound, Claim, Counts, Holding, Opening, Operation, StoreCommand, StoreReply},
+    store::{
+        Action, Bound, Claim, Counts, Holding, Opening, Operation, OperationReply, StoreCommand,
+        StoreReply,
+    },
     time::{ClusterTime, Label, Span, StoreTime},
 };
 use tidegate_node::{
@@ -23,6 +27,8 @@ use tokio::{
 
 #[path = "store_contract/epochs.rs"]
 mod epochs;
+#[path = "store_contract/meters.rs"]
+mod meters;
 #[path = "store_contract/rights.rs"]
 mod rights;
 
@@ -65,8 +71,15 @@ impl Subject {
 
     /// The same, in this database.
     fn redis_in(database: u32, user: &str, redis: RedisServer, port: u16) -> Self {
+        let mut subject = Self::at(&format!("redis://{user}127.0.0.1:{port}/{database}"));
+        subject.redis = Some(redis);
+        subject
+    }
+
+    /// A store on a server that is kept elsewhere.
+    fn at(url: &str) -> Self {
         let settings = RedisSettings {
-            url: format!("redis://{user}127.0.0.1:{port}/{database}"),
+            url: url.to_owned(),
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };
@@ -79,7 +92,7 @@ impl Subject {
                 }
             }
         });
-        Self { store, keeper: Some(keeper), redis: Some(redis), clock: Clock::start() }
+        Self { store, keeper: Some(keeper), redis: None, clock: Clock::start() }
     }
 
     /// A connection of the test's own.
@@ -127,6 +140,7 @@ impl Subject {
             enforce: true,
             expires: now + Span::secs(7_200),
             claim: None,
+            rule: Rule::FixedWindow,
         }
     }
 

@@ -29,6 +29,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod algorithm;
 pub mod breaker;
 pub mod calls;
 pub mod check;

@@ -66,11 +66,11 @@ pub struct LimitVerdict {
     pub label: Label,
     /// Whether this limit had room. A shadow limit without room does not refuse the request.
     pub allowed: bool,
-    /// Net use after the check: of all regions for a global limit, of this one otherwise.
+    /// What counts as used after the check: in all regions for a global limit, in this one otherwise.
     pub used: u64,
-    /// `quantity - used`, not below zero.
+    /// What may be used at a time (the quantity, or the burst of a bucket) less that, not below zero.
     pub remaining: u64,
-    /// Until the window ends.
+    /// Until the window ends; unless it is fixed, until nothing counts as used any more.
     pub reset_after: Span,
     /// After which the same request passes if nobody else asks; `None` if allowed, if it never will, or
     /// if it waits for the store, whose return nobody knows.

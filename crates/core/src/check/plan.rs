@@ -7,6 +7,7 @@ use alloc::{boxed::Box, sync::Arc, vec::Vec};
 
 use super::decision::{Decision, LimitVerdict, Reason};
 use crate::{
+    algorithm::Weighed,
     clock::Relation,
     counts::{Known, Shape},
     forecast::Ceiling,
@@ -29,10 +30,11 @@ pub(crate) const LABEL_TOLERANCE: Span = Span::millis(500);
 /// What the store's record of a limit is lifted to: what this node knows its region to have used and not given
 /// back. What was given back a floor does not bring: nodes know different parts of it, and these do not add up.
 ///
-/// What was told of this region weighs no more than the quantity: that refuses as surely as more would, so
+/// What was told of this region weighs no more than what may be used: that refuses as surely as more would, so
 /// nobody is decided otherwise, and a lie does not outlive its window.
 pub(crate) fn floor(policy: &Policy, limit: &Limit, known: &Known) -> Counts {
-    let told = if policy.shadow { known.siblings } else { known.siblings.min(limit.quantity) };
+    let most = limit.most_in_label();
+    let told = if policy.shadow { known.siblings } else { known.siblings.min(most) };
     Counts { used: known.own_session.saturating_add(told).min(COUNT_MAX), refunded: 0 }
 }
 
@@ -48,6 +50,7 @@ pub struct Subject<'a> {
 /// When an operation's label is right, and when its record may be forgotten, by the store's clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LabelBounds {
+    pub(crate) starts: StoreTime,
     pub(crate) not_before: StoreTime,
     pub(crate) not_after: StoreTime,
     pub(crate) expires: StoreTime,
@@ -56,16 +59,18 @@ pub(crate) struct LabelBounds {
 impl LabelBounds {
     pub(crate) fn of(window: Window, label: Label, clock: Relation) -> Self {
         let (start, end) = (window.start(label), window.end(label));
+        let starts = clock.store_time_of(start);
         Self {
-            not_before: clock.store_time_of(start) - LABEL_TOLERANCE,
+            starts,
+            not_before: starts - LABEL_TOLERANCE,
             not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
             expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
         }
     }
 
-    /// The same of a limit that is spent by rights, if it has them.
-    pub(crate) fn with_rights(self, has_rights: bool) -> Self {
-        let kept = if has_rights { RIGHTS_KEPT } else { Span::ZERO };
+    /// The same of a limit whose records are kept for longer.
+    pub(crate) fn of_limit(self, limit: &Limit) -> Self {
+        let kept = if limit.has_rights() { RIGHTS_KEPT } else { limit.kept() };
         Self { expires: self.expires + kept, ..self }
     }
 }
@@ -131,7 +136,7 @@ impl Planned {
             Scope::Global => known.others,
             Scope::Region => 0,
         };
-        self.ceiling = Ceiling::certain(self.limit().quantity.saturating_sub(self.others));
+        self.ceiling = Ceiling::certain(self.limit().capacity().saturating_sub(self.others));
     }
 
     /// Whether demand for it is watched, if there is enough of it.
@@ -151,8 +156,8 @@ impl Planned {
         clock: Relation,
         until: StoreTime,
     ) -> Operation {
-        let bounds = LabelBounds::of(self.limit().window, self.label, clock);
-        let bounds = bounds.with_rights(self.has_rights());
+        let limit = self.limit();
+        let bounds = LabelBounds::of(limit.window, self.label, clock).of_limit(limit);
         Operation {
             key: self.key,
             action: match purpose {
@@ -167,15 +172,26 @@ impl Planned {
             enforce: !self.policy.shadow,
             expires: bounds.expires,
             claim: self.claim.clone().filter(|_| !self.suspended),
+            rule: limit.rule(bounds.starts),
         }
     }
 
-    /// Describes how the limit weighed, given this region's counts after the check.
-    pub(crate) fn verdict(&self, allowed: bool, counts: Counts, now: ClusterTime) -> LimitVerdict {
+    /// Describes how the limit weighed, given this region's counts after the check, and what the store made of
+    /// them where they do not decide alone.
+    pub(crate) fn verdict(
+        &self,
+        allowed: bool,
+        counts: Counts,
+        weighed: Option<Weighed>,
+        now: ClusterTime,
+    ) -> LimitVerdict {
         let limit = self.limit();
-        let used = counts.net().saturating_add(self.others);
-        let reset_after = limit.window.end(self.label).since(now);
-        let may_pass_later = self.cost <= limit.quantity;
+        let in_region = weighed.map_or(counts.net(), |weighed| weighed.used);
+        let used = in_region.saturating_add(self.others);
+        let window_ends = limit.window.end(self.label).since(now);
+        let reset_after = weighed.map_or(window_ends, |weighed| weighed.reset);
+        let retry_after = weighed.map_or(window_ends, |weighed| weighed.wait);
+        let may_pass_later = self.cost <= limit.capacity();
         LimitVerdict {
             policy: Arc::clone(&self.policy),
             index: self.index,
@@ -183,9 +199,9 @@ impl Planned {
             label: self.label,
             allowed,
             used,
-            remaining: limit.quantity.saturating_sub(used),
+            remaining: limit.capacity().saturating_sub(used),
             reset_after,
-            retry_after: (!allowed && may_pass_later).then_some(reset_after),
+            retry_after: (!allowed && may_pass_later).then_some(retry_after),
             staleness: None,
             regions: Vec::new(),
             worst_over_admission: None,
@@ -241,7 +257,7 @@ pub(crate) fn decision(
     let refused = |verdict: &LimitVerdict| !verdict.allowed;
     let reason = unanswered.or_else(|| {
         let verdict = binding.filter(|_| !admitted).map(|at| &limits[at])?;
-        let hopeless = verdict.cost > verdict.limit().quantity;
+        let hopeless = verdict.cost > verdict.limit().capacity();
         Some(if hopeless { Reason::CostExceedsLimit } else { Reason::Limit })
     });
     Decision {
@@ -262,9 +278,9 @@ fn binding(limits: &[LimitVerdict], admitted: bool) -> Option<usize> {
     let speaks = |verdict: &LimitVerdict| !(some_enforced && verdict.policy.shadow);
     let candidates = limits.iter().enumerate().filter(|(_, verdict)| speaks(verdict));
     if admitted {
-        // remaining_a / quantity_a < remaining_b / quantity_b, without division.
+        // remaining_a / capacity_a < remaining_b / capacity_b, without division.
         let scale = |v: &LimitVerdict, by: &LimitVerdict| {
-            u128::from(v.remaining) * u128::from(by.limit().quantity)
+            u128::from(v.remaining) * u128::from(by.limit().capacity())
         };
         let least = candidates.min_by(|(_, a), (_, b)| scale(a, b).cmp(&scale(b, a)));
         return least.map(|(at, _)| at);

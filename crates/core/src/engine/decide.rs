@@ -8,6 +8,7 @@ use super::{
     grants::{Seen, tell_beside},
 };
 use crate::{
+    algorithm::{Rule, sliding_window},
     check::{
         Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject, Ticket,
         plan::{self, Planned},
@@ -391,7 +392,7 @@ impl<G: Guarding> Engine<G> {
                     .planned
                     .iter()
                     .zip(&operations)
-                    .map(|(plan, op)| plan.verdict(op.passes, op.counts, cluster));
+                    .map(|(plan, op)| plan.verdict(op.passes, op.counts, op.weighed, cluster));
                 let mut limits = self.with_views(now, &ticket, verdicts.collect());
                 if ticket.purpose == Purpose::Usage {
                     self.add_rights(now, &ticket, &operations, &mut limits);
@@ -438,7 +439,7 @@ impl<G: Guarding> Engine<G> {
             label: plan.label,
             ends: plan.limit().window.end(plan.label),
             cost: plan.cost,
-            ceiling: plan.ceiling.net,
+            ceiling: self.ceiling_without_store(plan, now),
             nodes,
         };
         let mut taken = Vec::new();
@@ -463,7 +464,7 @@ impl<G: Guarding> Engine<G> {
         }
         self.count(now, ticket, admitted, passes.iter().map(|passes| (*passes, None)));
         let verdicts = ticket.planned.iter().zip(&passes).map(|(plan, passes)| {
-            let mut verdict = plan.verdict(*passes, known(plan), cluster);
+            let mut verdict = plan.verdict(*passes, known(plan), None, cluster);
             if plan.policy.on_store_failure == OnStoreFailure::Closed {
                 // It waits for the store, whose return nobody knows, not for its window's end.
                 verdict.retry_after = None;
@@ -472,6 +473,23 @@ impl<G: Guarding> Engine<G> {
         });
         let limits = self.with_views(now, ticket, verdicts.collect());
         plan::decision(admitted, limits, Some(reason))
+    }
+
+    /// What the own region may have used in a label as far as is known without its store: of what was used in the
+    /// label before, the part that still counts is not there. A bucket holds no more than what fits at a time,
+    /// in all of a label.
+    fn ceiling_without_store(&self, plan: &Planned, now: Mono) -> u64 {
+        let clock = self.clock.with(|clock| clock.relation(now));
+        let limit = plan.limit();
+        let starts = clock.store_time_of(limit.window.start(plan.label));
+        let before = || self.known(plan.key, plan.label.previous()).own_region();
+        let shows = clock.store_time_of(self.cluster_time(now));
+        let counts = match limit.rule(starts) {
+            Rule::FixedWindow | Rule::Bucket(..) => 0,
+            Rule::SlidingWindow(label) => sliding_window::weight(before(), label, shows),
+            Rule::SlidingLog(_) => before(),
+        };
+        plan.ceiling.net.saturating_sub(counts)
     }
 
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
@@ -500,7 +518,7 @@ impl<G: Guarding> Engine<G> {
                 continue;
             }
             // What can never pass is no demand: nobody would have to keep anything free for it.
-            let can_pass = plan.cost <= plan.limit().quantity && !plan.suspended;
+            let can_pass = plan.cost <= plan.limit().capacity() && !plan.suspended;
             let offered = if can_pass { plan.cost } else { used };
             let add = Tally { counts: Counts { used, refunded: 0 }, offered };
             let urgency = self.with_shard(plan.key, |shard| {

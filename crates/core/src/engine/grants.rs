@@ -10,6 +10,7 @@ use core::{mem, sync::atomic::Ordering};
 
 use super::{Engine, Outcome, Sighted, config::ConfigSight};
 use crate::{
+    algorithm::Rule,
     check::{RightsUse, plan::LabelBounds},
     counts::{Asked, Shape, Shard, Tally, Tick},
     forecast::{Forecast, Participant, Sight, Whose},
@@ -169,7 +170,7 @@ impl<G: Guarding> Engine<G> {
                         let Granting { key, limit, label, claim, waiting } = granting;
                         let shape =
                             Shape { limit: limit.id, window: limit.window, scope: limit.scope };
-                        let bounds = LabelBounds::of(limit.window, label, clock).with_rights(true);
+                        let bounds = LabelBounds::of(limit.window, label, clock).of_limit(limit);
                         let quantity = limit.quantity;
                         let allowance = claim.allowance;
                         asked.push(Asking { key, shape, label, quantity, allowance, waiting });
@@ -184,6 +185,7 @@ impl<G: Guarding> Engine<G> {
                             enforce: false,
                             expires: bounds.expires,
                             claim: Some(Box::new(claim)),
+                            rule: Rule::FixedWindow,
                         });
                     }
                     at.1 += 1;

@@ -11,6 +11,7 @@ use core::sync::atomic::Ordering;
 use self::walk::{Failure, Walk};
 use super::{Engine, Outcome};
 use crate::{
+    algorithm::Rule,
     check::plan::{self, LabelBounds},
     counts::Live,
     guard::{Guard, Guarding},
@@ -146,10 +147,9 @@ impl<G: Guarding> Engine<G> {
             Some((live, HealTicket { epoch, last_pass, from, to, floors }))
         })?;
         let operation = |(floor, live): (Counts, Live)| {
-            let has_rights =
-                policies.limit(live.key.limit).is_some_and(|(_, limit)| limit.has_rights());
+            let limit = policies.limit(live.key.limit).map(|(_, limit)| limit);
             let bounds = LabelBounds::of(live.shape.window, live.label, clock);
-            let bounds = bounds.with_rights(has_rights);
+            let bounds = limit.map_or(bounds, |limit| bounds.of_limit(limit));
             // The label before the current one is asked for no more, but still weighed.
             let weighed = LabelBounds::of(live.shape.window, live.label.next(), clock);
             Operation {
@@ -163,6 +163,7 @@ impl<G: Guarding> Engine<G> {
                 enforce: false,
                 expires: bounds.expires,
                 claim: None,
+                rule: limit.map_or_else(Rule::default, |limit| limit.rule(bounds.starts)),
             }
         };
         Some((StoreCommand::new(live.into_iter().map(operation).collect()), ticket))

@@ -112,7 +112,7 @@ impl<G: Guarding> Engine<G> {
         amount: u64,
     ) -> Operation {
         let (clock, shows) = self.clock.with(|clock| (clock.relation(now), clock.store_time(now)));
-        let bounds = LabelBounds::of(limit.window, label, clock).with_rights(limit.has_rights());
+        let bounds = LabelBounds::of(limit.window, label, clock).of_limit(limit);
         let claim = limit.has_rights().then(|| {
             let config = self.config_sight(now);
             self.with_shard(key, |shard| self.claim(shard, key, limit, label, &config)).into()
@@ -128,6 +128,7 @@ impl<G: Guarding> Engine<G> {
             enforce: false,
             expires: bounds.expires,
             claim,
+            rule: limit.rule(bounds.starts),
         }
     }
 

@@ -35,6 +35,7 @@ fn limit(hash: CallerHasher, limit: &Limit) -> CallerHasher {
         .number(*quantity)
         .number(window.length().0)
         .part(algorithm.as_str())
+        .number(limit.capacity())
         .part(scope.as_str())
         .part(consistency.as_str())
         .number(u64::from(consistency.overdraft()))

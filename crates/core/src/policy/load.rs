@@ -14,6 +14,7 @@ use super::{
     nesting::{DEPTH_MAX, too_deep},
 };
 use crate::{
+    algorithm::{Bucket, sliding_log::QUANTITY_MAX as LOG_QUANTITY_MAX},
     ids::LimitId,
     time::{Span, Window},
 };
@@ -217,24 +218,29 @@ fn limit<'a>(
     ids: &mut BTreeMap<LimitId, String>,
 ) -> Option<Limit> {
     fields.allow(
-        &["name", "quantity", "window", "algorithm", "scope", "consistency", "overdraft"],
-        &[("burst", "token and leaky buckets"), ("time_zone", "calendar windows")],
+        &["name", "quantity", "window", "algorithm", "burst", "scope", "consistency", "overdraft"],
+        &[("time_zone", "calendar windows")],
     );
     let name = name(fields, "\"hourly\"", names);
     let quantity = fields
         .require("quantity", "how much may be used in one window, such as quantity = 5000")
         .and_then(|field| field.whole(1, QUANTITY_MAX));
     let window = fields.require("window", "window = \"1h\"").and_then(|field| window(&field));
-    let algorithm = fields.get("algorithm").map_or(Some(Algorithm::FixedWindow), |field| {
-        const LATER: [&str; 5] =
-            ["sliding-window", "sliding-log", "token-bucket", "leaky-bucket", "concurrency"];
-        field.choice(&[(Algorithm::FixedWindow.as_str(), Algorithm::FixedWindow)], &LATER)
-    });
+    let algorithm = algorithm(fields, quantity, window);
     let scope = fields.get("scope").map_or(Some(Scope::Region), |field| {
         field.choice(&[Scope::Region, Scope::Global].map(|scope| (scope.as_str(), scope)), &[])
     });
     let consistency = consistency(fields, scope);
     let (name, window, algorithm, scope) = (name?, window?, algorithm?, scope?);
+    if scope == Scope::Global
+        && algorithm != Algorithm::FixedWindow
+        && let Some(field) = fields.get("algorithm")
+    {
+        let word = algorithm.as_str();
+        return field.refuse(format_args!(
+            "{word} is not built yet for global limits: write algorithm = \"fixed-window\", or scope = \"region\""
+        ));
+    }
     let micros = format!("{}", window.length().0);
     let mut shape = Vec::from([policy?, name, algorithm.as_str(), &micros, scope.as_str()]);
     if consistency.is_some_and(Consistency::has_rights) {
@@ -255,6 +261,57 @@ fn limit<'a>(
         consistency: consistency?,
         id,
     })
+}
+
+/// By what a limit counts: fixed windows if it does not say.
+fn algorithm(
+    fields: &Fields<'_>,
+    quantity: Option<u64>,
+    window: Option<Window>,
+) -> Option<Algorithm> {
+    const FIXED: &str = "fixed-window";
+    let known = [FIXED, "sliding-window", "sliding-log", "token-bucket", "leaky-bucket"];
+    let word = match fields.get("algorithm") {
+        Some(field) => field.choice(&known.map(|word| (word, word)), &["concurrency"])?,
+        None => FIXED,
+    };
+    let burst = fields.get("burst");
+    let has_burst = word.ends_with("bucket");
+    if let Some(field) = burst.as_ref().filter(|_| !has_burst) {
+        return field.refuse_key(
+            "is for buckets: leave it out, or write algorithm = \"token-bucket\" or \"leaky-bucket\"",
+        );
+    }
+    let capacity = match &burst {
+        Some(field) => field.whole(1, QUANTITY_MAX)?,
+        None => quantity?,
+    };
+    match word {
+        "sliding-window" => Some(Algorithm::SlidingWindow),
+        "sliding-log" => {
+            if quantity? > LOG_QUANTITY_MAX {
+                return fields.get("quantity")?.refuse(format_args!(
+                    "is more than a sliding-log keeps apart, {LOG_QUANTITY_MAX}: write algorithm = \"sliding-window\", which keeps two numbers"
+                ));
+            }
+            Some(Algorithm::SlidingLog)
+        }
+        "token-bucket" | "leaky-bucket" => {
+            let Some(bucket) = Bucket::new(quantity?, window?, capacity) else {
+                let field = burst.or_else(|| fields.get("quantity"))?;
+                return field.refuse(format_args!(
+                    "a full bucket of {capacity} at this quantity and window cannot be counted exactly: make it smaller, or the window shorter or rounder"
+                ));
+            };
+            let is_tokens = word == "token-bucket";
+            Some(if is_tokens {
+                Algorithm::TokenBucket(bucket)
+            } else {
+                Algorithm::LeakyBucket(bucket)
+            })
+        }
+        _ => Some(Algorithm::FixedWindow),
+    }
 }
 
 fn window(field: &Field<'_>) -> Option<Window> {

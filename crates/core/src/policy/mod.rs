@@ -3,9 +3,10 @@
 use alloc::{boxed::Box, format, string::String, sync::Arc, vec::Vec};
 
 use crate::{
+    algorithm::{Bucket, LabelTime, Rule},
     ids::{Caller, CallerHasher, LimitId, Secret},
     store::COUNT_MAX,
-    time::{Span, Window},
+    time::{Span, StoreTime, Window},
 };
 
 pub use glob::{GLOB_BYTES_MAX, Glob, GlobError};
@@ -31,11 +32,19 @@ pub const QUANTITY_MAX: u64 = COUNT_MAX;
 /// With less, limits under rights refuse much that would fit.
 const RIGHTS_QUANTITY: u64 = 100;
 
-/// The algorithm of a limit.
+/// The algorithm of a limit; each is explained in its file under [`algorithm`](crate::algorithm).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// So many per aligned window.
     FixedWindow,
+    /// So many per aligned window, with the part of the one before that a window ending now still covers.
+    SlidingWindow,
+    /// So many within any stretch of a window's length.
+    SlidingLog,
+    /// Tokens that come back at a steady rate, up to a burst.
+    TokenBucket(Bucket),
+    /// A bucket that fills by what is asked for and leaks at a steady rate.
+    LeakyBucket(Bucket),
 }
 
 impl Algorithm {
@@ -43,6 +52,10 @@ impl Algorithm {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::FixedWindow => "fixed-window",
+            Self::SlidingWindow => "sliding-window",
+            Self::SlidingLog => "sliding-log",
+            Self::TokenBucket(_) => "token-bucket",
+            Self::LeakyBucket(_) => "leaky-bucket",
         }
     }
 }
@@ -149,6 +162,47 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// The most that can be used at a time: the burst of a bucket, else the quantity.
+    pub const fn capacity(&self) -> u64 {
+        match self.algorithm {
+            Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => bucket.capacity,
+            _ => self.quantity,
+        }
+    }
+
+    /// The most that can be used in one label.
+    pub const fn most_in_label(&self) -> u64 {
+        match self.algorithm {
+            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
+                self.quantity.saturating_add(self.capacity())
+            }
+            _ => self.quantity,
+        }
+    }
+
+    /// How the store counts by it in a label that starts then, by the store's clock.
+    pub const fn rule(&self, starts: StoreTime) -> Rule {
+        let label = LabelTime { starts, length: self.window.length() };
+        match self.algorithm {
+            Algorithm::FixedWindow => Rule::FixedWindow,
+            Algorithm::SlidingWindow => Rule::SlidingWindow(label),
+            Algorithm::SlidingLog => Rule::SlidingLog(label),
+            Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => {
+                Rule::Bucket(label, bucket)
+            }
+        }
+    }
+
+    /// How much longer than counts need it a record is kept: until a full bucket has drained.
+    pub fn kept(&self) -> Span {
+        match self.algorithm {
+            Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => {
+                bucket.drains_within()
+            }
+            _ => Span::ZERO,
+        }
+    }
+
     /// Whether it is spent by rights: `bounded` and `strict`.
     pub const fn has_rights(&self) -> bool {
         self.consistency.has_rights()

@@ -6,6 +6,7 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use crate::{
+    algorithm::{Rule, Weighed},
     ids::{Key, StoreEpoch},
     rights::{Adopted, Proposed},
     time::{ClusterTime, Label, StoreTime},
@@ -107,6 +108,8 @@ pub struct Operation {
     /// What the limit is spent by, if that is rights: then the ceiling only says up to where the overdraft
     /// may be used.
     pub claim: Option<Box<Claim>>,
+    /// By which algorithm the limit counts; with a claim, by fixed windows.
+    pub rule: Rule,
 }
 
 /// A node's word of when the labels of a store's epoch are whole.
@@ -152,12 +155,14 @@ pub struct OperationReply {
     pub counts: Counts,
     /// How the account stands after the step, of an operation with a claim.
     pub holding: Option<Box<Holding>>,
+    /// How the limit stands after the step, unless the counts alone say it.
+    pub weighed: Option<Weighed>,
 }
 
 impl OperationReply {
     /// The answer to an operation without a claim.
     pub const fn new(passes: bool, counts: Counts) -> Self {
-        Self { passes, counts, holding: None }
+        Self { passes, counts, holding: None, weighed: None }
     }
 }
 

@@ -10,9 +10,10 @@ use super::{
     StoreReply,
 };
 use crate::{
+    algorithm::{Meter, Reading, Rule, Weighed},
     ids::{ConfigEpoch, Key, StoreEpoch},
     rights::{Account, Fence},
-    time::{Label, StoreTime},
+    time::{Label, Span, StoreTime},
 };
 
 /// What the store holds of a key: the counts of a label and of the one before it.
@@ -28,18 +29,22 @@ pub struct Record {
     pub expires: StoreTime,
     /// The rights to it in `label`, if it is spent by rights.
     pub account: Option<Box<Account>>,
+    /// What is known of it beside its counts, if they do not decide alone.
+    pub meter: Option<Box<Meter>>,
 }
 
 impl Record {
     const fn fresh(label: Label, expires: StoreTime) -> Self {
         let none = Counts { used: 0, refunded: 0 };
-        Self { label, current: none, previous: none, expires, account: None }
+        Self { label, current: none, previous: none, expires, account: None, meter: None }
     }
 
     /// Bytes held beside itself.
     pub(super) fn memory_bytes(&self) -> usize {
         let account = self.account.as_ref();
+        let meter = self.meter.as_ref();
         account.map_or(0, |account| size_of::<Account>() + account.memory_bytes())
+            + meter.map_or(0, |meter| size_of::<Meter>() + meter.memory_bytes())
     }
 
     /// Makes `label` its current or previous one; `false` if it is older than both. An account ends with
@@ -60,6 +65,30 @@ impl Record {
 
     fn counts_of(&mut self, label: Label) -> &mut Counts {
         if label == self.label { &mut self.current } else { &mut self.previous }
+    }
+
+    /// Its meter as it is at `now`; `None` where the counts alone decide.
+    fn reading<'a>(&'a mut self, rule: &'a Rule, now: StoreTime) -> Option<Reading<'a>> {
+        if self.meter.is_none() {
+            self.meter = Meter::new(rule, now).map(Box::new);
+        }
+        let counts = [self.current, self.previous];
+        Some(self.meter.as_mut()?.read(rule, now, counts))
+    }
+
+    /// Lifts its counts to a floor. What they did not know its meter takes as used just now. Returns how much
+    /// that is.
+    fn lift(&mut self, operation: &Operation, now: StoreTime) -> u64 {
+        let counts = self.counts_of(operation.label);
+        let before = counts.net();
+        *counts = counts.max(operation.floor);
+        let more = counts.net().saturating_sub(before);
+        if more > 0
+            && let Some(mut reading) = self.reading(&operation.rule, now)
+        {
+            reading.lift(more);
+        }
+        more
     }
 }
 
@@ -94,9 +123,39 @@ struct Draft {
     lifted: Record,
     /// Also charged: what is written if it is admitted.
     charged: Record,
+    /// Whether anything but time has moved its meter.
+    moved: bool,
 }
 
 impl Draft {
+    /// Carries out an operation on a limit whose counts do not decide alone. Says how it stands: after which it
+    /// would pass, for now.
+    fn meter(&mut self, operation: &Operation, now: StoreTime) -> (bool, Option<Weighed>) {
+        let (rule, ceiling) = (&operation.rule, operation.ceiling);
+        let Some(mut reading) = self.charged.reading(rule, now) else { return (false, None) };
+        let (passes, taken, given, wait) = match operation.action {
+            Action::Charge { cost } if reading.has_room(cost, ceiling) => {
+                reading.charge(cost);
+                (true, cost, 0, Span::ZERO)
+            }
+            Action::Charge { cost } => (false, 0, 0, reading.wait(cost, ceiling)),
+            Action::Refund { amount } => (true, 0, amount, Span::ZERO),
+            Action::Peek | Action::Heal => (true, 0, 0, Span::ZERO),
+            Action::Grant => (false, 0, 0, Span::ZERO),
+        };
+        let counts = self.charged.counts_of(operation.label);
+        let given = given.min(counts.net());
+        counts.used = counts.used.saturating_add(taken);
+        counts.refunded += given;
+        if given > 0
+            && let Some(mut reading) = self.charged.reading(rule, now)
+        {
+            reading.refund(given);
+        }
+        self.moved |= taken > 0 || given > 0;
+        (passes, Some(Weighed { wait, ..Weighed::default() }))
+    }
+
     /// A refusal that taught nothing is not worth a write, nor a key that was not there before.
     fn is_worth_writing(&self) -> bool {
         let (outcome, none) = (&self.lifted, Counts::default());
@@ -144,11 +203,16 @@ pub fn step<R: Records>(
         };
         draft.lifted.expires = draft.lifted.expires.max(operation.expires);
         draft.charged.expires = draft.lifted.expires;
-        let lifted = draft.lifted.counts_of(operation.label);
-        *lifted = lifted.max(operation.floor);
+        draft.lifted.lift(operation, now);
+        draft.moved |= draft.charged.lift(operation, now) > 0;
+        if operation.rule != Rule::FixedWindow {
+            let (passes, weighed) = draft.meter(operation, now);
+            admitted &= passes || !operation.enforce;
+            replies
+                .push(OperationReply { weighed, ..OperationReply::new(passes, Counts::default()) });
+            continue;
+        }
         let charged = draft.charged.counts_of(operation.label);
-        *charged = charged.max(operation.floor);
-
         let claim = operation.claim.as_deref();
         let (passes, holding) = match (operation.action, claim) {
             (Action::Heal, _) | (Action::Peek, None) => (true, None),
@@ -168,11 +232,15 @@ pub fn step<R: Records>(
             }
         };
         admitted &= passes || !operation.enforce;
-        replies.push(OperationReply { passes, counts: Counts::default(), holding });
+        replies.push(OperationReply { holding, ..OperationReply::new(passes, Counts::default()) });
     }
 
     let writes = command.operations.iter().any(|o| o.action != Action::Peek);
     for draft in drafts.iter_mut().filter(|_| admitted) {
+        if !draft.moved {
+            // Time alone is not worth a write.
+            draft.charged.meter.clone_from(&draft.lifted.meter);
+        }
         draft.lifted.clone_from(&draft.charged);
     }
     let changed = || drafts.iter().filter(|draft| writes && draft.is_worth_writing());
@@ -186,7 +254,13 @@ pub fn step<R: Records>(
             continue;
         }
         let draft = drafts.iter_mut().find(|draft| draft.key == operation.key);
-        reply.counts = draft.map(|d| *d.lifted.counts_of(operation.label)).unwrap_or_default();
+        let Some(draft) = draft else { continue };
+        reply.counts = *draft.lifted.counts_of(operation.label);
+        if let Some(weighed) = &mut reply.weighed
+            && let Some(reading) = draft.lifted.reading(&operation.rule, now)
+        {
+            (weighed.used, weighed.reset) = (reading.used(), reading.reset());
+        }
     }
     let adopted = command.speaks_of_rights().then_some(marker.adopted);
     Ok(StoreReply::Done { admitted, now, epoch, adopted, operations: replies })
@@ -298,11 +372,14 @@ fn draft_for<'a, R: Records>(
             let fresh = Record::fresh(operation.label, operation.expires);
             let start = found.clone().unwrap_or(fresh);
             let (key, lifted) = (operation.key, start.clone());
-            drafts.push(Draft { key, found, lifted, charged: start });
+            drafts.push(Draft { key, found, lifted, charged: start, moved: false });
             drafts.len() - 1
         }
     };
     let draft = &mut drafts[at];
     let fits = draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
-    fits.then_some(draft)
+    // What weighs on the label before the newest is not known any more, unless its counts decide alone.
+    let weighs = matches!(operation.action, Action::Charge { .. } | Action::Peek)
+        && operation.rule != Rule::FixedWindow;
+    (fits && !(weighs && operation.label != draft.charged.label)).then_some(draft)
 }

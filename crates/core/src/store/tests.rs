@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    algorithm::Rule,
     ids::{Caller, LimitId, StoreEpoch},
     time::{Label, StoreTime},
 };
@@ -28,6 +29,7 @@ fn charge(n: u64, label: u64, cost: u64, ceiling: u64) -> Operation {
         enforce: true,
         expires: StoreTime(20_000_000),
         claim: None,
+        rule: Rule::FixedWindow,
     }
 }
 

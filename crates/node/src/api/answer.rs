@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 use tidegate_core::{
     check::{Decision, LimitVerdict, Reason},
-    policy::{Algorithm, Limit, Scope},
+    policy::{Limit, Scope},
     time::Span,
 };
 
@@ -64,7 +64,7 @@ fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict) {
     out.raw(r#","quantity":"#).number(Some(limit.quantity));
     out.raw(r#","window_ms":"#).number(Some(limit.window.length().as_millis()));
     out.raw(r#","label":"#).number(Some(verdict.label.0));
-    out.raw(r#","algorithm":"#).text(Some(algorithm(limit)));
+    out.raw(r#","algorithm":"#).text(Some(limit.algorithm.as_str()));
     out.raw(r#","scope":"#).text(Some(scope(limit)));
     out.raw(r#","consistency":"#).text(consistency(limit));
     out.raw(r#","allowed":"#).flag(verdict.allowed);
@@ -133,13 +133,6 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let body =
         serde_json::to_vec(value).expect("views hold only strings, numbers and maps of them");
     respond(status, HeaderMap::new(), body)
-}
-
-/// The contract's word for an algorithm.
-pub(crate) fn algorithm(limit: &Limit) -> &'static str {
-    match limit.algorithm {
-        Algorithm::FixedWindow => "fixed-window",
-    }
 }
 
 /// The contract's word for a scope.

@@ -126,7 +126,7 @@ fn limit_usage(verdict: &LimitVerdict) -> LimitUsage<'_> {
         quantity: limit.quantity,
         window_ms: limit.window.length().as_millis(),
         label: verdict.label.0,
-        algorithm: answer::algorithm(limit),
+        algorithm: limit.algorithm.as_str(),
         scope: answer::scope(limit),
         consistency: answer::consistency(limit),
         used: verdict.used,

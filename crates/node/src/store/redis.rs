@@ -17,10 +17,11 @@ use redis::{
     io::tcp::TcpSettings,
 };
 use tidegate_core::{
+    algorithm::{Bucket, LabelTime, Rule, Weighed},
     ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
     rights::{Adopted, Proposed, Receipts, Received, Row},
     store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
-    time::{ClusterTime, Label, StoreTime},
+    time::{ClusterTime, Label, Span, StoreTime},
 };
 use tokio::{sync::watch, time};
 
@@ -165,7 +166,8 @@ impl RedisStore {
             other => other,
         };
         let answer = answer.map_err(|e| StoreError::from_redis(&e))?;
-        let mut reply = read_reply(answer, command.operations.len())?;
+        let measured = |at: usize| command.operations[at].rule != Rule::FixedWindow;
+        let mut reply = read_reply(answer, command.operations.len(), measured)?;
         if let StoreReply::Done { adopted, .. } = &mut reply {
             *adopted = adopted.filter(|_| command.speaks_of_rights());
         }
@@ -215,11 +217,13 @@ impl RedisStore {
                 Action::Grant => (3, 0),
                 Action::Refund { amount } => (4, amount),
             };
-            let claim = operation.claim.as_deref().map(claim_numbers).unwrap_or_default();
+            let claim = operation.claim.as_deref().map(claim_numbers);
+            let (rule, of_rule) = rule_numbers(&operation.rule);
+            let more = claim.unwrap_or(of_rule);
             let numbers = [
                 // The marker is the first of the keys, and Lua counts from one.
                 place as u64 + 2,
-                action,
+                action + 8 * rule,
                 cost,
                 operation.label.0,
                 operation.not_before.0,
@@ -229,13 +233,26 @@ impl RedisStore {
                 operation.floor.refunded,
                 u64::from(operation.enforce),
                 operation.expires.0,
-                claim.len() as u64,
+                more.len() as u64,
             ];
-            for number in numbers.into_iter().chain(claim) {
+            for number in numbers.into_iter().chain(more) {
                 call.arg(number.min(COUNT_MAX));
             }
         }
         call
+    }
+}
+
+/// A rule as the number and the numbers that the script reads.
+fn rule_numbers(rule: &Rule) -> (u64, Vec<u64>) {
+    let label = |label: &LabelTime| vec![label.starts.0, label.length.0];
+    match rule {
+        Rule::FixedWindow => (0, Vec::new()),
+        Rule::SlidingWindow(at) => (1, label(at)),
+        Rule::SlidingLog(at) => (2, label(at)),
+        Rule::Bucket(at, Bucket { capacity, unit, drain, tick }) => {
+            (3, [label(at), vec![*capacity, *unit, *drain, *tick]].concat())
+        }
     }
 }
 
@@ -335,13 +352,20 @@ impl StoreError {
 pub(super) fn fuzz_reply(bytes: &[u8]) {
     let Ok(value) = redis::parse_redis_value(bytes) else { return };
     for expected in 0..4 {
-        if let Ok(StoreReply::Done { operations, .. }) = read_reply(value.clone(), expected) {
+        let measured = |at: usize| at == 2;
+        let reply = read_reply(value.clone(), expected, measured);
+        if let Ok(StoreReply::Done { operations, .. }) = reply {
             assert_eq!(operations.len(), expected);
         }
     }
 }
 
-fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError> {
+/// Reads the answer to so many operations, of which some are `measured` by meters.
+fn read_reply(
+    value: Value,
+    operations: usize,
+    measured: impl Fn(usize) -> bool,
+) -> Result<StoreReply, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable(why);
     let numbers = Vec::<u64>::from_redis_value(value).map_err(|e| unreadable(e.to_string()))?;
     match *numbers {
@@ -359,7 +383,7 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
                 since: ClusterTime(since),
             };
             let replies: Option<Vec<_>> =
-                (0..operations).map(|_| read_operation(&mut rest)).collect();
+                (0..operations).map(|at| read_operation(&mut rest, measured(at))).collect();
             let operations = replies.filter(|_| rest.is_empty()).ok_or_else(|| {
                 unreadable(format!("{} numbers for {operations} operations", numbers.len()))
             })?;
@@ -376,7 +400,7 @@ fn read_reply(value: Value, operations: usize) -> Result<StoreReply, StoreError>
 }
 
 /// One operation's answer, taken from the front of `numbers`.
-fn read_operation(numbers: &mut &[u64]) -> Option<OperationReply> {
+fn read_operation(numbers: &mut &[u64], measured: bool) -> Option<OperationReply> {
     let (head, rest) = numbers.split_first_chunk::<4>()?;
     let [passes, used, refunded, count] = *head;
     let (mut holding, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
@@ -384,6 +408,11 @@ fn read_operation(numbers: &mut &[u64]) -> Option<OperationReply> {
     let reply = OperationReply::new(passes == 1, Counts { used, refunded });
     if holding.is_empty() {
         return Some(reply);
+    }
+    if measured {
+        let [used, wait, reset] = *holding else { return None };
+        let weighed = Weighed { used, wait: Span(wait), reset: Span(reset) };
+        return Some(OperationReply { weighed: Some(weighed), ..reply });
     }
     let mut next = || holding.split_off_first().copied();
     let (open, base) = (next()? == 1, next()?);

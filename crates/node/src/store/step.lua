@@ -6,9 +6,11 @@
 --          the caller says that its labels are whole; the configuration that its claims are made by, from when on
 --          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
 --          opened since they began before, and one more (0: not known), and until when it may be adopted so; and
---          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund), cost,
+--          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund)
+--          and eight times the rule (0: fixed window, 1: sliding window, 2: sliding log, 3: bucket), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
---          how many numbers of a claim follow (0: none): base, the one by the configuration before and one more (0: not
+--          how many numbers follow (0: none), either of a rule: when the label starts and how long a window is, of
+--          a bucket also capacity, unit, drain, tick; or of a claim: base, the one by the configuration before and one more (0: not
 --          known), allowance, label start; block (0: the label is
 --          short), ceiling and its epoch; the epoch that is reopened (0: none), what it is taken to have used,
 --          how many were granted something, of each region and amount, how many have told of themselves, of each
@@ -18,13 +20,16 @@
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
 --          {admitted (1 or 0), now, epoch, the configuration adopted, from when on, from when on agreed and one
 --          more (0: not known), since when, and for each operation: passes (1 or 0), used, refunded, and how many
---          numbers of a holding follow (0: none): open (1 or 0), base, how many were granted something, of each
+--          numbers follow (0: none), either of a meter: what counts as used, how long to wait, how long until
+--          nothing counts; or of a holding: open (1 or 0), base, how many were granted something, of each
 --          region and amount, how many have told of themselves, of each region, epoch, amount, ceiling}
 --
 -- All times are microseconds; all numbers stay below 2^53, where Lua's doubles count exactly.
 -- A record is MessagePack: version 1, label, used, refunded, previous used, previous refunded; or version 2, the
 -- same, and its account: base, the epoch that reopened it or 0, how many were granted something, of each region
--- and amount, how many have told of themselves, of each region, epoch, amount, ceiling.
+-- and amount, how many have told of themselves, of each region, epoch, amount, ceiling; or version 3, the same
+-- as 1, and its meter: the latest time, the rule, and of a bucket level and unit, of a log a list: how long before
+-- the latest time, and how much, the oldest first.
 -- The marker is text: version 1, the server's history (master_replid), epoch, and once somebody has said it,
 -- from when on labels are whole, and then the configuration adopted, if it is not the first, from when on, from
 -- when on agreed or 0, and since when.
@@ -32,6 +37,7 @@
 
 local FIXED, FIELDS = 8, 12
 local PEEK, CHARGE, HEAL, GRANT, REFUND = 0, 1, 2, 3, 4
+local SLIDING_WINDOW, SLIDING_LOG, BUCKET = 1, 2, 3
 local COUNT_MAX = 9007199254740991
 -- StoreEpoch::APART.
 local EPOCHS_APART = 11000000
@@ -145,20 +151,34 @@ local function account_of(n)
   return a
 end
 
--- The five numbers of a record and its account; nothing if there is none, and an error besides if it is not one
--- of ours.
+-- The meter at the end of a record of version 3.
+local function meter_of(n)
+  local m = {at = n[7]}
+  if n[8] == BUCKET then
+    m.units, m.unit = n[9], n[10]
+  elseif n[8] == SLIDING_LOG then
+    m.log = {}
+    for i = 1, #n[9], 2 do m.log[#m.log + 1] = {n[7] - n[9][i], n[9][i + 1]} end
+  end
+  return m
+end
+
+-- The five numbers of a record, its account and its meter; nothing if there is none, and an error besides if it is
+-- not one of ours.
 local function read(key)
   local value = redis.call('GET', KEYS[key])
   if not value then return nil end
   local n = {pcall(cmsgpack.unpack, value)}
   local fine = table.remove(n, 1)
   local version = n[1]
-  if fine and (version == 1 or version == 2) then
-    fine = #n == 6 or (version == 2 and #n >= 10)
-    for i = 1, #n do fine = fine and type(n[i]) == 'number' end
-    local read, account = true, nil
+  if fine and (version == 1 or version == 2 or version == 3) then
+    local list = version == 3 and n[8] == SLIDING_LOG and type(n[9]) == 'table' and n[9] or nil
+    fine = #n == 6 or (version == 2 and #n >= 10) or (version == 3 and #n >= 8)
+    for i = 1, #n do fine = fine and (type(n[i]) == 'number' or (i == 9 and list ~= nil)) end
+    local read, account, meter = true, nil, nil
     if fine and version == 2 then read, account = pcall(account_of, n) end
-    if fine and read then return value, {n[2], n[3], n[4], n[5], n[6]}, account end
+    if fine and version == 3 then read, meter = pcall(meter_of, n) end
+    if fine and read then return value, {n[2], n[3], n[4], n[5], n[6]}, account, meter end
   end
   local what = fine and 'version ' .. tostring(version) or 'no version'
   return nil, redis.error_reply('TIDEGATE record ' .. KEYS[key] .. ' has ' .. what)
@@ -172,7 +192,18 @@ local function sorted(by_region)
 end
 
 -- The bytes of a record.
-local function packed(r, a)
+local function packed(r, a, m)
+  if m then
+    local of = {r[1], r[2], r[3], r[4], r[5], m.at}
+    if m.units then return cmsgpack.pack(3, of[1], of[2], of[3], of[4], of[5], of[6], BUCKET, m.units, m.unit) end
+    if not m.log then return cmsgpack.pack(3, of[1], of[2], of[3], of[4], of[5], of[6], SLIDING_WINDOW) end
+    local list = {}
+    for _, entry in ipairs(m.log) do
+      list[#list + 1] = m.at - entry[1]
+      list[#list + 1] = entry[2]
+    end
+    return cmsgpack.pack(3, of[1], of[2], of[3], of[4], of[5], of[6], SLIDING_LOG, list)
+  end
   if not a then return cmsgpack.pack(1, r[1], r[2], r[3], r[4], r[5]) end
   local n = {2, r[1], r[2], r[3], r[4], r[5], a.base, a.reopened or 0}
   local given, received = sorted(a.given), sorted(a.received)
@@ -287,6 +318,186 @@ local function spend(d, o, c)
   return passes, holding
 end
 
+-- Meters: the translation of crates/core/src/algorithm, file by file. `p` is a rule's numbers.
+
+-- Sliding window: what of `previous` counts while so much of a window is left.
+local function part(previous, left, length)
+  local tick = math.ceil(length / 1048576)
+  local all = math.floor(length / tick)
+  left = math.min(math.ceil(left / tick), all)
+  return math.floor(previous / all) * left + math.ceil((previous % all) * left / all)
+end
+
+local function left_of(p, time)
+  return math.min(math.max(p.starts + p.length - time, 0), p.length)
+end
+
+-- The most that may be left of a window, of at most `most`, for `previous` to count no more than `room`.
+local function until_left(previous, room, most, length)
+  if part(previous, most, length) <= room then return most end
+  local tick = math.ceil(length / 1048576)
+  local low, high = 0, math.ceil(most / tick)
+  while high - low > 1 do
+    local middle = low + math.floor((high - low) / 2)
+    if part(previous, middle * tick, length) <= room then low = middle else high = middle end
+  end
+  return low * tick
+end
+
+-- Bucket: what is left of a level after a time.
+local function drained(units, p, before, time)
+  local ticks = math.max(math.floor(time / p.tick) - math.floor(before / p.tick), 0)
+  if ticks >= math.ceil(units / p.drain) then return 0 end
+  return units - ticks * p.drain
+end
+
+-- From a time until so many ticks have begun.
+local function after(ticks, p, time)
+  if ticks == 0 then return 0 end
+  return math.max(ticks * p.tick - time % p.tick, 0)
+end
+
+-- Log.
+local function forget(log, time, length)
+  local old = 0
+  while log[old + 1] and log[old + 1][1] + length <= time do old = old + 1 end
+  if old == 0 then return log end
+  local left = {}
+  for i = old + 1, #log do left[#left + 1] = log[i] end
+  return left
+end
+
+local function add(log, time, cost)
+  local place = #log + 1
+  while place > 1 and log[place - 1][1] >= time do place = place - 1 end
+  if log[place] and log[place][1] == time then
+    log[place][2] = log[place][2] + cost
+  else
+    table.insert(log, place, {time, cost})
+  end
+end
+
+local function sum(log)
+  local all = 0
+  for _, entry in ipairs(log) do all = all + entry[2] end
+  return all
+end
+
+local function copy(m)
+  if not m then return nil end
+  local log = m.log and {} or nil
+  for i, entry in ipairs(m.log or {}) do log[i] = {entry[1], entry[2]} end
+  return {at = m.at, units = m.units, unit = m.unit, log = log}
+end
+
+-- One of a draft's meters as it is now: that of outcome `l` or `c`.
+local function meter(d, which, rule, p)
+  local m = d.meters[which] or copy(d.stored)
+  if not m then
+    m = {at = now}
+    if rule == BUCKET then m.units, m.unit = 0, p.unit end
+    if rule == SLIDING_LOG then m.log = {} end
+  end
+  d.meters[which] = m
+  local before = m.at
+  m.at = math.max(m.at, now)
+  if rule == SLIDING_LOG then
+    m.log = forget(m.log, m.at, p.length)
+  elseif rule == BUCKET then
+    if m.unit ~= p.unit then m.units, m.unit = math.ceil(m.units * p.unit / m.unit), p.unit end
+    m.units = drained(math.min(m.units, p.capacity * p.unit), p, before, m.at)
+  end
+  return m
+end
+
+local function lift(m, rule, p, amount)
+  local ends = math.min(m.at, p.starts + p.length)
+  if rule == SLIDING_LOG then
+    add(m.log, ends, amount)
+    m.log = forget(m.log, m.at, p.length)
+  elseif rule == BUCKET then
+    local more = math.min(amount, p.capacity) * p.unit
+    m.units = math.min(m.units + drained(more, p, ends, m.at), p.capacity * p.unit)
+  end
+end
+
+-- `r` are the counts, `m` the meter.
+local function used(r, m, rule, p)
+  if rule == SLIDING_LOG then return sum(m.log) end
+  if rule == BUCKET then return math.ceil(m.units / p.unit) end
+  return r[2] - r[3] + part(r[4] - r[5], left_of(p, m.at), p.length)
+end
+
+local function has_room(r, m, rule, p, cost, ceiling)
+  if rule == BUCKET then
+    return cost <= p.capacity and m.units + cost * p.unit <= p.capacity * p.unit
+  end
+  return used(r, m, rule, p) + cost <= ceiling
+end
+
+local function wait(r, m, rule, p, cost, ceiling)
+  if rule == SLIDING_LOG then
+    local over = math.max(sum(m.log) + cost - ceiling, 0)
+    if over == 0 then return 0 end
+    for _, entry in ipairs(m.log) do
+      over = math.max(over - entry[2], 0)
+      if over == 0 then return math.max(entry[1] + p.length - m.at, 0) end
+    end
+    return 0
+  end
+  if rule == BUCKET then
+    local wanted = m.units + math.min(cost, p.capacity) * p.unit
+    return after(math.ceil(math.max(wanted - p.capacity * p.unit, 0) / p.drain), p, m.at)
+  end
+  local current, rest = r[2] - r[3], left_of(p, m.at)
+  if current + cost <= ceiling then
+    return rest - until_left(r[4] - r[5], ceiling - current - cost, rest, p.length)
+  end
+  local room = math.max(ceiling - cost, 0)
+  return rest + p.length - until_left(current, room, p.length, p.length)
+end
+
+local function reset(r, m, rule, p)
+  if rule == SLIDING_LOG then
+    local last = m.log[#m.log]
+    return last and math.max(last[1] + p.length - m.at, 0) or 0
+  end
+  if rule == BUCKET then return after(math.ceil(m.units / p.drain), p, m.at) end
+  local rest = left_of(p, m.at)
+  if r[2] - r[3] > 0 then return rest + p.length end
+  return r[4] - r[5] > 0 and rest or 0
+end
+
+-- Carries out an operation on a limit whose counts do not decide alone. Returns whether it passes, and after which
+-- it would.
+local function measure(d, o, action, rule, p, a)
+  local m, r, cost = meter(d, 'c', rule, p), d.c, o[3]
+  if action == CHARGE then
+    if not has_room(r, m, rule, p, cost, o[7]) then return false, wait(r, m, rule, p, cost, o[7]) end
+    if rule == SLIDING_LOG then add(m.log, m.at, cost) end
+    if rule == BUCKET then m.units = m.units + cost * p.unit end
+    r[a], d.moved = r[a] + cost, true
+  elseif action == REFUND then
+    local given = math.min(cost, math.max(r[a] - r[a + 1], 0))
+    r[a + 1] = r[a + 1] + given
+    d.moved = d.moved or given > 0
+    if rule == BUCKET then
+      m.units = math.max(m.units - math.min(given, p.capacity) * p.unit, 0)
+    elseif rule == SLIDING_LOG then
+      while given > 0 and #m.log > 0 do
+        local last = m.log[#m.log]
+        if last[2] > given then
+          last[2], given = last[2] - given, 0
+        else
+          given = given - last[2]
+          table.remove(m.log)
+        end
+      end
+    end
+  end
+  return action ~= GRANT, 0
+end
+
 -- Where each operation's numbers begin in ARGV.
 local starts = {}
 do
@@ -315,10 +526,11 @@ local function draft(key, label, not_before, not_after)
   if now < not_before or now >= not_after then return nil end
   local d = drafts[key]
   if not d then
-    local value, numbers, account = read(key)
+    local value, numbers, account, stored = read(key)
     if not value and numbers then return nil, numbers end
     local l, u, r, pu, pr = unpack(numbers or {label, 0, 0, 0, 0})
     d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}, account = account}
+    d.stored, d.meters, d.moved = stored, {}, false
     drafts[key] = d
   end
   -- An account ends with its label.
@@ -329,22 +541,39 @@ end
 for i, start in ipairs(starts) do
   local o = {}
   for f = 1, FIELDS do o[f] = tonumber(ARGV[start + f]) end
-  local key, action, cost, label = o[1], o[2], o[3], o[4]
+  local key, action, cost, label = o[1], o[2] % 8, o[3], o[4]
+  local rule, p = math.floor(o[2] / 8), nil
+  if rule > 0 then
+    local function n(f) return tonumber(ARGV[start + FIELDS + f]) end
+    p = {starts = n(1), length = n(2), capacity = n(3), unit = n(4), drain = n(5), tick = n(6)}
+  end
   if action ~= PEEK then writes = true end
 
   local d, wrong = draft(key, label, o[5], o[6])
   if wrong then return wrong end
+  -- What weighs on the label before the newest is not known any more, unless its counts decide alone.
+  if d and rule > 0 and (action == CHARGE or action == PEEK) and label ~= d.c[1] then d = nil end
   if d then
     local a = at(d.l, label)
-    for _, r in ipairs({d.l, d.c}) do
+    for which, r in pairs({l = d.l, c = d.c}) do
+      local before = math.max(r[a] - r[a + 1], 0)
       if o[8] > r[a] then r[a] = o[8] end
       if o[9] > r[a + 1] then r[a + 1] = o[9] end
+      local more = math.max(r[a] - r[a + 1], 0) - before
+      if rule > 0 and more > 0 then
+        lift(meter(d, which, rule, p), rule, p, more)
+        d.moved = true
+      end
     end
     -- A record lives as long as its newest label asks; an operation on the label before changes nothing.
     if label == d.l[1] then d.expires = o[11] end
 
-    local passes, holding = true, nil
-    if action == HEAL or (action == PEEK and o[12] == 0) then
+    local passes, holding, measured = true, nil, nil
+    if rule > 0 then
+      local waits
+      passes, waits = measure(d, o, action, rule, p, a)
+      measured = {waits, rule, p}
+    elseif action == HEAL or (action == PEEK and o[12] == 0) then
       passes = true
     elseif o[12] > 0 then
       passes, holding = spend(d, o, start + FIELDS + 1)
@@ -358,7 +587,7 @@ for i, start in ipairs(starts) do
       passes = false
     end
     if not passes and o[10] == 1 then admitted = false end
-    replies[i] = {key, label, passes, holding}
+    replies[i] = {key, label, passes, holding, measured}
   elseif action == HEAL or action == REFUND then
     -- What nobody can ask for any more needs no healing.
     replies[i] = {}
@@ -369,12 +598,14 @@ end
 begin()
 
 for _, d in pairs(drafts) do
+  -- Time alone is not worth a write.
+  if admitted and d.moved then d.meters.l = d.meters.c end
   if admitted then d.l = d.c end
 end
 if writes then
   for key, d in pairs(drafts) do
     local r = d.l
-    local value, account = packed(r, d.account), d.account
+    local value, account = packed(r, d.account, d.meters.l or d.stored), d.account
     local empty = r[2] == 0 and r[3] == 0 and r[4] == 0 and r[5] == 0
     if account then
       empty = empty and not (next(account.given) or next(account.received) or account.reopened)
@@ -399,6 +630,11 @@ for _, o in ipairs(replies) do
   reply[#reply + 1] = o[3] and 1 or 0
   reply[#reply + 1] = r[a]
   reply[#reply + 1] = r[a + 1]
+  if o[5] then
+    local waits, rule, p = unpack(o[5])
+    local m = meter(drafts[o[1]], 'l', rule, p)
+    o[4] = {used(r, m, rule, p), waits, reset(r, m, rule, p)}
+  end
   reply[#reply + 1] = o[4] and #o[4] or 0
   for _, number in ipairs(o[4] or {}) do reply[#reply + 1] = number end
 end

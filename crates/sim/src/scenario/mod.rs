@@ -8,7 +8,7 @@ use std::{
 
 use tidegate_core::{
     breaker,
-    policy::PolicySet,
+    policy::{Algorithm, PolicySet},
     time::{ClusterTime, Span, Window},
 };
 
@@ -295,12 +295,25 @@ fn policy_text(source: &str, name: &str, folder: &Path) -> Result<(String, Strin
 }
 
 fn parse_policies(text: &str, called: &str) -> Result<PolicySet, ScenarioError> {
-    PolicySet::parse(text).map_err(|mistakes| {
+    let policies = PolicySet::parse(text).map_err(|mistakes| {
         let line = |m: &tidegate_core::policy::Mistake| {
             format!("{called}:{}: {}: {}", m.line, m.place, m.message)
         };
         ScenarioError(mistakes.iter().map(line).collect())
-    })
+    })?;
+    // The checkers and the central limiter know no other.
+    let limits = policies.policies.iter().flat_map(|p| p.limits.iter().map(move |l| (p, l)));
+    let unknown = limits.filter(|(_, limit)| limit.algorithm != Algorithm::FixedWindow);
+    let unknown = unknown.map(|(policy, limit)| {
+        format!(
+            "{called}: policy \"{}\", limit \"{}\": {} is not built yet in the simulator: leave it out",
+            policy.name,
+            limit.name,
+            limit.algorithm.as_str()
+        )
+    });
+    let unknown: Vec<_> = unknown.collect();
+    if unknown.is_empty() { Ok(policies) } else { Err(ScenarioError(unknown)) }
 }
 
 fn read(path: &Path) -> Result<String, String> {

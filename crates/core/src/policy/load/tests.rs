@@ -139,7 +139,7 @@ window = "1d"
             r#"5: policy "public-api", field "on_store_failure": unknown value "opened"; did you mean "open"? known are "degrade", "open", "closed""#,
             r#"9: policy "public-api", limit "burst", field "quantity": must be a whole number from 1 to 9007199254740991"#,
             r#"12: policy "public-api", limit "hourly", field "window": is missing: write window = "1h""#,
-            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "scope", "consistency", "overdraft""#,
+            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "burst", "scope", "consistency", "overdraft""#,
             r#"20: policy "public-api", field "name": line 3 has this name already: names are unique"#,
             r#"21: policy "public-api", field "key": is a string, must be a list of attribute names, or of lists of them, such as ["api_key", ["tenant", "route"]]"#,
         ]
@@ -314,18 +314,15 @@ fn what_is_not_built_yet_is_refused_by_name() {
                 .contains("calendar windows are not built yet")
         );
     }
-    for algorithm in
-        ["sliding-window", "sliding-log", "token-bucket", "leaky-bucket", "concurrency"]
-    {
-        let mistake = of_limit(&format!("window = \"1s\"\nalgorithm = \"{algorithm}\""));
-        assert!(
-            mistake.ends_with(&format!("\"{algorithm}\" is not built yet: write \"fixed-window\""))
-        );
+    let mistake = of_limit("window = \"1s\"\nalgorithm = \"concurrency\"");
+    assert!(mistake.contains("\"concurrency\" is not built yet: write "), "{mistake}");
+    for algorithm in ["sliding-window", "sliding-log", "token-bucket", "leaky-bucket"] {
+        let global = format!("window = \"1s\"\nscope = \"global\"\nalgorithm = \"{algorithm}\"");
+        let mistake = of_limit(&global);
+        assert!(mistake.contains(&format!("{algorithm} is not built yet for global")), "{mistake}");
     }
-    for (field, what) in [("burst = 2", "buckets"), ("time_zone = \"UTC\"", "calendar")] {
-        let mistake = of_limit(&format!("window = \"1s\"\n{field}"));
-        assert!(mistake.contains(what) && mistake.contains("not built yet"), "{mistake}");
-    }
+    let mistake = of_limit("window = \"1s\"\ntime_zone = \"UTC\"");
+    assert!(mistake.contains("calendar windows are not built yet"), "{mistake}");
     for field in ["tier.premium.quantity.l = 2", "override = []"] {
         assert!(of_policy(&format!("key = []\n{field}")).contains("not built yet"), "{field}");
     }
@@ -491,4 +488,36 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn each_algorithm_has_its_fields() {
+    let limit = |more: &str| {
+        let text =
+            format!("[[policy]]\nname = \"p\"\nkey = []\n[[policy.limit]]\nname = \"l\"\n{more}\n");
+        let set = PolicySet::parse(&text).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        set.policies[0].limits[0].clone()
+    };
+    let of = |algorithm: &str, more: &str| {
+        limit(&format!("quantity = 10\nwindow = \"1s\"\nalgorithm = \"{algorithm}\"\n{more}"))
+    };
+    assert_eq!(of("sliding-window", "").algorithm, Algorithm::SlidingWindow);
+    assert_eq!(of("sliding-log", "").algorithm, Algorithm::SlidingLog);
+    let bucket = of("token-bucket", "burst = 20");
+    assert_eq!((bucket.algorithm.as_str(), bucket.capacity()), ("token-bucket", 20));
+    assert_eq!(of("leaky-bucket", "").capacity(), 10);
+    // Another burst is the same key, and another policy.
+    assert_eq!(bucket.id, of("token-bucket", "").id);
+    assert_ne!(bucket.id, of("leaky-bucket", "").id);
+
+    let mistake = of_limit("window = \"1s\"\nburst = 2");
+    assert!(mistake.contains("field \"burst\": is for buckets"), "{mistake}");
+    let refused =
+        |lines: &str| mistakes(&file("key = []", lines).replace("quantity = 1\n", "")).remove(0);
+    let many = refused("quantity = 10001\nwindow = \"1s\"\nalgorithm = \"sliding-log\"");
+    assert!(many.contains("more than a sliding-log keeps apart, 10000"), "{many}");
+    let huge = refused(
+        "quantity = 999983\nwindow = \"400d\"\nburst = 9007199254740991\nalgorithm = \"token-bucket\"",
+    );
+    assert!(huge.contains("cannot be counted exactly"), "{huge}");
 }

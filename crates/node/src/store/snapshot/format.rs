@@ -1,6 +1,6 @@
-//! The bytes of a snapshot: a header, records of one size, and a checksum of all before it.
+//! The bytes of a snapshot: a header, records, and a checksum of all before it.
 //!
-//! Version 1, all numbers little-endian:
+//! Version 2, all numbers little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -9,7 +9,11 @@
 //! | 8 | epoch that the records are of |
 //! | 1 | 0: the secret of the records is in the file; 1: it is configured, and a fingerprint of it is here |
 //! | 16 | the secret, or the fingerprint |
-//! | 68 each | caller, limit, label, used, refunded, previous used, previous refunded, expires |
+//! | 69 each | 1, caller, limit, label, used, refunded, previous used, previous refunded, expires; then its meter: |
+//! | 1 or 9 | 0: none; 1: the counts say all, 2: a level, 3: a log; and its latest time, unless there is none |
+//! | 16 | of a level: units, and units of a token |
+//! | 4, and 16 each | of a log: how many entries; time and cost of each |
+//! | 1 | 0: there is no further record |
 //! | 16 | SipHash-2-4, 128 bits, of all before it |
 
 use std::{
@@ -19,16 +23,18 @@ use std::{
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 use tidegate_core::{
+    algorithm::{Held, Level, Log, Meter},
     ids::{Caller, CallerHasher, Key, LimitId, Secret, StoreEpoch},
     store::{COUNT_MAX, Counts, Record},
     time::{Label, StoreTime},
 };
 
 const MAGIC: [u8; 8] = *b"TGSNAP\r\n";
-const VERSION: u32 = 1;
-pub(super) const HEADER_BYTES: usize = 37;
-pub(super) const RECORD_BYTES: usize = 68;
-pub(super) const CHECKSUM_BYTES: usize = 16;
+const VERSION: u32 = 2;
+const RECORD_BYTES: usize = 68;
+const CHECKSUM_BYTES: usize = 16;
+/// Entries of a log; no record has as many.
+const ENTRIES_MAX: u32 = 1 << 20;
 
 /// Under which secret the records of a node are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,21 +98,56 @@ impl<W: Write> Writer<W> {
     }
 
     pub(super) fn record(&mut self, key: &Key, record: &Record) -> io::Result<()> {
+        self.write(&[1])?;
         let mut bytes = [0; RECORD_BYTES];
         bytes[..16].copy_from_slice(&key.caller.to_bytes());
         bytes[16..20].copy_from_slice(&key.limit.0.to_le_bytes());
         // An account is worth nothing to the store that reads it: its epoch is another one.
-        let Record { label, current, previous, expires, account: _ } = record;
+        let Record { label, current, previous, expires, account: _, meter } = record;
         let numbers =
             [label.0, current.used, current.refunded, previous.used, previous.refunded, expires.0];
         for (place, number) in bytes[20..].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
-        self.write(&bytes)
+        self.write(&bytes)?;
+        self.meter(meter.as_deref())
+    }
+
+    fn meter(&mut self, meter: Option<&Meter>) -> io::Result<()> {
+        let Some(Meter { at, held }) = meter else { return self.write(&[0]) };
+        let kind = match held {
+            Held::Counts => 1,
+            Held::Level(_) => 2,
+            Held::Log(_) => 3,
+        };
+        self.write(&[kind])?;
+        self.number(at.0)?;
+        match held {
+            Held::Counts => Ok(()),
+            Held::Level(Level { units, unit }) => {
+                self.number(*units)?;
+                self.number(*unit)
+            }
+            Held::Log(log) => {
+                let entries = log.entries();
+                let count = u32::try_from(entries.len()).map_err(io::Error::other)?;
+                self.write(&count.to_le_bytes())?;
+                for (used, cost) in entries {
+                    self.number(used.0)?;
+                    self.number(*cost)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn number(&mut self, number: u64) -> io::Result<()> {
+        self.write(&number.to_le_bytes())
     }
 
     /// Ends the snapshot and gives back what it was written to.
     pub(super) fn finish(mut self) -> io::Result<W> {
+        self.write(&[0])?;
         let checksum = checksum(&self.hash);
         self.to.write_all(&checksum)?;
         self.to.flush()?;
@@ -163,7 +204,13 @@ impl<R: Read> Reader<R> {
         Ok(bytes)
     }
 
-    pub(super) fn record(&mut self) -> Result<(Key, Record), Unusable> {
+    /// The next record, if there is one more.
+    pub(super) fn record(&mut self) -> Result<Option<(Key, Record)>, Unusable> {
+        match self.read()? {
+            [0] => return Ok(None),
+            [1] => {}
+            _ => return Err(Unusable::Damaged("there is something between its records")),
+        }
         let bytes: [u8; RECORD_BYTES] = self.read()?;
         let array = |at: usize| -> [u8; 8] {
             bytes[at..at + 8].try_into().expect("a record has as many bytes")
@@ -183,8 +230,48 @@ impl<R: Read> Reader<R> {
             previous: counts(3)?,
             expires: StoreTime(number(5)),
             account: None,
+            meter: self.meter()?.map(Box::new),
         };
-        Ok((Key { caller: Caller::from_bytes(caller), limit: LimitId(limit) }, record))
+        Ok(Some((Key { caller: Caller::from_bytes(caller), limit: LimitId(limit) }, record)))
+    }
+
+    fn meter(&mut self) -> Result<Option<Meter>, Unusable> {
+        let [kind] = self.read()?;
+        if kind == 0 {
+            return Ok(None);
+        }
+        let at = StoreTime(self.number()?);
+        let held = match kind {
+            1 => Held::Counts,
+            2 => {
+                let level = Level { units: self.number()?, unit: self.number()? };
+                let sound = level.units <= COUNT_MAX && (1..=COUNT_MAX).contains(&level.unit);
+                if !sound {
+                    return Err(Unusable::Damaged("a level that cannot be"));
+                }
+                Held::Level(level)
+            }
+            3 => {
+                let count = u32::from_le_bytes(self.read()?);
+                if count > ENTRIES_MAX {
+                    return Err(Unusable::Damaged("a log that cannot be"));
+                }
+                let mut entries = Vec::new();
+                for _ in 0..count {
+                    entries.push((StoreTime(self.number()?), self.number()?));
+                }
+                if !entries.is_sorted() {
+                    return Err(Unusable::Damaged("a log out of order"));
+                }
+                Held::Log(Log::from_entries(entries))
+            }
+            _ => return Err(Unusable::Damaged("an unknown kind of meter")),
+        };
+        Ok(Some(Meter { at, held }))
+    }
+
+    fn number(&mut self) -> Result<u64, Unusable> {
+        Ok(u64::from_le_bytes(self.read()?))
     }
 
     /// Whether everything was as it was written.

@@ -14,9 +14,7 @@ use tidegate_core::ids::Secret;
 
 use super::MemoryStore;
 use crate::clock::Clock;
-use format::{
-    CHECKSUM_BYTES, HEADER_BYTES, Header, RECORD_BYTES, Reader, SecretNote, Unusable, Writer,
-};
+use format::{Header, Reader, SecretNote, Unusable, Writer};
 
 pub use format::Owner;
 pub use lock::{Lock, LockError};
@@ -105,21 +103,15 @@ fn read(
     records_max: usize,
     clock: Clock,
 ) -> Result<Whole, Unusable> {
-    let length = file.metadata()?.len();
     let (mut reader, Header { epoch, secret }) = Reader::new(BufReader::new(file))?;
     let secret = match (secret, cluster) {
         (SecretNote::Own(secret), None) => Some(secret),
         (note, Some(secret)) if note == Owner::Cluster(secret).note() => None,
         _ => return Err(Unusable::AnotherSecret),
     };
-    let framing = (HEADER_BYTES + CHECKSUM_BYTES) as u64;
-    let records =
-        length.checked_sub(framing).filter(|rest| rest.is_multiple_of(RECORD_BYTES as u64));
-    let records = records.ok_or(Unusable::Damaged("its length is wrong"))? / RECORD_BYTES as u64;
     let store = MemoryStore::after(Some(epoch), records_max, clock);
     let (mut live, mut left_out) = (0, 0_u64);
-    for _ in 0..records {
-        let (key, record) = reader.record()?;
+    while let Some((key, record)) = reader.record()? {
         live += u64::from(record.expires > clock.steady());
         left_out += u64::from(!store.restore(&key, record));
     }
