@@ -153,7 +153,7 @@ impl Cluster {
     pub async fn next_ready(&mut self) -> ReadyLine {
         let line = time::timeout(PATIENCE, self.lines.next_line()).await;
         let line = line.expect("a node becomes ready").expect("it can be read");
-        let line = line.unwrap_or_else(|| panic!("`tidegate dev` ended"));
+        let line = line.unwrap_or_else(|| panic!("`tidegate dev` ended: {}", self.process.log()));
         let said: ReadyLine =
             serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         let node = Node::new(&said.region, &said.node, &said.http, &said.admin, &said.cluster);

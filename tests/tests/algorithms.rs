@@ -1,0 +1,239 @@
+//! Limits by every algorithm, on real nodes: who waits as told passes, and many nodes and clients on one Redis are
+//! held to the limit, no more and no less.
+
+use std::time::Duration;
+
+use tidegate_tests::{
+    child,
+    dev::Dev,
+    ensure, eventually,
+    node::Node,
+    site::{Served, Site},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+const ALGORITHMS: [&str; 5] =
+    ["fixed-window", "sliding-window", "sliding-log", "token-bucket", "leaky-bucket"];
+const QUANTITY: u64 = 40;
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// A policy for each algorithm, by route.
+fn policies(more: &str) -> String {
+    let policy = |algorithm: &str| {
+        format!(
+            "[[policy]]\nname = \"{algorithm}\"\nmatch = {{ route = \"/{algorithm}\" }}\nkey = [\"api_key\"]\n\
+             on_store_failure = \"closed\"\n[[policy.limit]]\nname = \"limit\"\nquantity = {QUANTITY}\n\
+             window = \"2s\"\nalgorithm = \"{algorithm}\"\n{}",
+            if algorithm.ends_with("bucket") { more } else { "" }
+        )
+    };
+    ALGORITHMS.map(policy).concat()
+}
+
+fn route(algorithm: &str) -> [(&'static str, String); 2] {
+    [("api_key", "k".into()), ("route", format!("/{algorithm}"))]
+}
+
+async fn alone() -> (Site, Served) {
+    let site = Site::new(&policies("burst = 5\n"));
+    let place = site.place("eu", "eu-0");
+    let served = site.serve_ready(&place, &site.config_alone(&place, "kind = \"memory\"")).await;
+    (site, served)
+}
+
+#[tokio::test]
+async fn who_waits_as_told_passes() {
+    let (_site, served) = alone().await;
+    for algorithm in ALGORITHMS {
+        let attributes = route(algorithm);
+        let attributes = attributes.each_ref().map(|(name, value)| (*name, &**value));
+        let most = if algorithm.ends_with("bucket") { 5 } else { QUANTITY };
+        let whole = served.node.check(&attributes, most).await;
+        assert!(whole.allowed, "{algorithm}: {whole:?}");
+        assert_eq!(whole.remaining, Some(0), "{algorithm}");
+        assert_eq!(whole.limits[0].algorithm, algorithm);
+        let beyond = served.node.check(&attributes, most + 1).await;
+        let reason = beyond.reason.as_deref();
+        assert_eq!(
+            (beyond.retry_after_ms, reason),
+            (None, Some("cost_exceeds_limit")),
+            "{algorithm}"
+        );
+        let refused = served.node.check(&attributes, 3).await;
+        assert_eq!(
+            (refused.allowed, refused.reason.as_deref()),
+            (false, Some("limit")),
+            "{algorithm}"
+        );
+        // Who is in no hurry passes at the first attempt.
+        let wait = Duration::from_millis(refused.retry_after_ms.expect("it may pass later"));
+        assert!(wait <= 2 * WINDOW, "{algorithm}: {wait:?}");
+        sleep(wait).await;
+        let after = served.node.check(&attributes, 3).await;
+        assert!(after.allowed, "{algorithm}: {refused:?}, then {after:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_tells_what_is_there_and_comes_back() {
+    let (_site, served) = alone().await;
+    let attributes = [("api_key", "k"), ("route", "/token-bucket")];
+    let answer = served.node.check_raw(&attributes, 2).await;
+    let header = |name: &str| answer.header(name).unwrap_or_default().to_owned();
+    assert_eq!(header("ratelimit-policy"), "\"limit\";q=40;w=2");
+    assert_eq!(header("ratelimit"), "\"limit\";r=3;t=1");
+    assert_eq!(
+        (header("x-ratelimit-limit"), header("x-ratelimit-remaining")),
+        ("40".into(), "3".into())
+    );
+    let usage = served.node.usage(&attributes).await.expect("there is one");
+    assert_eq!(usage["algorithm"], "token-bucket");
+    // Twenty a second come back.
+    eventually(Duration::from_secs(2), "it is full again", async || {
+        let usage = served.node.usage(&attributes).await?;
+        ensure(usage["remaining"] == 5 && usage["used"] == 0, || format!("{usage}"))
+    })
+    .await;
+}
+
+/// An admission, as its client saw it.
+#[derive(Debug, Clone, Copy)]
+struct Admitted {
+    sent: Instant,
+    answered: Instant,
+    label: u64,
+}
+
+/// What came of the requests of one algorithm.
+#[derive(Debug, Default)]
+struct Books {
+    admitted: Vec<Admitted>,
+    /// Nobody knows what became of them.
+    lost: u64,
+    /// When the first was sent, and the last.
+    asked: Option<(Instant, Instant)>,
+}
+
+const CLIENTS: usize = 64;
+const LOAD: Duration = Duration::from_secs(12);
+
+/// Asks one algorithm's limit at all nodes in turn, three times as often as it allows together with the others.
+async fn ask(nodes: Vec<Node>, algorithm: &'static str, client: usize) -> Books {
+    let attributes = route(algorithm);
+    let attributes = attributes.each_ref().map(|(name, value)| (*name, &**value));
+    let clients = CLIENTS.div_ceil(ALGORITHMS.len()) as u32;
+    let pause = WINDOW * clients / (3 * QUANTITY as u32);
+    let mut books = Books::default();
+    let until = Instant::now() + LOAD;
+    for node in nodes.iter().cycle().skip(client) {
+        let sent = Instant::now();
+        if sent >= until {
+            break;
+        }
+        let first = books.asked.map_or(sent, |(first, _)| first);
+        books.asked = Some((first, sent));
+        match node.try_check(&attributes).await {
+            Ok(check) if check.allowed => {
+                let label = check.limits[0].label;
+                books.admitted.push(Admitted { sent, answered: Instant::now(), label });
+            }
+            Ok(_) => {}
+            Err(_) => books.lost += 1,
+        }
+        sleep(pause.saturating_sub(sent.elapsed())).await;
+    }
+    books
+}
+
+impl Books {
+    fn add(&mut self, mut more: Self) {
+        self.admitted.append(&mut more.admitted);
+        self.lost += more.lost;
+        self.asked = match (self.asked, more.asked) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (a, b) => a.or(b),
+        };
+    }
+
+    /// The most that was surely admitted within any stretch of a length: sent and answered in it.
+    fn most_within(&self, length: Duration) -> usize {
+        let starts = self.admitted.iter().map(|one| one.sent);
+        let within = |start: Instant| {
+            let inside = |one: &&Admitted| one.sent >= start && one.answered <= start + length;
+            self.admitted.iter().filter(inside).count()
+        };
+        starts.map(within).max().unwrap_or_default()
+    }
+
+    /// Admissions of each window, in order, without the first and the last.
+    fn by_label(&self) -> Vec<u64> {
+        let mut labels = std::collections::BTreeMap::<u64, u64>::new();
+        self.admitted.iter().for_each(|one| *labels.entry(one.label).or_default() += 1);
+        let sums: Vec<_> = labels.into_values().collect();
+        sums[1..sums.len() - 1].to_vec()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_nodes_and_many_clients_are_held_to_it_while_nodes_are_killed() {
+    let mut cluster = Dev::new(&["eu"], &policies("")).redis(4).with(&["--restart"]).start().await;
+    let nodes: Vec<Node> = cluster.nodes().cloned().collect();
+    assert_eq!(nodes.len(), 4);
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (nodes, algorithm) = (nodes.clone(), ALGORITHMS[client % ALGORITHMS.len()]);
+        clients.spawn(async move { (algorithm, ask(nodes, algorithm, client).await) });
+    }
+    for victim in ["eu-1", "eu-3"] {
+        sleep(LOAD / 4).await;
+        child::kill(cluster.said_of(victim).pid);
+        while cluster.next_ready().await.node != victim {}
+    }
+    let mut all = std::collections::BTreeMap::<&str, Books>::new();
+    while let Some(ended) = clients.join_next().await {
+        let (algorithm, books) = ended.expect("no client panics");
+        all.entry(algorithm).or_default().add(books);
+    }
+    for (algorithm, books) in &all {
+        let count = books.admitted.len() as u64;
+        let (first, last) = books.asked.expect("it was asked");
+        let told = format!("{algorithm}: {count} admitted, {} lost", books.lost);
+        // A client that meets a dead node goes on to the next one.
+        assert!(count > 4 * QUANTITY, "{told}");
+        match *algorithm {
+            // No label is over, and none that was asked for from beginning to end is short of more than was lost.
+            "fixed-window" | "sliding-window" => {
+                let sums = books.by_label();
+                assert!(sums.iter().all(|sum| *sum <= QUANTITY), "{told}: {sums:?}");
+                let short: u64 = sums.iter().map(|sum| QUANTITY - sum).sum();
+                // The last units of a sliding window come free at its very end, when nobody may ask.
+                let late = QUANTITY / 8 * sums.len() as u64;
+                let rounded = if *algorithm == "fixed-window" { 0 } else { late };
+                assert!(short <= books.lost + rounded, "{told}: {sums:?}");
+            }
+            "sliding-log" => {
+                let most = books.most_within(WINDOW) as u64;
+                assert!(most <= QUANTITY, "{told}: {most} within a window");
+                let windows = (last - first).as_secs_f64() / WINDOW.as_secs_f64();
+                let least = (windows.floor() * QUANTITY as f64) as u64;
+                assert!(count + books.lost + 2 * windows as u64 >= least, "{told} of {least}");
+            }
+            _ => {
+                let seconds = |length: Duration| length.as_secs_f64();
+                let most = |length: Duration| {
+                    (QUANTITY as f64 * (1.0 + seconds(length) / seconds(WINDOW))) as u64
+                };
+                for length in [WINDOW / 4, WINDOW, 3 * WINDOW] {
+                    let found = books.most_within(length) as u64;
+                    assert!(found <= most(length), "{told}: {found} within {length:?}");
+                }
+                let least = most(last - first).saturating_sub(QUANTITY / 10);
+                assert!(count + books.lost >= least, "{told} of {least}");
+            }
+        }
+    }
+    cluster.stop().await;
+}
