@@ -19,6 +19,8 @@ use crate::{
     time::{Span, StoreTime, Window},
 };
 
+/// The longest time that a full bucket may take to drain.
+pub(crate) const DRAINS_MAX: Span = Span::secs(4_000 * 86_400);
 /// A tick is at most this part of a window.
 const TICKS_MIN: u64 = 1_000;
 
@@ -37,7 +39,7 @@ pub struct Bucket {
 
 impl Bucket {
     /// One that drains `quantity` tokens in a window and holds `capacity`; `None` if it does not fit into 2^53 with
-    /// a tick of at most a thousandth of the window.
+    /// a tick of at most a thousandth of the window, or takes longer than [`DRAINS_MAX`] to drain.
     pub fn new(quantity: u64, window: Window, capacity: u64) -> Option<Self> {
         let length = window.length().0;
         let mut tick = 1;
@@ -46,7 +48,11 @@ impl Bucket {
                 let divisor = gcd(length, per_tick);
                 let (unit, drain) = (length / divisor, per_tick / divisor);
                 let full = u128::from(capacity) * u128::from(unit);
-                if full <= u128::from(COUNT_MAX) && drain <= COUNT_MAX {
+                let lasts = full.div_ceil(u128::from(drain)) * u128::from(tick);
+                if full <= u128::from(COUNT_MAX)
+                    && drain <= COUNT_MAX
+                    && lasts <= u128::from(DRAINS_MAX.0)
+                {
                     return Some(Self { capacity, unit, drain, tick });
                 }
             }
@@ -57,11 +63,6 @@ impl Bucket {
 
     const fn full(&self) -> u64 {
         self.capacity * self.unit
-    }
-
-    /// How long a full bucket takes to drain.
-    pub fn drains_within(&self) -> Span {
-        Span(self.full().div_ceil(self.drain).saturating_add(1).saturating_mul(self.tick))
     }
 
     /// From `at` until so many ticks have begun.
@@ -87,49 +88,50 @@ pub struct Level {
 }
 
 impl Level {
-    pub(super) const fn empty(bucket: &Bucket) -> Self {
+    pub(crate) const fn empty(bucket: &Bucket) -> Self {
         Self { units: 0, unit: bucket.unit }
     }
 
     /// What has drained between two times. A level that was written by another quantity is first read by this
-    /// one.
-    pub(super) fn drain(&mut self, bucket: &Bucket, before: StoreTime, at: StoreTime) {
+    /// one. One that was written by a larger burst may be above the capacity for a while.
+    pub(crate) fn drain(&mut self, bucket: &Bucket, before: StoreTime, at: StoreTime) {
         if self.unit != bucket.unit {
             // The script has no other numbers than these.
             let units = self.units as f64 * bucket.unit as f64 / self.unit as f64;
             *self = Self { units: libm::ceil(units) as u64, unit: bucket.unit };
         }
-        self.units = drained(self.units.min(bucket.full()), bucket, before, at);
+        self.units = drained(self.units.min(COUNT_MAX), bucket, before, at);
     }
 
-    /// Takes note of tokens that were used until `used_by`, and drains what has since.
-    pub(super) fn lift(&mut self, bucket: &Bucket, amount: u64, used_by: StoreTime, at: StoreTime) {
-        let more = amount.min(bucket.capacity) * bucket.unit;
-        self.units = (self.units + drained(more, bucket, used_by, at)).min(bucket.full());
+    /// Takes note of tokens that were used until `used_by`, and drains what has since; fills it at most.
+    pub(crate) fn lift(&mut self, bucket: &Bucket, amount: u64, used_by: StoreTime, at: StoreTime) {
+        let more = drained(amount.min(bucket.capacity) * bucket.unit, bucket, used_by, at);
+        self.units += more.min(bucket.full().saturating_sub(self.units));
     }
 
     /// Tokens that are used, rounded up.
-    pub(super) const fn used(&self, bucket: &Bucket) -> u64 {
+    pub(crate) const fn used(&self, bucket: &Bucket) -> u64 {
         self.units.div_ceil(bucket.unit)
     }
 
-    pub(super) const fn has_room(&self, bucket: &Bucket, cost: u64) -> bool {
-        cost <= bucket.capacity && self.units + cost * bucket.unit <= bucket.full()
+    pub(crate) const fn has_room(&self, bucket: &Bucket, cost: u64) -> bool {
+        cost <= bucket.capacity && cost * bucket.unit <= bucket.full().saturating_sub(self.units)
     }
 
-    pub(super) fn charge(&mut self, bucket: &Bucket, cost: u64) {
-        let more = cost.min(bucket.capacity) * bucket.unit;
-        self.units = (self.units + more).min(bucket.full());
+    /// Takes what there is room for.
+    pub(crate) fn charge(&mut self, bucket: &Bucket, cost: u64) {
+        self.units += cost.min(bucket.capacity) * bucket.unit;
     }
 
-    pub(super) fn refund(&mut self, bucket: &Bucket, amount: u64) {
-        let less = amount.min(bucket.capacity) * bucket.unit;
+    /// Gives back what of `amount` cannot have drained if it was used since an instant.
+    pub(crate) fn refund(&mut self, bucket: &Bucket, amount: u64, since: StoreTime, at: StoreTime) {
+        let less = drained(amount.min(bucket.capacity) * bucket.unit, bucket, since, at);
         self.units = self.units.saturating_sub(less);
     }
 
     pub(super) fn wait(&self, bucket: &Bucket, at: StoreTime, cost: u64) -> Span {
-        let wanted = self.units + cost.min(bucket.capacity) * bucket.unit;
-        bucket.after(wanted.saturating_sub(bucket.full()).div_ceil(bucket.drain), at)
+        let room = bucket.full() - cost.min(bucket.capacity) * bucket.unit;
+        bucket.after(self.units.saturating_sub(room).div_ceil(bucket.drain), at)
     }
 
     pub(super) fn reset(&self, bucket: &Bucket, at: StoreTime) -> Span {
@@ -166,6 +168,7 @@ mod tests {
         assert_eq!(day.tick, 10);
         assert!(of(1_000_000_000, 86_400_000_000, 1_000_000_000).is_some());
         assert_eq!(of(999_983, 400 * 86_400_000_000, COUNT_MAX), None);
+        assert_eq!(of(1, 400 * 86_400_000_000, 1_000_000_000_000), None);
     }
 
     proptest! {
@@ -216,8 +219,31 @@ mod tests {
             };
             prop_assert!(then(at + wait));
             prop_assert!(wait == Span::ZERO || !then(StoreTime((at + wait).0 - 1)));
-            prop_assert!(wait <= bucket.drains_within());
+            prop_assert!(wait <= DRAINS_MAX);
         }
+    }
+
+    #[test]
+    fn a_smaller_burst_does_not_forget_what_was_used_by_a_larger_one() {
+        let [small, large] = [10, 100]
+            .map(|capacity| Bucket::new(10, window(1_000_000), capacity).expect("it fits"));
+        let (mut level, at) = (Level::empty(&large), StoreTime(5));
+        level.charge(&large, 90);
+        level.drain(&small, at, at);
+        assert!(!level.has_room(&small, 1));
+        level.lift(&small, 3, at, at);
+        level.drain(&large, at, at);
+        assert_eq!((level.has_room(&large, 10), level.has_room(&large, 11)), (true, false));
+    }
+
+    #[test]
+    fn what_has_drained_is_not_given_back() {
+        let bucket = Bucket::new(10, window(1_000_000), 10).expect("it fits");
+        let mut level = Level::empty(&bucket);
+        level.charge(&bucket, 9);
+        // Used within the last 300 ms: three of four may have drained.
+        level.refund(&bucket, 4, StoreTime(1_000_000), StoreTime(1_300_000));
+        assert_eq!(level.used(&bucket), 8);
     }
 
     #[test]

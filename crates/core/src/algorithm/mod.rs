@@ -1,12 +1,13 @@
 //! Algorithms: how what was used before weighs on the next request. One file each, with its formula.
 //!
-//! Every record counts what was used in a label and in the one before. A fixed window needs no more. The others
-//! keep a [`Meter`] beside that: the store's step reads and writes it by a [`Rule`], which each command brings
-//! along. So what nodes tell each other and what they write into a store that has forgotten is of one kind for
-//! all: where counts are lifted by a floor, the meter takes what it did not know as used just now.
+//! Every record counts what was used in a label and in the one before. Fixed and sliding windows need no more.
+//! Buckets and logs keep a [`Meter`] beside that: the store's step reads and writes it by a [`Rule`], which each
+//! command brings along. So what nodes tell each other and what they write into a store that has forgotten is of
+//! one kind for all: where counts are lifted by a floor, the meter takes what it did not know as used at the last
+//! possible instant.
 //!
-//! Times are the store's, and none goes back: a meter remembers the last, and is never asked of an earlier one. A
-//! clock that is set back neither gives nor takes.
+//! Times are the store's. A meter remembers the latest, and none goes back behind that: a clock that is set back
+//! neither gives nor takes. Windows have their labels for that, which only go on.
 //!
 //! All numbers are whole and stay below 2^53, where the script in Redis counts exactly.
 
@@ -39,13 +40,15 @@ pub enum Rule {
     Bucket(LabelTime, Bucket),
 }
 
-/// Where an operation's label lies in the store's time.
+/// Where an operation's label lies in the store's time, and what was used in the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LabelTime {
     /// Its first instant.
     pub starts: StoreTime,
     /// How long a window is.
     pub length: Span,
+    /// What the asking node knows the region to have used in the label before: a floor as well.
+    pub before: u64,
 }
 
 impl LabelTime {
@@ -67,12 +70,22 @@ pub struct Meter {
 /// What is held, by algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Held {
-    /// The counts say all.
-    Counts,
     /// A level that drains.
     Level(Level),
     /// When what was used.
     Log(Log),
+}
+
+impl Rule {
+    /// Where the operation's label lies, unless the counts of its label alone decide.
+    pub(crate) const fn label(&self) -> Option<&LabelTime> {
+        match self {
+            Self::FixedWindow => None,
+            Self::SlidingWindow(label) | Self::SlidingLog(label) | Self::Bucket(label, _) => {
+                Some(label)
+            }
+        }
+    }
 }
 
 /// How a limit stands after an operation, for who asked.
@@ -87,11 +100,15 @@ pub struct Weighed {
     pub reset: Span,
 }
 
-/// A meter at an instant, by its rule: what the step works with.
+/// How a limit stands at an instant, by its rule: what the step works with.
 pub(crate) struct Reading<'a> {
     rule: &'a Rule,
-    meter: &'a mut Meter,
-    /// Counts of the operation's label and of the one before it.
+    /// The store's clock.
+    now: StoreTime,
+    /// The same, or the latest that the meter was asked of, if that is later.
+    at: StoreTime,
+    held: Option<&'a mut Held>,
+    /// Counts of the record's newest label and of the one before it.
     counts: [Counts; 2],
 }
 
@@ -99,8 +116,7 @@ impl Meter {
     /// Of a key that nobody has asked for; `None` where the counts alone decide.
     pub(crate) fn new(rule: &Rule, at: StoreTime) -> Option<Self> {
         let held = match rule {
-            Rule::FixedWindow => return None,
-            Rule::SlidingWindow(_) => Held::Counts,
+            Rule::FixedWindow | Rule::SlidingWindow(_) => return None,
             Rule::SlidingLog(_) => Held::Log(Log::default()),
             Rule::Bucket(_, bucket) => Held::Level(Level::empty(bucket)),
         };
@@ -110,41 +126,43 @@ impl Meter {
     /// Bytes held beside itself.
     pub(crate) fn memory_bytes(&self) -> usize {
         match &self.held {
-            Held::Counts | Held::Level(_) => 0,
+            Held::Level(_) => 0,
             Held::Log(log) => log.memory_bytes(),
         }
     }
-
-    /// As it is at `now`, or at the latest time that it was asked of, if that is later.
-    pub(crate) fn read<'a>(
-        &'a mut self,
-        rule: &'a Rule,
-        now: StoreTime,
-        counts: [Counts; 2],
-    ) -> Reading<'a> {
-        let before = self.at;
-        self.at = self.at.max(now);
-        match (rule, &mut self.held) {
-            (Rule::SlidingLog(label), Held::Log(log)) => log.forget(self.at, label.length),
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.drain(bucket, before, self.at),
-            _ => {}
-        }
-        Reading { rule, meter: self, counts }
-    }
 }
 
-impl Reading<'_> {
-    /// Takes note of use that the counts were lifted by, in the label before the current one or in that: nobody
-    /// knows when in it. It counts as used at the last possible instant.
-    pub(crate) fn lift(&mut self, amount: u64) {
-        let at = self.meter.at;
-        match (self.rule, &mut self.meter.held) {
-            (Rule::SlidingLog(label), Held::Log(log)) => {
-                log.add(at.min(label.ends()), amount);
+impl<'a> Reading<'a> {
+    /// How it stands at `now`. A meter moves on with the time.
+    pub(crate) fn new(
+        rule: &'a Rule,
+        now: StoreTime,
+        meter: Option<&'a mut Meter>,
+        counts: [Counts; 2],
+    ) -> Self {
+        let Some(meter) = meter else { return Self { rule, now, at: now, held: None, counts } };
+        let before = meter.at;
+        meter.at = before.max(now);
+        match (rule, &mut meter.held) {
+            (Rule::SlidingLog(label), Held::Log(log)) => log.forget(meter.at, label.length),
+            (Rule::Bucket(_, bucket), Held::Level(level)) => level.drain(bucket, before, meter.at),
+            _ => {}
+        }
+        Self { rule, now, at: meter.at, held: Some(&mut meter.held), counts }
+    }
+
+    /// Takes note of use until some instant that the counts were lifted by: nobody knows when it was before that,
+    /// so it counts as used then.
+    pub(crate) fn lift(&mut self, amount: u64, used_by: StoreTime) {
+        // As long ago by the meter's time, which may be ahead.
+        let (at, used_by) = (self.at, self.at - self.now.since(used_by));
+        match (self.rule, self.held.as_deref_mut()) {
+            (Rule::SlidingLog(label), Some(Held::Log(log))) => {
+                log.add(used_by, amount);
                 log.forget(at, label.length);
             }
-            (Rule::Bucket(label, bucket), Held::Level(level)) => {
-                level.lift(bucket, amount, label.ends().min(at), at);
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => {
+                level.lift(bucket, amount, used_by, at);
             }
             _ => {}
         }
@@ -153,66 +171,79 @@ impl Reading<'_> {
     /// What counts as used, rounded up.
     pub(crate) fn used(&self) -> u64 {
         let [current, previous] = self.counts;
-        match (self.rule, &self.meter.held) {
+        match (self.rule, self.held.as_deref()) {
             (Rule::SlidingWindow(label), _) => {
-                let weight = sliding_window::weight(previous.net(), *label, self.meter.at);
+                let weight = sliding_window::weight(previous.net(), *label, self.at);
                 current.net().saturating_add(weight)
             }
-            (Rule::SlidingLog(_), Held::Log(log)) => log.sum(),
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.used(bucket),
+            (Rule::SlidingLog(_), Some(Held::Log(log))) => log.sum(),
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => level.used(bucket),
             _ => current.net(),
         }
     }
 
     /// Whether there is room for `cost`. Of a bucket the ceiling is its capacity, whatever is said here.
     pub(crate) fn has_room(&self, cost: u64, ceiling: u64) -> bool {
-        match (self.rule, &self.meter.held) {
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.has_room(bucket, cost),
+        match (self.rule, self.held.as_deref()) {
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => level.has_room(bucket, cost),
             _ => self.used().saturating_add(cost) <= ceiling,
         }
     }
 
     /// Takes `cost`; the counts are the caller's.
     pub(crate) fn charge(&mut self, cost: u64) {
-        let at = self.meter.at;
-        match (self.rule, &mut self.meter.held) {
-            (_, Held::Log(log)) => log.add(at, cost),
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.charge(bucket, cost),
+        let at = self.at;
+        match (self.rule, self.held.as_deref_mut()) {
+            (_, Some(Held::Log(log))) => log.add(at, cost),
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => level.charge(bucket, cost),
             _ => {}
         }
     }
 
-    /// Gives `amount` back.
+    /// Gives `amount` back that was used in the operation's label: of a bucket what of it cannot have drained yet,
+    /// and of a log the oldest.
     pub(crate) fn refund(&mut self, amount: u64) {
-        match (self.rule, &mut self.meter.held) {
-            (_, Held::Log(log)) => log.refund(amount),
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.refund(bucket, amount),
+        match (self.rule, self.held.as_deref_mut()) {
+            (_, Some(Held::Log(log))) => log.refund(amount),
+            (Rule::Bucket(label, bucket), Some(Held::Level(level))) => {
+                let since = self.at - self.now.since(label.starts);
+                level.refund(bucket, amount, since, self.at);
+            }
             _ => {}
         }
     }
 
     /// After which there would be room for `cost` if nobody else asked.
     pub(crate) fn wait(&self, cost: u64, ceiling: u64) -> Span {
-        let (at, counts) = (self.meter.at, self.counts.map(Counts::net));
-        match (self.rule, &self.meter.held) {
+        let counts = self.counts.map(Counts::net);
+        self.ahead(match (self.rule, self.held.as_deref()) {
             (Rule::SlidingWindow(label), _) => {
-                sliding_window::wait(counts, *label, at, cost, ceiling)
+                sliding_window::wait(counts, *label, self.at, cost, ceiling)
             }
-            (Rule::SlidingLog(label), Held::Log(log)) => log.wait(at, label.length, cost, ceiling),
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.wait(bucket, at, cost),
+            (Rule::SlidingLog(label), Some(Held::Log(log))) => {
+                log.wait(self.at, label.length, cost, ceiling)
+            }
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => {
+                level.wait(bucket, self.at, cost)
+            }
             _ => Span::ZERO,
-        }
+        })
     }
 
     /// Until nothing counts as used any more, if nobody asks.
     pub(crate) fn reset(&self) -> Span {
-        let (at, counts) = (self.meter.at, self.counts.map(Counts::net));
-        match (self.rule, &self.meter.held) {
-            (Rule::SlidingWindow(label), _) => sliding_window::reset(counts, *label, at),
-            (Rule::SlidingLog(label), Held::Log(log)) => log.reset(at, label.length),
-            (Rule::Bucket(_, bucket), Held::Level(level)) => level.reset(bucket, at),
+        let counts = self.counts.map(Counts::net);
+        self.ahead(match (self.rule, self.held.as_deref()) {
+            (Rule::SlidingWindow(label), _) => sliding_window::reset(counts, *label, self.at),
+            (Rule::SlidingLog(label), Some(Held::Log(log))) => log.reset(self.at, label.length),
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => level.reset(bucket, self.at),
             _ => Span::ZERO,
-        }
+        })
+    }
+
+    /// A time from the meter's latest on, which the clock has to reach first.
+    fn ahead(&self, span: Span) -> Span {
+        if span == Span::ZERO { span } else { span + self.at.since(self.now) }
     }
 }
 

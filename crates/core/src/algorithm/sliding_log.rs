@@ -12,7 +12,7 @@ use crate::time::{Span, StoreTime};
 
 /// The largest quantity that may be logged: a record never has more entries than that, and one more for each floor
 /// that lifted it.
-pub(crate) const QUANTITY_MAX: u64 = 10_000;
+pub(crate) const QUANTITY_MAX: u64 = 1_000;
 
 /// Times and costs, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -52,16 +52,14 @@ impl Log {
         self.0.iter().fold(0, |sum, (_, cost)| sum.saturating_add(*cost))
     }
 
-    /// Takes back what was used last.
+    /// Takes back what was used first: it would have been free the soonest.
     pub(super) fn refund(&mut self, mut amount: u64) {
-        while let Some((_, cost)) = self.0.last_mut() {
-            if *cost > amount {
-                *cost -= amount;
-                return;
-            }
-            amount -= *cost;
-            self.0.pop();
-        }
+        self.0.retain_mut(|(_, cost)| {
+            let less = amount.min(*cost);
+            amount -= less;
+            *cost -= less;
+            *cost > 0
+        });
     }
 
     pub(super) fn wait(&self, at: StoreTime, length: Span, cost: u64, ceiling: u64) -> Span {
@@ -115,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_is_given_back_first() {
+    fn the_oldest_is_given_back_first() {
         let mut log = log(&[(10, 1), (20, 5), (30, 4)]);
-        log.refund(6);
-        assert_eq!(log.entries(), [(StoreTime(10), 1), (StoreTime(20), 3)]);
+        log.refund(3);
+        assert_eq!(log.entries(), [(StoreTime(20), 3), (StoreTime(30), 4)]);
         log.refund(9);
         assert_eq!(log.entries(), []);
     }

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn label(length: u64) -> LabelTime {
-        LabelTime { starts: StoreTime(1_000_000_000), length: Span(length) }
+        LabelTime { starts: StoreTime(1_000_000_000), length: Span(length), before: 0 }
     }
 
     #[test]
@@ -130,7 +130,7 @@ mod tests {
                 let over = at >= label(length).ends();
                 let (now, before) = if over { (0, current) } else { (current, previous) };
                 let starts = if over { label(length).ends() } else { label(length).starts };
-                now + weight(before, LabelTime { starts, length: Span(length) }, at)
+                now + weight(before, LabelTime { starts, ..label(length) }, at)
             };
             prop_assert!(used(at + wait) + cost <= ceiling);
             if wait > Span::ZERO {

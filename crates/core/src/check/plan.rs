@@ -70,7 +70,7 @@ impl LabelBounds {
 
     /// The same of a limit whose records are kept for longer.
     pub(crate) fn of_limit(self, limit: &Limit) -> Self {
-        let kept = if limit.has_rights() { RIGHTS_KEPT } else { limit.kept() };
+        let kept = if limit.has_rights() { RIGHTS_KEPT } else { Span::ZERO };
         Self { expires: self.expires + kept, ..self }
     }
 }
@@ -109,6 +109,8 @@ pub(crate) struct Planned {
     pub(crate) others: u64,
     /// What this region is known to have used: the command's floor.
     pub(crate) floor: Counts,
+    /// What this region is known to have used in the label before, if it still counts: a floor as well.
+    pub(crate) before: u64,
     /// What this region may have used in the label at most, as far as is known and expected.
     pub(crate) ceiling: Ceiling,
     /// What its store is told of it, if it is spent by rights.
@@ -172,7 +174,7 @@ impl Planned {
             enforce: !self.policy.shadow,
             expires: bounds.expires,
             claim: self.claim.clone().filter(|_| !self.suspended),
-            rule: limit.rule(bounds.starts),
+            rule: limit.rule(bounds.starts, self.before),
         }
     }
 
@@ -278,9 +280,9 @@ fn binding(limits: &[LimitVerdict], admitted: bool) -> Option<usize> {
     let speaks = |verdict: &LimitVerdict| !(some_enforced && verdict.policy.shadow);
     let candidates = limits.iter().enumerate().filter(|(_, verdict)| speaks(verdict));
     if admitted {
-        // remaining_a / capacity_a < remaining_b / capacity_b, without division.
+        // remaining_a / quantity_a < remaining_b / quantity_b, without division.
         let scale = |v: &LimitVerdict, by: &LimitVerdict| {
-            u128::from(v.remaining) * u128::from(by.limit().capacity())
+            u128::from(v.remaining) * u128::from(by.limit().quantity)
         };
         let least = candidates.min_by(|(_, a), (_, b)| scale(a, b).cmp(&scale(b, a)));
         return least.map(|(at, _)| at);

@@ -4,14 +4,18 @@
 //! what it knew then. So nodes that have not heard of each other since stay within the limit together, but for
 //! what they had not heard of before.
 //!
+//! Of a bucket the share is a bucket too: it begins with what is known to be used, as if none of that had drained,
+//! and each admission counts once for every node.
+//!
 //! A share ends when the store has answered for the key and the nodes have had the time to hear what the others
 //! took of theirs: a store that answers now and then must not give everybody a new share each time.
 
 use hashbrown::HashMap;
 
 use crate::{
+    algorithm::{Bucket, Level},
     ids::Key,
-    time::{ClusterTime, Label, Mono, Span},
+    time::{ClusterTime, Label, Mono, Span, StoreTime},
 };
 
 /// What was left of a key's label, and how much of its share the node has taken.
@@ -24,6 +28,8 @@ struct Share {
     at: Mono,
     /// When the label ends.
     ends: ClusterTime,
+    /// Of a bucket: how full it is, counted as if every node of the region admitted as much; as of `at`.
+    level: Option<Level>,
 }
 
 /// What is asked for without the store.
@@ -37,6 +43,19 @@ pub(crate) struct Wanted {
     pub(crate) ceiling: u64,
     /// Nodes of the region that share it.
     pub(crate) nodes: u64,
+    /// If it is counted by a bucket: that, and what the region is known to have used in the label before.
+    pub(crate) bucket: Option<(Bucket, u64)>,
+}
+
+impl Wanted {
+    /// What its share is found by: a bucket has one for all labels.
+    fn place(&self) -> (Key, Label) {
+        place(self.key, self.label, self.bucket.is_some())
+    }
+}
+
+fn place(key: Key, label: Label, has_bucket: bool) -> (Key, Label) {
+    (key, if has_bucket { Label(0) } else { label })
 }
 
 /// The shares of keys that the store did not answer for.
@@ -55,13 +74,30 @@ impl Degraded {
     /// Takes what is wanted of the node's share, if it is there; `used` is what the region is known to have
     /// used by now. What was taken and is not admitted after all is to be given back.
     pub(crate) fn take(&mut self, at: Mono, now: ClusterTime, wanted: &Wanted, used: u64) -> bool {
-        let Wanted { key, label, ends, cost, ceiling, nodes } = *wanted;
-        let known = self.shares.get(&(key, label)).copied();
-        let share = known.unwrap_or(Share { base: used, taken: 0, at, ends });
+        let Wanted { ends, cost, ceiling, nodes, bucket, .. } = *wanted;
+        let known = self.shares.get(&wanted.place()).copied();
+        let mut share = known.unwrap_or(Share { base: used, taken: 0, at, ends, level: None });
         let taken = share.taken.saturating_add(cost);
-        let part = ceiling.saturating_sub(share.base) / nodes.max(1);
-        if taken > part || used.saturating_add(cost) > ceiling {
-            return false;
+        if let Some((bucket, before)) = bucket {
+            let time = |at: Mono| StoreTime(at.0);
+            let mut level = share.level.unwrap_or_else(|| {
+                // All that is known to be used and may not have drained yet.
+                let mut level = Level::empty(&bucket);
+                level.lift(&bucket, used.saturating_add(before), time(at), time(at));
+                level
+            });
+            level.drain(&bucket, time(share.at), time(at));
+            let cost = cost.saturating_mul(nodes.max(1));
+            if !level.has_room(&bucket, cost) {
+                return false;
+            }
+            level.charge(&bucket, cost);
+            (share.level, share.ends) = (Some(level), ends);
+        } else {
+            let part = ceiling.saturating_sub(share.base) / nodes.max(1);
+            if taken > part || used.saturating_add(cost) > ceiling {
+                return false;
+            }
         }
         if known.is_none() && self.shares.len() >= self.shares_max {
             self.shares.retain(|_, share| share.ends > now);
@@ -69,25 +105,37 @@ impl Degraded {
                 return false;
             }
         }
-        self.shares.insert((key, label), Share { taken, at, ..share });
+        self.shares.insert(wanted.place(), Share { taken, at, ..share });
         true
     }
 
     /// The store has answered for a key: its share ends, unless it was taken from less than `settle` ago.
-    pub(crate) fn handle_answer(&mut self, now: Mono, key: Key, label: Label, settle: Span) {
+    pub(crate) fn handle_answer(
+        &mut self,
+        now: Mono,
+        (key, label): (Key, Label),
+        has_bucket: bool,
+        settle: Span,
+    ) {
         if self.shares.is_empty() {
             return;
         }
-        let is_over = |share: &Share| now.since(share.at) >= settle;
-        if self.shares.get(&(key, label)).is_some_and(is_over) {
-            self.shares.remove(&(key, label));
+        let (place, is_over) =
+            (place(key, label, has_bucket), |share: &Share| now.since(share.at) >= settle);
+        if self.shares.get(&place).is_some_and(is_over) {
+            self.shares.remove(&place);
         }
     }
 
     /// Gives back what was taken.
     pub(crate) fn give_back(&mut self, wanted: &Wanted) {
-        if let Some(share) = self.shares.get_mut(&(wanted.key, wanted.label)) {
+        if let Some(share) = self.shares.get_mut(&wanted.place()) {
             share.taken = share.taken.saturating_sub(wanted.cost);
+            if let (Some(level), Some((bucket, _))) = (&mut share.level, &wanted.bucket) {
+                let cost = wanted.cost.saturating_mul(wanted.nodes.max(1));
+                let at = StoreTime(share.at.0);
+                level.refund(bucket, cost, at, at);
+            }
         }
     }
 
@@ -110,6 +158,7 @@ mod tests {
             cost,
             ceiling: 10,
             nodes,
+            bucket: None,
         }
     }
 
@@ -123,7 +172,7 @@ mod tests {
 
     fn answer(degraded: &mut Degraded, at: u64) {
         let key = wanted(KEY, 1, 1).key;
-        degraded.handle_answer(Mono(at * 1_000_000), key, Label(7), Span::secs(2));
+        degraded.handle_answer(Mono(at * 1_000_000), (key, Label(7)), false, Span::secs(2));
     }
 
     #[test]
@@ -148,6 +197,24 @@ mod tests {
         answer(&mut degraded, 2);
         assert!(take(&mut degraded, 2, 6, 2, 2), "what is left is shared anew");
         assert!(!take(&mut degraded, 2, 8, 1, 2));
+    }
+
+    #[test]
+    fn a_bucket_is_shared_as_a_bucket() {
+        let window = crate::time::Window::new(Span::secs(1)).expect("in range");
+        let bucket = Bucket::new(10, window, 10).expect("it fits");
+        let mut degraded = Degraded::new(8);
+        let mut take = |millis: u64, used| {
+            let wanted = Wanted { bucket: Some((bucket, 2)), ..wanted(KEY, 1, 2) };
+            let label = Label(millis / 1_000);
+            degraded.take(Mono(millis * 1_000), ClusterTime(0), &Wanted { label, ..wanted }, used)
+        };
+        // Six of ten are known to be used: two are left to each of two nodes.
+        assert!(take(0, 4) && take(0, 5));
+        assert!(!take(0, 6));
+        // Ten a second come back, five for each; whatever the label, and whatever was used in it.
+        assert!(!take(199, 6) && take(200, 6) && !take(201, 7));
+        assert!((0..5).all(|_| take(1_200, 0)) && !take(1_200, 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
-    policy::{Limit, OnStoreFailure, PolicySet, Scope},
+    policy::{Algorithm, Limit, OnStoreFailure, PolicySet, Scope},
     store::{Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
@@ -62,6 +62,7 @@ impl<G: Guarding> Engine<G> {
                     label: Label(0),
                     others: 0,
                     floor: Counts::default(),
+                    before: 0,
                     ceiling: Ceiling::default(),
                     claim: None,
                     countable: true,
@@ -113,6 +114,10 @@ impl<G: Guarding> Engine<G> {
                 plan.label = plan.limit().window.label_at(cluster);
                 let known = shard.known(plan.key, plan.label);
                 plan.know(&known);
+                if plan.limit().algorithm != Algorithm::FixedWindow {
+                    let before = shard.known(plan.key, plan.label.previous());
+                    plan.before = plan::floor(&plan.policy, plan.limit(), &before).used;
+                }
                 plan.suspended = suspended && plan.has_rights();
                 if let Some(sighted) = sighted.as_ref().filter(|_| plan.has_forecast()) {
                     self.forecast(shard, plan, &known, sighted, again);
@@ -441,6 +446,7 @@ impl<G: Guarding> Engine<G> {
             cost: plan.cost,
             ceiling: self.ceiling_without_store(plan, now),
             nodes,
+            bucket: plan.limit().bucket().map(|bucket| (bucket, plan.before)),
         };
         let mut taken = Vec::new();
         let (admitted, passes) = plan::decide_without_store(&ticket.planned, |plan| {
@@ -476,18 +482,16 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// What the own region may have used in a label as far as is known without its store: of what was used in the
-    /// label before, the part that still counts is not there. A bucket holds no more than what fits at a time,
-    /// in all of a label.
+    /// label before, the part that still counts is not there.
     fn ceiling_without_store(&self, plan: &Planned, now: Mono) -> u64 {
         let clock = self.clock.with(|clock| clock.relation(now));
         let limit = plan.limit();
         let starts = clock.store_time_of(limit.window.start(plan.label));
-        let before = || self.known(plan.key, plan.label.previous()).own_region();
         let shows = clock.store_time_of(self.cluster_time(now));
-        let counts = match limit.rule(starts) {
+        let counts = match limit.rule(starts, 0) {
             Rule::FixedWindow | Rule::Bucket(..) => 0,
-            Rule::SlidingWindow(label) => sliding_window::weight(before(), label, shows),
-            Rule::SlidingLog(_) => before(),
+            Rule::SlidingWindow(label) => sliding_window::weight(plan.before, label, shows),
+            Rule::SlidingLog(_) => plan.before,
         };
         plan.ceiling.net.saturating_sub(counts)
     }
@@ -523,7 +527,9 @@ impl<G: Guarding> Engine<G> {
             let add = Tally { counts: Counts { used, refunded: 0 }, offered };
             let urgency = self.with_shard(plan.key, |shard| {
                 if region.is_some() {
-                    shard.degraded.handle_answer(now, plan.key, plan.label, self.settle());
+                    let has_bucket = plan.limit().bucket().is_some();
+                    let place = (plan.key, plan.label);
+                    shard.degraded.handle_answer(now, place, has_bucket, self.settle());
                 }
                 let watched = shard.watched.get(&plan.key).is_some();
                 shard.add_own(

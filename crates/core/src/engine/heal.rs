@@ -163,7 +163,7 @@ impl<G: Guarding> Engine<G> {
                 enforce: false,
                 expires: bounds.expires,
                 claim: None,
-                rule: limit.map_or_else(Rule::default, |limit| limit.rule(bounds.starts)),
+                rule: limit.map_or_else(Rule::default, |limit| limit.rule(bounds.starts, 0)),
             }
         };
         Some((StoreCommand::new(live.into_iter().map(operation).collect()), ticket))

@@ -16,7 +16,7 @@ use crate::{
     counts::Tick,
     guard::{Guard, Guarding},
     ids::Key,
-    policy::{Limit, PolicySet},
+    policy::{Algorithm, Limit, PolicySet},
     store::{Action, Counts, Operation, StoreCommand, StoreReply},
     time::{Label, Mono},
 };
@@ -81,8 +81,9 @@ impl<G: Guarding> Engine<G> {
                 (amount, known)
             });
             given.push(amount);
-            // Of a label that is over nothing could be spent again.
-            if amount > 0 && current <= Some(label) {
+            // Of a label that is over nothing could be spent again, unless it still counts.
+            let counts = limit.algorithm != Algorithm::FixedWindow || current <= Some(label);
+            if amount > 0 && counts {
                 let floor = plan::floor(policy, limit, &known);
                 operations.push(self.refunding(now, limit, (key, label), floor, amount));
                 amounts.push(amount);
@@ -128,7 +129,7 @@ impl<G: Guarding> Engine<G> {
             enforce: false,
             expires: bounds.expires,
             claim,
-            rule: limit.rule(bounds.starts),
+            rule: limit.rule(bounds.starts, 0),
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
 mod audit;
 mod heal;
 mod join;
+mod meters;
 mod refund;
 mod relay;
 mod repair;

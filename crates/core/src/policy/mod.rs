@@ -162,27 +162,34 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// Its bucket, if that is how it counts.
+    pub const fn bucket(&self) -> Option<Bucket> {
+        match self.algorithm {
+            Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => Some(bucket),
+            _ => None,
+        }
+    }
+
     /// The most that can be used at a time: the burst of a bucket, else the quantity.
     pub const fn capacity(&self) -> u64 {
-        match self.algorithm {
-            Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => bucket.capacity,
-            _ => self.quantity,
+        match self.bucket() {
+            Some(bucket) => bucket.capacity,
+            None => self.quantity,
         }
     }
 
     /// The most that can be used in one label.
     pub const fn most_in_label(&self) -> u64 {
-        match self.algorithm {
-            Algorithm::TokenBucket(_) | Algorithm::LeakyBucket(_) => {
-                self.quantity.saturating_add(self.capacity())
-            }
-            _ => self.quantity,
+        match self.bucket() {
+            Some(bucket) => self.quantity.saturating_add(bucket.capacity),
+            None => self.quantity,
         }
     }
 
-    /// How the store counts by it in a label that starts then, by the store's clock.
-    pub const fn rule(&self, starts: StoreTime) -> Rule {
-        let label = LabelTime { starts, length: self.window.length() };
+    /// How the store counts by it in a label that starts then, by the store's clock, if the region is known to have
+    /// used so much in the label `before`.
+    pub const fn rule(&self, starts: StoreTime, before: u64) -> Rule {
+        let label = LabelTime { starts, length: self.window.length(), before };
         match self.algorithm {
             Algorithm::FixedWindow => Rule::FixedWindow,
             Algorithm::SlidingWindow => Rule::SlidingWindow(label),
@@ -190,16 +197,6 @@ impl Limit {
             Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => {
                 Rule::Bucket(label, bucket)
             }
-        }
-    }
-
-    /// How much longer than counts need it a record is kept: until a full bucket has drained.
-    pub fn kept(&self) -> Span {
-        match self.algorithm {
-            Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => {
-                bucket.drains_within()
-            }
-            _ => Span::ZERO,
         }
     }
 

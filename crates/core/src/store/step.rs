@@ -67,29 +67,54 @@ impl Record {
         if label == self.label { &mut self.current } else { &mut self.previous }
     }
 
-    /// Its meter as it is at `now`; `None` where the counts alone decide.
+    /// How it stands at `now` by a rule; `None` where the counts of a label alone decide.
     fn reading<'a>(&'a mut self, rule: &'a Rule, now: StoreTime) -> Option<Reading<'a>> {
+        rule.label()?;
         if self.meter.is_none() {
             self.meter = Meter::new(rule, now).map(Box::new);
         }
         let counts = [self.current, self.previous];
-        Some(self.meter.as_mut()?.read(rule, now, counts))
+        Some(Reading::new(rule, now, self.meter.as_deref_mut(), counts))
     }
 
-    /// Lifts its counts to a floor. What they did not know its meter takes as used just now. Returns how much
-    /// that is.
-    fn lift(&mut self, operation: &Operation, now: StoreTime) -> u64 {
-        let counts = self.counts_of(operation.label);
-        let before = counts.net();
-        *counts = counts.max(operation.floor);
-        let more = counts.net().saturating_sub(before);
+    /// Lifts its counts to a command's floors. What they did not know its meter takes as used at the last possible
+    /// instant. Returns whether there was anything.
+    fn lift(&mut self, operation: &Operation, now: StoreTime) -> bool {
+        let label = operation.rule.label();
+        let is_newest = operation.label == self.label;
+        let mut lifted = false;
+        // Of the label before, too, where it still counts.
+        if let Some(label) = label.filter(|label| is_newest && label.before > 0) {
+            let floor = Counts { used: label.before, refunded: 0 };
+            let more = lift(&mut self.previous, floor);
+            lifted |= self.note_lifted(operation, now, more, label.starts.min(now));
+        }
+        let more = lift(self.counts_of(operation.label), operation.floor);
+        let used_by = label.filter(|_| !is_newest).map_or(now, |label| label.ends().min(now));
+        lifted | self.note_lifted(operation, now, more, used_by)
+    }
+
+    fn note_lifted(
+        &mut self,
+        operation: &Operation,
+        now: StoreTime,
+        more: u64,
+        used_by: StoreTime,
+    ) -> bool {
         if more > 0
             && let Some(mut reading) = self.reading(&operation.rule, now)
         {
-            reading.lift(more);
+            reading.lift(more, used_by);
         }
-        more
+        more > 0
     }
+}
+
+/// Lifts counts to a floor, and returns by how much net use grew.
+fn lift(counts: &mut Counts, floor: Counts) -> u64 {
+    let before = counts.net();
+    *counts = counts.max(floor);
+    counts.net().saturating_sub(before)
 }
 
 /// The records that a step reads and writes.
@@ -153,6 +178,12 @@ impl Draft {
             reading.refund(given);
         }
         self.moved |= taken > 0 || given > 0;
+        // A level is to be remembered until it has drained.
+        if let (Rule::Bucket(..), Some(reading)) = (rule, self.charged.reading(rule, now)) {
+            let drained = now + reading.reset();
+            self.charged.expires = self.charged.expires.max(drained);
+            self.lifted.expires = self.charged.expires;
+        }
         (passes, Some(Weighed { wait, ..Weighed::default() }))
     }
 
@@ -204,7 +235,7 @@ pub fn step<R: Records>(
         draft.lifted.expires = draft.lifted.expires.max(operation.expires);
         draft.charged.expires = draft.lifted.expires;
         draft.lifted.lift(operation, now);
-        draft.moved |= draft.charged.lift(operation, now) > 0;
+        draft.moved |= draft.charged.lift(operation, now);
         if operation.rule != Rule::FixedWindow {
             let (passes, weighed) = draft.meter(operation, now);
             admitted &= passes || !operation.enforce;
@@ -378,8 +409,8 @@ fn draft_for<'a, R: Records>(
     };
     let draft = &mut drafts[at];
     let fits = draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
-    // What weighs on the label before the newest is not known any more, unless its counts decide alone.
+    // What weighs on the label before the newest is not known any more.
     let weighs = matches!(operation.action, Action::Charge { .. } | Action::Peek)
-        && operation.rule != Rule::FixedWindow;
+        && matches!(operation.rule, Rule::SlidingWindow(_));
     (fits && !(weighs && operation.label != draft.charged.label)).then_some(draft)
 }

@@ -245,7 +245,7 @@ impl RedisStore {
 
 /// A rule as the number and the numbers that the script reads.
 fn rule_numbers(rule: &Rule) -> (u64, Vec<u64>) {
-    let label = |label: &LabelTime| vec![label.starts.0, label.length.0];
+    let label = |label: &LabelTime| vec![label.starts.0, label.length.0, label.before];
     match rule {
         Rule::FixedWindow => (0, Vec::new()),
         Rule::SlidingWindow(at) => (1, label(at)),

@@ -9,8 +9,8 @@
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund)
 --          and eight times the rule (0: fixed window, 1: sliding window, 2: sliding log, 3: bucket), cost,
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
---          how many numbers follow (0: none), either of a rule: when the label starts and how long a window is, of
---          a bucket also capacity, unit, drain, tick; or of a claim: base, the one by the configuration before and one more (0: not
+--          how many numbers follow (0: none), either of a rule: when the label starts, how long a window is, a floor
+--          of what was used in the label before, of a bucket also capacity, unit, drain, tick; or of a claim: base, the one by the configuration before and one more (0: not
 --          known), allowance, label start; block (0: the label is
 --          short), ceiling and its epoch; the epoch that is reopened (0: none), what it is taken to have used,
 --          how many were granted something, of each region and amount, how many have told of themselves, of each
@@ -220,282 +220,308 @@ local function packed(r, a, m)
   return cmsgpack.pack(unpack(n))
 end
 
--- Base and received, less what is given.
-local function held(a)
-  local sum, given = a.base, 0
-  for _, told in pairs(a.received) do sum = math.min(sum + told[2], COUNT_MAX) end
-  for _, amount in pairs(a.given) do given = math.min(given + amount, COUNT_MAX) end
-  return math.max(sum - given, 0)
-end
+-- Rights; made for commands that have claims.
+local spend
+local function make_rights()
+  if spend then return end
+  -- Base and received, less what is given.
+  local function held(a)
+    local sum, given = a.base, 0
+    for _, told in pairs(a.received) do sum = math.min(sum + told[2], COUNT_MAX) end
+    for _, amount in pairs(a.given) do given = math.min(given + amount, COUNT_MAX) end
+    return math.max(sum - given, 0)
+  end
 
--- What others tell of themselves: of one epoch the larger numbers, of an older one nothing.
-local function receive(a, region, told_epoch, amount, ceiling)
-  local known = a.received[region]
-  if not known then
-    a.received[region] = {told_epoch, amount, ceiling}
-  elseif told_epoch >= known[1] then
-    a.received[region] = {told_epoch, math.max(known[2], amount), math.max(known[3], ceiling)}
+  -- What others tell of themselves: of one epoch the larger numbers, of an older one nothing.
+  local function receive(a, region, told_epoch, amount, ceiling)
+    local known = a.received[region]
+    if not known then
+      a.received[region] = {told_epoch, amount, ceiling}
+    elseif told_epoch >= known[1] then
+      a.received[region] = {told_epoch, math.max(known[2], amount), math.max(known[3], ceiling)}
+    end
   end
-end
 
--- Carries out an operation on a limit under rights; `c` is where its claim begins. Returns whether it passes,
--- and the holding.
-local function spend(d, o, c)
-  if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
-  local function n(i) return tonumber(ARGV[c + i]) end
-  local base, before, allowance, label_start = n(0), n(1) > 0 and n(1) - 1 or nil, n(2), n(3)
-  local block, ceiling, at = n(4), n(6) == epoch and n(5) or 0, 10
-  local whole = opens and label_start >= opens
-  local is_agreed = agreed and label_start >= agreed
-  local serves = claimed == config or (claimed + 1 == config and label_start < from and not is_agreed)
-  local least = is_agreed and base or (before and math.min(base, before))
-  if label_start < since then allowance = 0 end
-  if not d.account then
-    local begins = least
-    if claimed ~= config then begins = base elseif not is_agreed and label_start < from then begins = before end
-    if not serves or label_start < since or not begins then
-      return o[2] == PEEK, {whole and 1 or 0, 0, 0, 0}
+  -- Carries out an operation on a limit under rights; `c` is where its claim begins. Returns whether it passes,
+  -- and the holding.
+  function spend(d, o, c)
+    if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
+    local function n(i) return tonumber(ARGV[c + i]) end
+    local base, before, allowance, label_start = n(0), n(1) > 0 and n(1) - 1 or nil, n(2), n(3)
+    local block, ceiling, at = n(4), n(6) == epoch and n(5) or 0, 10
+    local whole = opens and label_start >= opens
+    local is_agreed = agreed and label_start >= agreed
+    local serves = claimed == config or (claimed + 1 == config and label_start < from and not is_agreed)
+    local least = is_agreed and base or (before and math.min(base, before))
+    if label_start < since then allowance = 0 end
+    if not d.account then
+      local begins = least
+      if claimed ~= config then begins = base elseif not is_agreed and label_start < from then begins = before end
+      if not serves or label_start < since or not begins then
+        return o[2] == PEEK, {whole and 1 or 0, 0, 0, 0}
+      end
+      d.account = {base = begins, given = {}, received = {}}
     end
-    d.account = {base = begins, given = {}, received = {}}
-  end
-  local a = d.account
-  -- What a store that has forgotten the label may go on with; by whom it knows its least base.
-  local knows = claimed == config and opens and (is_agreed or label_start >= since)
-  local reopens = knows and n(7) == epoch and a.reopened ~= epoch and not whole and least
-  if reopens then
-    a.given, a.reopened, a.base = {}, epoch, math.min(a.base, least)
-    for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(8), COUNT_MAX)) end
-  end
-  for _ = 1, n(at - 1) do
-    if reopens and n(at + 1) > 0 then a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1)) end
-    at = at + 2
-  end
-  at = at + 1
-  for _ = 1, n(at - 1) do
-    if reopens then receive(a, n(at), n(at + 1), n(at + 2), n(at + 3)) end
-    at = at + 4
-  end
-  local net, seen = d.c[2] - d.c[3], n(at)
-  at = at + 2
-  for _ = 1, n(at - 1) do
-    if seen == epoch and n(at + 1) > 0 then
-      a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1))
+    local a = d.account
+    -- What a store that has forgotten the label may go on with; by whom it knows its least base.
+    local knows = claimed == config and opens and (is_agreed or label_start >= since)
+    local reopens = knows and n(7) == epoch and a.reopened ~= epoch and not whole and least
+    if reopens then
+      a.given, a.reopened, a.base = {}, epoch, math.min(a.base, least)
+      for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(8), COUNT_MAX)) end
     end
-    at = at + 2
-  end
-  at = at + 1
-  for _ = 1, n(at - 1) do
-    receive(a, n(at), n(at + 1), n(at + 2), n(at + 3))
-    at = at + 4
-  end
-  local open = whole or a.reopened == epoch
-  local passes = true
-  if o[2] == CHARGE then
-    if net + o[3] > o[7] then allowance = 0 end
-    passes = open and serves and net + o[3] <= held(a) + allowance
-    if block > 0 and net + o[3] > ceiling + block then passes = false end
-  elseif o[2] == REFUND then
-    d.c[3] = d.c[3] + math.min(o[3], math.max(net, 0))
-  elseif o[2] == GRANT and open and serves then
-    for _ = 1, n(at) do
-      local to, amount = n(at + 1), math.min(n(at + 2), math.max(held(a) - net, 0))
-      if amount > 0 then a.given[to] = (a.given[to] or 0) + amount end
+    for _ = 1, n(at - 1) do
+      if reopens and n(at + 1) > 0 then a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1)) end
       at = at + 2
     end
-  end
-  local given, received = sorted(a.given), sorted(a.received)
-  local holding = {open and 1 or 0, a.base, #given}
-  for _, region in ipairs(given) do
-    holding[#holding + 1] = region
-    holding[#holding + 1] = a.given[region]
-  end
-  holding[#holding + 1] = #received
-  for _, region in ipairs(received) do
-    holding[#holding + 1] = region
-    for i = 1, 3 do holding[#holding + 1] = a.received[region][i] end
-  end
-  if passes and o[2] == CHARGE then d.c[2] = d.c[2] + o[3] end
-  return passes, holding
-end
-
--- Meters: the translation of crates/core/src/algorithm, file by file. `p` is a rule's numbers.
-
--- Sliding window: what of `previous` counts while so much of a window is left.
-local function part(previous, left, length)
-  local tick = math.ceil(length / 1048576)
-  local all = math.floor(length / tick)
-  left = math.min(math.ceil(left / tick), all)
-  return math.floor(previous / all) * left + math.ceil((previous % all) * left / all)
-end
-
-local function left_of(p, time)
-  return math.min(math.max(p.starts + p.length - time, 0), p.length)
-end
-
--- The most that may be left of a window, of at most `most`, for `previous` to count no more than `room`.
-local function until_left(previous, room, most, length)
-  if part(previous, most, length) <= room then return most end
-  local tick = math.ceil(length / 1048576)
-  local low, high = 0, math.ceil(most / tick)
-  while high - low > 1 do
-    local middle = low + math.floor((high - low) / 2)
-    if part(previous, middle * tick, length) <= room then low = middle else high = middle end
-  end
-  return low * tick
-end
-
--- Bucket: what is left of a level after a time.
-local function drained(units, p, before, time)
-  local ticks = math.max(math.floor(time / p.tick) - math.floor(before / p.tick), 0)
-  if ticks >= math.ceil(units / p.drain) then return 0 end
-  return units - ticks * p.drain
-end
-
--- From a time until so many ticks have begun.
-local function after(ticks, p, time)
-  if ticks == 0 then return 0 end
-  return math.max(ticks * p.tick - time % p.tick, 0)
-end
-
--- Log.
-local function forget(log, time, length)
-  local old = 0
-  while log[old + 1] and log[old + 1][1] + length <= time do old = old + 1 end
-  if old == 0 then return log end
-  local left = {}
-  for i = old + 1, #log do left[#left + 1] = log[i] end
-  return left
-end
-
-local function add(log, time, cost)
-  local place = #log + 1
-  while place > 1 and log[place - 1][1] >= time do place = place - 1 end
-  if log[place] and log[place][1] == time then
-    log[place][2] = log[place][2] + cost
-  else
-    table.insert(log, place, {time, cost})
-  end
-end
-
-local function sum(log)
-  local all = 0
-  for _, entry in ipairs(log) do all = all + entry[2] end
-  return all
-end
-
-local function copy(m)
-  if not m then return nil end
-  local log = m.log and {} or nil
-  for i, entry in ipairs(m.log or {}) do log[i] = {entry[1], entry[2]} end
-  return {at = m.at, units = m.units, unit = m.unit, log = log}
-end
-
--- One of a draft's meters as it is now: that of outcome `l` or `c`.
-local function meter(d, which, rule, p)
-  local m = d.meters[which] or copy(d.stored)
-  if not m then
-    m = {at = now}
-    if rule == BUCKET then m.units, m.unit = 0, p.unit end
-    if rule == SLIDING_LOG then m.log = {} end
-  end
-  d.meters[which] = m
-  local before = m.at
-  m.at = math.max(m.at, now)
-  if rule == SLIDING_LOG then
-    m.log = forget(m.log, m.at, p.length)
-  elseif rule == BUCKET then
-    if m.unit ~= p.unit then m.units, m.unit = math.ceil(m.units * p.unit / m.unit), p.unit end
-    m.units = drained(math.min(m.units, p.capacity * p.unit), p, before, m.at)
-  end
-  return m
-end
-
-local function lift(m, rule, p, amount)
-  local ends = math.min(m.at, p.starts + p.length)
-  if rule == SLIDING_LOG then
-    add(m.log, ends, amount)
-    m.log = forget(m.log, m.at, p.length)
-  elseif rule == BUCKET then
-    local more = math.min(amount, p.capacity) * p.unit
-    m.units = math.min(m.units + drained(more, p, ends, m.at), p.capacity * p.unit)
-  end
-end
-
--- `r` are the counts, `m` the meter.
-local function used(r, m, rule, p)
-  if rule == SLIDING_LOG then return sum(m.log) end
-  if rule == BUCKET then return math.ceil(m.units / p.unit) end
-  return r[2] - r[3] + part(r[4] - r[5], left_of(p, m.at), p.length)
-end
-
-local function has_room(r, m, rule, p, cost, ceiling)
-  if rule == BUCKET then
-    return cost <= p.capacity and m.units + cost * p.unit <= p.capacity * p.unit
-  end
-  return used(r, m, rule, p) + cost <= ceiling
-end
-
-local function wait(r, m, rule, p, cost, ceiling)
-  if rule == SLIDING_LOG then
-    local over = math.max(sum(m.log) + cost - ceiling, 0)
-    if over == 0 then return 0 end
-    for _, entry in ipairs(m.log) do
-      over = math.max(over - entry[2], 0)
-      if over == 0 then return math.max(entry[1] + p.length - m.at, 0) end
+    at = at + 1
+    for _ = 1, n(at - 1) do
+      if reopens then receive(a, n(at), n(at + 1), n(at + 2), n(at + 3)) end
+      at = at + 4
     end
-    return 0
-  end
-  if rule == BUCKET then
-    local wanted = m.units + math.min(cost, p.capacity) * p.unit
-    return after(math.ceil(math.max(wanted - p.capacity * p.unit, 0) / p.drain), p, m.at)
-  end
-  local current, rest = r[2] - r[3], left_of(p, m.at)
-  if current + cost <= ceiling then
-    return rest - until_left(r[4] - r[5], ceiling - current - cost, rest, p.length)
-  end
-  local room = math.max(ceiling - cost, 0)
-  return rest + p.length - until_left(current, room, p.length, p.length)
-end
-
-local function reset(r, m, rule, p)
-  if rule == SLIDING_LOG then
-    local last = m.log[#m.log]
-    return last and math.max(last[1] + p.length - m.at, 0) or 0
-  end
-  if rule == BUCKET then return after(math.ceil(m.units / p.drain), p, m.at) end
-  local rest = left_of(p, m.at)
-  if r[2] - r[3] > 0 then return rest + p.length end
-  return r[4] - r[5] > 0 and rest or 0
-end
-
--- Carries out an operation on a limit whose counts do not decide alone. Returns whether it passes, and after which
--- it would.
-local function measure(d, o, action, rule, p, a)
-  local m, r, cost = meter(d, 'c', rule, p), d.c, o[3]
-  if action == CHARGE then
-    if not has_room(r, m, rule, p, cost, o[7]) then return false, wait(r, m, rule, p, cost, o[7]) end
-    if rule == SLIDING_LOG then add(m.log, m.at, cost) end
-    if rule == BUCKET then m.units = m.units + cost * p.unit end
-    r[a], d.moved = r[a] + cost, true
-  elseif action == REFUND then
-    local given = math.min(cost, math.max(r[a] - r[a + 1], 0))
-    r[a + 1] = r[a + 1] + given
-    d.moved = d.moved or given > 0
-    if rule == BUCKET then
-      m.units = math.max(m.units - math.min(given, p.capacity) * p.unit, 0)
-    elseif rule == SLIDING_LOG then
-      while given > 0 and #m.log > 0 do
-        local last = m.log[#m.log]
-        if last[2] > given then
-          last[2], given = last[2] - given, 0
-        else
-          given = given - last[2]
-          table.remove(m.log)
-        end
+    local net, seen = d.c[2] - d.c[3], n(at)
+    at = at + 2
+    for _ = 1, n(at - 1) do
+      if seen == epoch and n(at + 1) > 0 then
+        a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1))
+      end
+      at = at + 2
+    end
+    at = at + 1
+    for _ = 1, n(at - 1) do
+      receive(a, n(at), n(at + 1), n(at + 2), n(at + 3))
+      at = at + 4
+    end
+    local open = whole or a.reopened == epoch
+    local passes = true
+    if o[2] == CHARGE then
+      if net + o[3] > o[7] then allowance = 0 end
+      passes = open and serves and net + o[3] <= held(a) + allowance
+      if block > 0 and net + o[3] > ceiling + block then passes = false end
+    elseif o[2] == REFUND then
+      d.c[3] = d.c[3] + math.min(o[3], math.max(net, 0))
+    elseif o[2] == GRANT and open and serves then
+      for _ = 1, n(at) do
+        local to, amount = n(at + 1), math.min(n(at + 2), math.max(held(a) - net, 0))
+        if amount > 0 then a.given[to] = (a.given[to] or 0) + amount end
+        at = at + 2
       end
     end
+    local given, received = sorted(a.given), sorted(a.received)
+    local holding = {open and 1 or 0, a.base, #given}
+    for _, region in ipairs(given) do
+      holding[#holding + 1] = region
+      holding[#holding + 1] = a.given[region]
+    end
+    holding[#holding + 1] = #received
+    for _, region in ipairs(received) do
+      holding[#holding + 1] = region
+      for i = 1, 3 do holding[#holding + 1] = a.received[region][i] end
+    end
+    if passes and o[2] == CHARGE then d.c[2] = d.c[2] + o[3] end
+    return passes, holding
   end
-  return action ~= GRANT, 0
+end
+
+-- Meters: the translation of crates/core/src/algorithm, file by file. `p` is a rule's numbers. Functions are made
+-- anew in each call, so these are made for commands that need them.
+local meter, lift, used, reset, measure
+local function make_meters()
+  if measure then return end
+  -- Sliding window: what of `previous` counts while so much of a window is left.
+  local function part(previous, left, length)
+    local tick = math.ceil(length / 1048576)
+    local all = math.floor(length / tick)
+    left = math.min(math.ceil(left / tick), all)
+    return math.floor(previous / all) * left + math.ceil((previous % all) * left / all)
+  end
+
+  local function left_of(p, time)
+    return math.min(math.max(p.starts + p.length - time, 0), p.length)
+  end
+
+  -- The most that may be left of a window, of at most `most`, for `previous` to count no more than `room`.
+  local function until_left(previous, room, most, length)
+    if part(previous, most, length) <= room then return most end
+    local tick = math.ceil(length / 1048576)
+    local low, high = 0, math.ceil(most / tick)
+    while high - low > 1 do
+      local middle = low + math.floor((high - low) / 2)
+      if part(previous, middle * tick, length) <= room then low = middle else high = middle end
+    end
+    return low * tick
+  end
+
+  -- Bucket: what is left of a level after a time.
+  local function drained(units, p, before, time)
+    local ticks = math.max(math.floor(time / p.tick) - math.floor(before / p.tick), 0)
+    if ticks >= math.ceil(units / p.drain) then return 0 end
+    return units - ticks * p.drain
+  end
+
+  -- From a time until so many ticks have begun.
+  local function after(ticks, p, time)
+    if ticks == 0 then return 0 end
+    return math.max(ticks * p.tick - time % p.tick, 0)
+  end
+
+  -- Log.
+  local function forget(log, time, length)
+    local old = 0
+    while log[old + 1] and log[old + 1][1] + length <= time do old = old + 1 end
+    if old == 0 then return log end
+    local left = {}
+    for i = old + 1, #log do left[#left + 1] = log[i] end
+    return left
+  end
+
+  local function add(log, time, cost)
+    local place = #log + 1
+    while place > 1 and log[place - 1][1] >= time do place = place - 1 end
+    if log[place] and log[place][1] == time then
+      log[place][2] = log[place][2] + cost
+    else
+      table.insert(log, place, {time, cost})
+    end
+  end
+
+  local function sum(log)
+    local all = 0
+    for _, entry in ipairs(log) do all = all + entry[2] end
+    return all
+  end
+
+  local function copy(m)
+    if not m then return nil end
+    local log = m.log and {} or nil
+    for i, entry in ipairs(m.log or {}) do log[i] = {entry[1], entry[2]} end
+    return {at = m.at, units = m.units, unit = m.unit, log = log}
+  end
+
+  -- One of a draft's meters as it is now: that of outcome `l` or `c`. Sliding windows need none.
+  function meter(d, which, rule, p)
+    if rule == SLIDING_WINDOW then return {at = now} end
+    local m = d.meters[which] or copy(d.stored)
+    if not m then
+      m = {at = now}
+      if rule == BUCKET then m.units, m.unit = 0, p.unit end
+      if rule == SLIDING_LOG then m.log = {} end
+    end
+    d.meters[which] = m
+    local before = m.at
+    m.at = math.max(m.at, now)
+    if rule == SLIDING_LOG then
+      m.log = forget(m.log, m.at, p.length)
+    elseif rule == BUCKET then
+      if m.unit ~= p.unit then m.units, m.unit = math.ceil(m.units * p.unit / m.unit), p.unit end
+      m.units = drained(math.min(m.units, COUNT_MAX), p, before, m.at)
+    end
+    return m
+  end
+
+  -- Use until some instant; as long ago by the meter's time, which may be ahead.
+  function lift(m, rule, p, amount, used_by)
+    used_by = m.at - math.max(now - used_by, 0)
+    if rule == SLIDING_LOG then
+      add(m.log, used_by, amount)
+      m.log = forget(m.log, m.at, p.length)
+    elseif rule == BUCKET then
+      local more = drained(math.min(amount, p.capacity) * p.unit, p, used_by, m.at)
+      m.units = m.units + math.min(more, math.max(p.capacity * p.unit - m.units, 0))
+    end
+  end
+
+  -- `r` are the counts, `m` the meter.
+  function used(r, m, rule, p)
+    if rule == SLIDING_LOG then return sum(m.log) end
+    if rule == BUCKET then return math.ceil(m.units / p.unit) end
+    return r[2] - r[3] + part(r[4] - r[5], left_of(p, m.at), p.length)
+  end
+
+  local function has_room(r, m, rule, p, cost, ceiling)
+    if rule == BUCKET then
+      return cost <= p.capacity and cost * p.unit <= math.max(p.capacity * p.unit - m.units, 0)
+    end
+    return used(r, m, rule, p) + cost <= ceiling
+  end
+
+  local function waits(r, m, rule, p, cost, ceiling)
+    if rule == SLIDING_LOG then
+      local over = math.max(sum(m.log) + cost - ceiling, 0)
+      if over == 0 then return 0 end
+      for _, entry in ipairs(m.log) do
+        over = math.max(over - entry[2], 0)
+        if over == 0 then return math.max(entry[1] + p.length - m.at, 0) end
+      end
+      return 0
+    end
+    if rule == BUCKET then
+      local room = p.capacity * p.unit - math.min(cost, p.capacity) * p.unit
+      return after(math.ceil(math.max(m.units - room, 0) / p.drain), p, m.at)
+    end
+    local current, rest = r[2] - r[3], left_of(p, m.at)
+    if current + cost <= ceiling then
+      return rest - until_left(r[4] - r[5], ceiling - current - cost, rest, p.length)
+    end
+    local room = math.max(ceiling - cost, 0)
+    return rest + p.length - until_left(current, room, p.length, p.length)
+  end
+
+  local function resets(r, m, rule, p)
+    if rule == SLIDING_LOG then
+      local last = m.log[#m.log]
+      return last and math.max(last[1] + p.length - m.at, 0) or 0
+    end
+    if rule == BUCKET then return after(math.ceil(m.units / p.drain), p, m.at) end
+    local rest = left_of(p, m.at)
+    if r[2] - r[3] > 0 then return rest + p.length end
+    return r[4] - r[5] > 0 and rest or 0
+  end
+
+  -- A time from the meter's latest on, which the clock has to reach first.
+  local function ahead(span, m)
+    return span == 0 and 0 or span + m.at - now
+  end
+
+  function reset(r, m, rule, p)
+    return ahead(resets(r, m, rule, p), m)
+  end
+
+  -- Carries out an operation on a limit whose counts do not decide alone. Returns whether it passes, and after which
+  -- it would.
+  function measure(d, o, action, rule, p, a)
+    local m, r, cost = meter(d, 'c', rule, p), d.c, o[3]
+    local passes, wait = action ~= GRANT, 0
+    if action == CHARGE then
+      passes = has_room(r, m, rule, p, cost, o[7])
+      if passes then
+        if rule == SLIDING_LOG then add(m.log, m.at, cost) end
+        if rule == BUCKET then m.units = m.units + cost * p.unit end
+        r[a], d.moved = r[a] + cost, true
+      else
+        wait = ahead(waits(r, m, rule, p, cost, o[7]), m)
+      end
+    elseif action == REFUND then
+      local given = math.min(cost, math.max(r[a] - r[a + 1], 0))
+      r[a + 1] = r[a + 1] + given
+      d.moved = d.moved or given > 0
+      if rule == BUCKET then
+        local since = m.at - math.max(now - p.starts, 0)
+        m.units = math.max(m.units - drained(math.min(given, p.capacity) * p.unit, p, since, m.at), 0)
+      elseif rule == SLIDING_LOG then
+        local left = {}
+        for _, entry in ipairs(m.log) do
+          local less = math.min(given, entry[2])
+          given = given - less
+          if entry[2] > less then left[#left + 1] = {entry[1], entry[2] - less} end
+        end
+        m.log = left
+      end
+    end
+    -- A level is to be remembered until it has drained.
+    if rule == BUCKET then d.expires = math.max(d.expires or 0, o[11], now + reset(r, m, rule, p)) end
+    return passes, wait
+  end
 end
 
 -- Where each operation's numbers begin in ARGV.
@@ -522,7 +548,7 @@ end
 
 -- The draft of a record, turned to a label; nil if the label fits neither the clock nor the record, and an
 -- error besides if the record cannot be used.
-local function draft(key, label, not_before, not_after)
+local function draft(key, label, not_before, not_after, rule)
   if now < not_before or now >= not_after then return nil end
   local d = drafts[key]
   if not d then
@@ -530,7 +556,8 @@ local function draft(key, label, not_before, not_after)
     if not value and numbers then return nil, numbers end
     local l, u, r, pu, pr = unpack(numbers or {label, 0, 0, 0, 0})
     d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}, account = account}
-    d.stored, d.meters, d.moved = stored, {}, false
+    d.stored, d.moved = stored, false
+    if stored or rule > 0 then d.meters = {} end
     drafts[key] = d
   end
   -- An account ends with its label.
@@ -538,33 +565,53 @@ local function draft(key, label, not_before, not_after)
   return turn(d.l, label) and turn(d.c, label) and d or nil
 end
 
+-- Lifts an outcome's counts to the floors. What they did not know its meter takes as used at the last possible
+-- instant.
+local function raise(r, a, o, d, which, rule, p)
+  if rule > 0 and a == 2 and p.before > 0 then
+    local before = math.max(r[4] - r[5], 0)
+    r[4] = math.max(r[4], p.before)
+    local more = math.max(r[4] - r[5], 0) - before
+    if more > 0 then
+      lift(meter(d, which, rule, p), rule, p, more, math.min(p.starts, now))
+      d.moved = true
+    end
+  end
+  local before = r[a] - r[a + 1]
+  if o[8] > r[a] then r[a] = o[8] end
+  if o[9] > r[a + 1] then r[a + 1] = o[9] end
+  if rule > 0 then
+    local more = math.max(r[a] - r[a + 1], 0) - math.max(before, 0)
+    if more > 0 then
+      local used_by = a == 2 and now or math.min(p.starts + p.length, now)
+      lift(meter(d, which, rule, p), rule, p, more, used_by)
+      d.moved = true
+    end
+  end
+end
+
 for i, start in ipairs(starts) do
   local o = {}
   for f = 1, FIELDS do o[f] = tonumber(ARGV[start + f]) end
   local key, action, cost, label = o[1], o[2] % 8, o[3], o[4]
-  local rule, p = math.floor(o[2] / 8), nil
-  if rule > 0 then
+  local rule, p = 0, nil
+  if o[2] >= 8 then
+    make_meters()
+    rule = math.floor(o[2] / 8)
     local function n(f) return tonumber(ARGV[start + FIELDS + f]) end
-    p = {starts = n(1), length = n(2), capacity = n(3), unit = n(4), drain = n(5), tick = n(6)}
+    p = {starts = n(1), length = n(2), before = n(3)}
+    p.capacity, p.unit, p.drain, p.tick = n(4), n(5), n(6), n(7)
   end
   if action ~= PEEK then writes = true end
 
-  local d, wrong = draft(key, label, o[5], o[6])
+  local d, wrong = draft(key, label, o[5], o[6], rule)
   if wrong then return wrong end
-  -- What weighs on the label before the newest is not known any more, unless its counts decide alone.
-  if d and rule > 0 and (action == CHARGE or action == PEEK) and label ~= d.c[1] then d = nil end
+  -- What weighs on the label before the newest is not known any more.
+  if d and rule == SLIDING_WINDOW and (action == CHARGE or action == PEEK) and label ~= d.c[1] then d = nil end
   if d then
     local a = at(d.l, label)
-    for which, r in pairs({l = d.l, c = d.c}) do
-      local before = math.max(r[a] - r[a + 1], 0)
-      if o[8] > r[a] then r[a] = o[8] end
-      if o[9] > r[a + 1] then r[a + 1] = o[9] end
-      local more = math.max(r[a] - r[a + 1], 0) - before
-      if rule > 0 and more > 0 then
-        lift(meter(d, which, rule, p), rule, p, more)
-        d.moved = true
-      end
-    end
+    raise(d.l, a, o, d, 'l', rule, p)
+    raise(d.c, a, o, d, 'c', rule, p)
     -- A record lives as long as its newest label asks; an operation on the label before changes nothing.
     if label == d.l[1] then d.expires = o[11] end
 
@@ -576,6 +623,7 @@ for i, start in ipairs(starts) do
     elseif action == HEAL or (action == PEEK and o[12] == 0) then
       passes = true
     elseif o[12] > 0 then
+      make_rights()
       passes, holding = spend(d, o, start + FIELDS + 1)
     elseif action == CHARGE then
       passes = d.c[a] - d.c[a + 1] + cost <= o[7]
@@ -599,13 +647,13 @@ begin()
 
 for _, d in pairs(drafts) do
   -- Time alone is not worth a write.
-  if admitted and d.moved then d.meters.l = d.meters.c end
+  if admitted and d.moved and d.meters then d.meters.l = d.meters.c end
   if admitted then d.l = d.c end
 end
 if writes then
   for key, d in pairs(drafts) do
     local r = d.l
-    local value, account = packed(r, d.account, d.meters.l or d.stored), d.account
+    local value, account = packed(r, d.account, d.meters and d.meters.l or d.stored), d.account
     local empty = r[2] == 0 and r[3] == 0 and r[4] == 0 and r[5] == 0
     if account then
       empty = empty and not (next(account.given) or next(account.received) or account.reopened)

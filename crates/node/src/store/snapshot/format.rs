@@ -10,7 +10,7 @@
 //! | 1 | 0: the secret of the records is in the file; 1: it is configured, and a fingerprint of it is here |
 //! | 16 | the secret, or the fingerprint |
 //! | 69 each | 1, caller, limit, label, used, refunded, previous used, previous refunded, expires; then its meter: |
-//! | 1 or 9 | 0: none; 1: the counts say all, 2: a level, 3: a log; and its latest time, unless there is none |
+//! | 1 or 9 | 0: none; 1: a level, 2: a log; and its latest time, unless there is none |
 //! | 16 | of a level: units, and units of a token |
 //! | 4, and 16 each | of a log: how many entries; time and cost of each |
 //! | 1 | 0: there is no further record |
@@ -116,14 +116,12 @@ impl<W: Write> Writer<W> {
     fn meter(&mut self, meter: Option<&Meter>) -> io::Result<()> {
         let Some(Meter { at, held }) = meter else { return self.write(&[0]) };
         let kind = match held {
-            Held::Counts => 1,
-            Held::Level(_) => 2,
-            Held::Log(_) => 3,
+            Held::Level(_) => 1,
+            Held::Log(_) => 2,
         };
         self.write(&[kind])?;
         self.number(at.0)?;
         match held {
-            Held::Counts => Ok(()),
             Held::Level(Level { units, unit }) => {
                 self.number(*units)?;
                 self.number(*unit)
@@ -242,8 +240,7 @@ impl<R: Read> Reader<R> {
         }
         let at = StoreTime(self.number()?);
         let held = match kind {
-            1 => Held::Counts,
-            2 => {
+            1 => {
                 let level = Level { units: self.number()?, unit: self.number()? };
                 let sound = level.units <= COUNT_MAX && (1..=COUNT_MAX).contains(&level.unit);
                 if !sound {
@@ -251,7 +248,7 @@ impl<R: Read> Reader<R> {
                 }
                 Held::Level(level)
             }
-            3 => {
+            2 => {
                 let count = u32::from_le_bytes(self.read()?);
                 if count > ENTRIES_MAX {
                     return Err(Unusable::Damaged("a log that cannot be"));

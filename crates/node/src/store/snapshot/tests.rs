@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tidegate_core::{
-    algorithm::Rule,
+    algorithm::{Bucket, LabelTime, Rule},
     ids::{Caller, Key, LimitId, StoreEpoch},
     store::{Action, Counts, Operation, StoreCommand, StoreReply},
-    time::{Label, Span, StoreTime},
+    time::{Label, Span, StoreTime, Window},
 };
 
 use super::*;
@@ -40,20 +40,8 @@ impl Place {
     }
 
     fn charge(&self, store: &MemoryStore, caller: u64, cost: u64, lives: Span) -> StoreReply {
-        let now = self.clock.steady();
-        let operation = Operation {
-            key: Key { caller: Caller([caller, caller << 32]), limit: LimitId(3) },
-            action: Action::Charge { cost },
-            label: Label(5),
-            not_before: StoreTime(0),
-            not_after: now + Span::secs(60),
-            ceiling: u64::MAX,
-            floor: Counts::default(),
-            enforce: true,
-            expires: now + lives,
-            claim: None,
-            rule: Rule::FixedWindow,
-        };
+        let key = Key { caller: Caller([caller, caller << 32]), limit: LimitId(3) };
+        let operation = Operation { key, ..operation(self.clock.steady(), cost, lives) };
         store.apply(&StoreCommand::new(vec![operation])).unwrap()
     }
 
@@ -88,6 +76,22 @@ impl Place {
     }
 }
 
+fn operation(now: StoreTime, cost: u64, lives: Span) -> Operation {
+    Operation {
+        key: Key { caller: Caller([0, 0]), limit: LimitId(3) },
+        action: Action::Charge { cost },
+        label: Label(5),
+        not_before: StoreTime(0),
+        not_after: now + Span::secs(60),
+        ceiling: u64::MAX,
+        floor: Counts::default(),
+        enforce: true,
+        expires: now + lives,
+        claim: None,
+        rule: Rule::FixedWindow,
+    }
+}
+
 #[test]
 fn every_live_record_comes_back_in_a_later_epoch() {
     let place = Place::new();
@@ -101,6 +105,31 @@ fn every_live_record_comes_back_in_a_later_epoch() {
     for caller in 0..10_000 {
         assert_eq!(place.used(&restored, caller), caller + 1);
     }
+}
+
+#[test]
+fn meters_come_back() {
+    let place = Place::new();
+    let now = place.clock.steady();
+    let hour = Window::new(Span::secs(3_600)).unwrap();
+    let label = LabelTime { starts: now, length: hour.length(), before: 0 };
+    let bucket = Bucket::new(10, hour, 10).unwrap();
+    let rules = [Rule::SlidingWindow(label), Rule::SlidingLog(label), Rule::Bucket(label, bucket)];
+    let charge = |store: &MemoryStore, n: usize, cost: u64| {
+        let key = Key { caller: Caller([n as u64, 0]), limit: LimitId(4) };
+        let ceiling = 10;
+        let operation =
+            Operation { key, rule: rules[n], ceiling, ..operation(now, cost, Span::secs(60)) };
+        match store.apply(&StoreCommand::new(vec![operation])).unwrap() {
+            StoreReply::Done { admitted, .. } => admitted,
+            StoreReply::Relabel { .. } => panic!("relabel"),
+        }
+    };
+    let store = MemoryStore::new(MAX, place.clock);
+    assert!((0..3).all(|n| charge(&store, n, 4) && charge(&store, n, 3)));
+    save(&place.file(), Owner::Alone(OURS), &store).unwrap();
+    let (restored, _) = place.restored(None);
+    assert!((0..3).all(|n| !charge(&restored, n, 4) && charge(&restored, n, 3)));
 }
 
 #[test]
