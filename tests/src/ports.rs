@@ -10,8 +10,8 @@ use std::{
 /// Below what systems hand out by themselves (from 32768 on Linux), and clear of the ports that
 /// `tidegate dev` and the demo begin with.
 const ALL: Range<u16> = 23_000..32_600;
-/// Ports of one range: two nodes in each of ten regions, as `tidegate dev` lays them out.
-const RANGE: u16 = 200;
+/// Ports of one range: four nodes in each of ten regions, as `tidegate dev` lays them out.
+const RANGE: u16 = 400;
 /// The port of a range that says whose it is. No layout uses it: a region uses the first five of ten.
 const CLAIM: u16 = 9;
 
