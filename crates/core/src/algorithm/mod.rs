@@ -32,11 +32,11 @@ pub enum Rule {
     /// What is used in the label.
     #[default]
     FixedWindow,
-    /// What is used in the label, and a part of the one before: see [`sliding_window`].
+    /// What is used in the label, and a part of the one before.
     SlidingWindow(LabelTime),
-    /// What was used within one window's length: see [`sliding_log`].
+    /// What was used within one window's length.
     SlidingLog(LabelTime),
-    /// What was used and has not drained yet: see [`bucket`].
+    /// What was used and has not drained yet.
     Bucket(LabelTime, Bucket),
 }
 
