@@ -80,6 +80,7 @@ impl Subject {
     fn at(url: &str) -> Self {
         let settings = RedisSettings {
             url: url.to_owned(),
+            tls: None,
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };

@@ -208,7 +208,8 @@ async fn redis(keys: u64) -> Result<(), Failed> {
     let _server = RedisServer::start(port)?;
     let url = format!("redis://127.0.0.1:{port}/0");
     let timeout = Duration::from_secs(5);
-    let settings = RedisSettings { url: url.clone(), timeout, namespace: "tidegate".into() };
+    let settings =
+        RedisSettings { url: url.clone(), tls: None, timeout, namespace: "tidegate".into() };
     let store = Arc::new(RedisStore::new(settings)?);
     let connected = Arc::clone(&store);
     tokio::spawn(async move { connected.keep_connected().await });

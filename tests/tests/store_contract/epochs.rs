@@ -115,6 +115,7 @@ async fn two_stores_that_see_a_promotion_one_after_the_other_agree_on_one_epoch(
     for _ in 0..3 {
         let settings = RedisSettings {
             url: format!("redis://127.0.0.1:{port}/0"),
+            tls: None,
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };

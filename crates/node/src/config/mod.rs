@@ -89,6 +89,8 @@ pub struct Snapshot {
 pub struct Redis {
     /// Where it is.
     pub url: RedisUrl,
+    /// By which certificates it is spoken to; `None`: in the clear.
+    pub tls: Option<RedisTls>,
     /// The longest that a check waits for it: 1 ms to 5 s.
     pub timeout: Duration,
     /// What all its keys begin with: 1 to 32 of `A-Z`, `a-z`, `0-9`, `_`, `-`.
@@ -99,6 +101,15 @@ pub struct Redis {
     pub fence: Duration,
     /// When it is left alone since it fails or is slow.
     pub breaker: breaker::Settings,
+}
+
+/// Files in PEM by which a Redis server is known, and this node to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisTls {
+    /// The authorities that vouch for the server; `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// The node's certificate and its key, if the server asks for one.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// The URL of a Redis server, which may hold a password and therefore does not show it.

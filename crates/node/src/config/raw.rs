@@ -43,6 +43,9 @@ pub(super) struct Listen {
 pub(super) struct Store {
     pub(super) kind: Option<Text>,
     pub(super) url: Option<Text>,
+    pub(super) ca: Option<Text>,
+    pub(super) cert: Option<Text>,
+    pub(super) key: Option<Text>,
     pub(super) timeout: Option<Text>,
     pub(super) namespace: Option<Text>,
     pub(super) calls_max: Option<Spanned<u64>>,

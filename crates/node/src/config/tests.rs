@@ -78,6 +78,7 @@ fn the_example_says_what_it_shows() {
         },
         store: Store::Redis(Redis {
             url: RedisUrl("redis://127.0.0.1:6379/0".into()),
+            tls: None,
             timeout: Duration::from_millis(30),
             namespace: "tidegate".into(),
             calls_max: 8_192,
@@ -445,10 +446,36 @@ fn a_breaker_is_set_within_ranges_that_fit_together() {
 }
 
 #[test]
-fn redis_is_one_server_in_the_clear() {
+fn redis_is_spoken_to_by_certificates_if_its_url_says_so() {
+    let with =
+        |url: &str, more: &str| format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n{more}");
+    let path = |name: &str| directory().path().join(name).file_name().map(ToOwned::to_owned);
+    let tls = |more: &str| match parse(&with("rediss://x", more)).expect("right").store {
+        Store::Redis(redis) => redis.tls.expect("by certificates"),
+        Store::Memory(_) => panic!("a Redis store"),
+    };
+    assert_eq!(tls(""), RedisTls { ca: None, client: None });
+    let all = tls("ca = \"a\"\ncert = \"b\"\nkey = \"c\"");
+    assert_eq!(all.ca.and_then(|ca| ca.file_name().map(ToOwned::to_owned)), path("a"));
+    assert!(all.client.is_some());
+    for (url, more, wanted) in [
+        ("redis://x", "ca = \"a\"", "\"store.ca\": is for TLS: leave it out"),
+        ("redis://x", "key = \"c\"", "\"store.key\": is for TLS: leave it out"),
+        ("rediss://x", "cert = \"b\"", "\"store.cert\": comes with store.key"),
+        ("rediss://x", "key = \"c\"", "\"store.key\": comes with store.cert"),
+        ("rediss://x", "ca = \"\"", "\"store.ca\": is empty"),
+    ] {
+        let problem = problem(&with(url, more));
+        assert!(problem.contains(wanted), "{problem}");
+    }
+}
+
+#[test]
+fn redis_is_one_server() {
     let with = |url: &str| format!("[store]\nkind = \"redis\"\nurl = \"{url}\"");
     for (url, wanted) in [
-        ("rediss://:hunter2@x", "TLS to Redis is not built yet"),
+        ("rediss://:hunter2@x/#insecure", "has something behind a #"),
+        ("rediss://:hunter2@x/notanumber", "is not complete"),
         ("unix:///run/redis", "Unix sockets are not built yet"),
         ("redis+unix:///run/redis", "Unix sockets are not built yet"),
         ("redis-sentinel://:hunter2@x", "Sentinel is not built yet"),

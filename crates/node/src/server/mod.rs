@@ -24,12 +24,12 @@ use tracing::{error, info, warn};
 use crate::{
     api::{self, Api, ResetStyle},
     clock::{self, Clock},
-    config::{self, Cluster, Config, ConfigError, Seed},
+    config::{self, Cluster, Config, ConfigError, RedisTls, Seed},
     faults::{Baseline, Faults},
     guard::Mutexes,
     limiter::Limiter,
     membership::{self, Membership, MembershipError},
-    store::{RedisSettings, RedisStore, Store, StoreGuard, snapshot::Lock},
+    store::{RedisSettings, RedisStore, Store, StoreGuard, Tls, snapshot::Lock},
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
@@ -127,8 +127,8 @@ pub enum ServerError {
         /// The setting.
         records_max: usize,
     },
-    /// The store's URL is wrong.
-    #[error("`store.url` is wrong: {0}")]
+    /// The store's URL, or a file that comes with it, is wrong.
+    #[error("`store` is wrong: {0}")]
     Store(String),
     /// QUIC cannot start: certificates, mostly.
     #[error(transparent)]
@@ -416,8 +416,13 @@ fn store(
         }
         config::Store::Redis(redis) => redis,
     };
+    let tls = redis.tls.as_ref().map(|RedisTls { ca, client }| {
+        let client = client.as_ref().map(|(cert, key)| (&**cert, &**key));
+        Tls::read(ca.as_deref(), client)
+    });
     let settings = RedisSettings {
         url: redis.url.secret().to_owned(),
+        tls: tls.transpose().map_err(ServerError::Store)?,
         timeout: redis.timeout,
         namespace: redis.namespace.clone(),
     };

@@ -15,7 +15,7 @@ pub use complaints::Complaints;
 pub use doubt::Doubt;
 pub use guarded::{Permit, StoreGuard};
 pub use memory::MemoryStore;
-pub use redis::{RedisSettings, RedisStore};
+pub use redis::{RedisSettings, RedisStore, Tls};
 
 mod complaints;
 mod doubt;

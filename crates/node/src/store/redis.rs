@@ -27,24 +27,28 @@ use tokio::{sync::watch, time};
 
 use super::{Doubt, StoreError};
 use probe::PROBE_TIMEOUT;
+pub use tls::Tls;
 
 mod probe;
 mod rights;
+mod tls;
 
 const SCRIPT: &str = include_str!("step.lua");
 
 /// Where Redis is, and how it is used.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port/database`.
+    /// `redis://[user:password@]host:port/database`, or `rediss://…`.
     pub url: String,
+    /// With `rediss://`: by which certificates.
+    pub tls: Option<Tls>,
     /// How long a call may take before it counts as unanswered.
     pub timeout: Duration,
     /// First part of every key.
     pub namespace: String,
 }
 
-/// Without the URL, which may hold a password.
+/// Without the URL, which may hold a password, and keys.
 impl fmt::Debug for RedisSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSettings")
@@ -85,7 +89,12 @@ impl RedisStore {
     ///
     /// A sentence on what is wrong with the URL.
     pub fn new(settings: RedisSettings) -> Result<Self, String> {
-        let client = Client::open(settings.url.as_str()).map_err(|e| e.to_string())?;
+        let url = settings.url.as_str();
+        let client = match settings.tls.clone() {
+            None => Client::open(url),
+            Some(tls) => Client::build_with_tls(url, tls.into_certificates()),
+        };
+        let client = client.map_err(|e| e.to_string())?;
         let info = client.get_connection_info().clone();
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = Client::open(info).map_err(|e| e.to_string())?;

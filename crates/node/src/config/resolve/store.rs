@@ -7,7 +7,7 @@ use tidegate_core::{breaker, time::Span};
 
 use super::Resolver;
 use crate::config::{
-    Memory, Redis, RedisUrl, Snapshot, Store,
+    Memory, Redis, RedisTls, RedisUrl, Snapshot, Store,
     raw::{self, Text},
 };
 
@@ -43,6 +43,9 @@ impl Resolver<'_> {
         const REMEDY: &str = "leave it out, or write kind = \"redis\"";
         for (field, text) in [
             ("store.url", &raw.url),
+            ("store.ca", &raw.ca),
+            ("store.cert", &raw.cert),
+            ("store.key", &raw.key),
             ("store.timeout", &raw.timeout),
             ("store.namespace", &raw.namespace),
         ] {
@@ -94,6 +97,7 @@ impl Resolver<'_> {
             Some(text) => self.redis_url(text),
             None => self.missing("store.url", kind, "write url = \"redis://127.0.0.1:6379/0\""),
         };
+        let tls = self.redis_tls(raw);
         let timeout = self.span("store.timeout", raw.timeout.as_ref(), TIMEOUT, TIMEOUT_RANGE);
         let namespace = match &raw.namespace {
             Some(text) => self.namespace(text),
@@ -112,6 +116,7 @@ impl Resolver<'_> {
         };
         Some(Redis {
             url: url?,
+            tls: tls?,
             timeout: timeout?,
             namespace: namespace?,
             calls_max: calls_max?,
@@ -120,20 +125,56 @@ impl Resolver<'_> {
         })
     }
 
+    /// By which certificates the server is spoken to, if its URL says that it is not in the clear.
+    fn redis_tls(&mut self, raw: &raw::Store) -> Option<Option<RedisTls>> {
+        let files = [("store.ca", &raw.ca), ("store.cert", &raw.cert), ("store.key", &raw.key)];
+        if !raw.url.as_ref().is_some_and(|url| url.get_ref().starts_with("rediss://")) {
+            let mut given =
+                files.into_iter().filter_map(|(field, text)| Some((field, text.as_ref()?)));
+            return match given.next() {
+                None => Some(None),
+                Some((field, text)) => self.refuse(
+                    field,
+                    text,
+                    "is for TLS: leave it out, or write a url that begins with rediss://",
+                ),
+            };
+        }
+        let [ca, cert, key] = files.map(|(field, text)| {
+            text.as_ref()
+                .map(|text| self.path(field, text))
+                .map_or(Some(None), |path| path.map(Some))
+        });
+        let client = match (cert?, key?) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (given, _) => {
+                let (field, text, other) = match given {
+                    Some(_) => ("store.cert", &raw.cert, "key"),
+                    None => ("store.key", &raw.key, "cert"),
+                };
+                let message = format_args!("comes with store.{other}: write both, or neither");
+                return self.refuse(field, text.as_ref()?, message);
+            }
+        };
+        Some(Some(RedisTls { ca: ca?, client }))
+    }
+
     /// A URL that the client can use. What is wrong is told without the URL: it may hold a password.
     fn redis_url(&mut self, text: &Text) -> Option<RedisUrl> {
         const WANTED: &str = "write it as \"redis://127.0.0.1:6379/0\"";
         let url = text.get_ref().as_str();
         let wrong = match url.split_once("://").map(|(scheme, _)| scheme) {
-            Some("redis") if url.into_connection_info().is_ok() => {
+            // What stands behind a `#` turns off that the server is verified.
+            Some("rediss") if url.contains('#') => "has something behind a #",
+            Some("redis" | "rediss") if url.into_connection_info().is_ok() => {
                 return Some(RedisUrl(url.into()));
             }
-            Some("redis") => "is not complete",
-            Some("rediss") => "TLS to Redis is not built yet",
+            Some("redis" | "rediss") => "is not complete",
             Some("unix" | "redis+unix") => "Unix sockets are not built yet",
             Some(scheme) if scheme.contains("sentinel") => "Sentinel is not built yet",
             Some(scheme) if scheme.contains("cluster") => "Redis Cluster is not built yet",
-            _ => "does not begin with redis://",
+            _ => "does not begin with redis:// or rediss://",
         };
         self.refuse("store.url", text, format_args!("{wrong}: {WANTED}"))
     }

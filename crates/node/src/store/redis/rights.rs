@@ -150,8 +150,12 @@ mod tests {
 
     fn store() -> RedisStore {
         let url = "redis://gate:password@127.0.0.1:1/3".to_owned();
-        let settings =
-            RedisSettings { url, timeout: Duration::from_millis(30), namespace: "test".into() };
+        let settings = RedisSettings {
+            url,
+            tls: None,
+            timeout: Duration::from_millis(30),
+            namespace: "test".into(),
+        };
         assert!(!format!("{settings:?}").contains("password"));
         RedisStore::new(settings).expect("a URL")
     }

@@ -1,0 +1,123 @@
+//! Redis by TLS: the server is known by an authority, the node by a certificate where the server asks for one, and
+//! who is not known is not spoken to.
+
+use std::{fs, net::TcpListener, path::Path, time::Duration};
+
+use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
+use tidegate_node::certs;
+use tidegate_tests::{
+    ensure, eventually,
+    redis_server::RedisServer,
+    site::{Served, Site},
+};
+
+const SOON: Duration = Duration::from_secs(10);
+const POLICIES: &str = r#"
+[[policy]]
+name = "all"
+key = ["api_key"]
+on_store_failure = "closed"
+[[policy.limit]]
+name = "quota"
+quantity = 3
+window = "400d"
+"#;
+const KEY: [(&str, &str); 1] = [("api_key", "k")];
+
+/// A certificate and its key for this machine, in a folder, by an authority that is new or there.
+fn make(folder: &Path, name: &str) {
+    let (ca, ca_key) = (folder.join(certs::CA_CERT_FILE), folder.join(certs::CA_KEY_FILE));
+    let read = |path: &Path| fs::read_to_string(path).expect("it is there");
+    let signer = KeyPair::from_pem(&read(&ca_key)).expect("a key");
+    let issuer = Issuer::from_ca_cert_pem(&read(&ca), signer).expect("a pair");
+    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+    let write = |extension: &str, text: String| {
+        fs::write(folder.join(format!("{name}.{extension}")), text).expect("a file");
+    };
+    write("pem", certificate.pem());
+    write("key", key.serialize_pem());
+}
+
+/// A server that is spoken to by TLS only by who has a certificate of the authority in the folder; and its port.
+async fn server(folder: &Path) -> (RedisServer, u16) {
+    for name in ["server", "node"] {
+        make(folder, name);
+    }
+    let path = |name: &str| folder.join(name).display().to_string();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
+    let (cert, key, ca) = (path("server.pem"), path("server.key"), path(certs::CA_CERT_FILE));
+    let arguments = [
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "yes",
+    ];
+    (RedisServer::start_with(&arguments).await.expect("redis-server with TLS"), port)
+}
+
+fn serve(site: &Site, name: &str, store: &str) -> Served {
+    let place = site.place("eu", name);
+    site.serve(&place, &site.config_alone(&place, &format!("kind = \"redis\"\n{store}")))
+}
+
+#[tokio::test]
+async fn who_is_known_by_certificates_counts_in_redis() {
+    let site = Site::new(POLICIES);
+    let folder = site.authority("redis-ca");
+    let (redis, port) = server(&folder).await;
+    let of = |name: &str| folder.join(name).display().to_string();
+    let (ca, cert, key) = (of(certs::CA_CERT_FILE), of("node.pem"), of("node.key"));
+    let url = format!("url = \"rediss://127.0.0.1:{port}/0\"\n");
+    let whole = format!("{url}ca = \"{ca}\"\ncert = \"{cert}\"\nkey = \"{key}\"\n");
+    let served = serve(&site, "eu-0", &whole);
+    served.node.ready(SOON).await;
+    assert_eq!(served.node.spend(&KEY, 5).await, 3);
+    let keys = redis.ask::<u64>(&["DBSIZE"]).await.expect("it answers in the clear too");
+    assert!(keys >= 2, "{keys}: marker and record");
+
+    // Without a certificate of its own, or without the server's authority, a node stays alone.
+    let stranger = site.authority("another-ca").join(certs::CA_CERT_FILE).display().to_string();
+    for (name, store) in [
+        ("eu-1", format!("{url}ca = \"{ca}\"\n")),
+        ("eu-2", format!("{url}ca = \"{stranger}\"\ncert = \"{cert}\"\nkey = \"{key}\"\n")),
+        ("eu-3", url),
+    ] {
+        let served = serve(&site, name, &store);
+        eventually(SOON, &format!("{name} says that it has no store"), async || {
+            let (status, body) = served.node.readyz().await?;
+            ensure(status == 503 && body["store"] != "ok", || format!("{status} {body}"))?;
+            let check = served.node.try_check(&KEY).await?;
+            let reason = check.reason.as_deref();
+            ensure(!check.allowed && reason == Some("store_unavailable"), || format!("{check:?}"))
+        })
+        .await;
+        served.stop().await;
+    }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_or_none_is_told_at_the_start() {
+    let site = Site::new(POLICIES);
+    let place = site.place("eu", "eu-0");
+    let nowhere = "url = \"rediss://127.0.0.1:1/0\"\nca = \"nowhere.pem\"\n";
+    let config = site.config_alone(&place, &format!("kind = \"redis\"\n{nowhere}"));
+    let (code, said) = site.refused(&place, &config).await;
+    assert_eq!(code, Some(2));
+    assert!(said.contains("store.ca") && said.contains("nowhere.pem"), "{said}");
+    fs::write(site.home().join("text.pem"), "no certificate").expect("written");
+    let text = nowhere.replace("nowhere.pem", "text.pem");
+    let config = site.config_alone(&place, &format!("kind = \"redis\"\n{text}"));
+    let (code, said) = site.refused(&place, &config).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("store"), "{said}");
+}
