@@ -15,7 +15,7 @@ pub use complaints::Complaints;
 pub use doubt::Doubt;
 pub use guarded::{Permit, StoreGuard};
 pub use memory::MemoryStore;
-pub use redis::{RedisSettings, RedisStore, Tls};
+pub use redis::{RedisSettings, RedisStore, Tls, wrong_with};
 
 mod complaints;
 mod doubt;

@@ -12,9 +12,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use redis::{
-    Client, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value,
+    ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value,
     aio::{ConnectionLike, ConnectionManager},
-    io::tcp::TcpSettings,
 };
 use tidegate_core::{
     algorithm::{Bucket, LabelTime, Rule, Weighed},
@@ -26,9 +25,12 @@ use tidegate_core::{
 use tokio::{sync::watch, time};
 
 use super::{Doubt, StoreError};
+use place::Place;
+pub use place::wrong_with;
 use probe::PROBE_TIMEOUT;
 pub use tls::Tls;
 
+mod place;
 mod probe;
 mod rights;
 mod tls;
@@ -38,7 +40,8 @@ const SCRIPT: &str = include_str!("step.lua");
 /// Where Redis is, and how it is used.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port/database`, or `rediss://…`.
+    /// `redis://[user:password@]host:port/database`, `rediss://…`, or
+    /// `redis-sentinel://[user:password@]host:port,host:port/name/database`.
     pub url: String,
     /// With `rediss://`: by which certificates.
     pub tls: Option<Tls>,
@@ -61,7 +64,7 @@ impl fmt::Debug for RedisSettings {
 /// A Redis server that the nodes of a region share.
 pub struct RedisStore {
     settings: RedisSettings,
-    client: Client,
+    place: Place,
     /// Absent until the first connection, and after a probe that failed.
     manager: ArcSwapOption<ConnectionManager>,
     reachable: AtomicBool,
@@ -89,20 +92,12 @@ impl RedisStore {
     ///
     /// A sentence on what is wrong with the URL.
     pub fn new(settings: RedisSettings) -> Result<Self, String> {
-        let url = settings.url.as_str();
-        let client = match settings.tls.clone() {
-            None => Client::open(url),
-            Some(tls) => Client::build_with_tls(url, tls.into_certificates()),
-        };
-        let client = client.map_err(|e| e.to_string())?;
-        let info = client.get_connection_info().clone();
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = Client::open(info).map_err(|e| e.to_string())?;
+        let place = Place::new(&settings)?;
         let marker = marker_name(&settings.namespace);
         Ok(Self {
             settings,
             marker,
-            client,
+            place,
             manager: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),

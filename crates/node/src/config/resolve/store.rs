@@ -2,13 +2,15 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use redis::IntoConnectionInfo;
 use tidegate_core::{breaker, time::Span};
 
 use super::Resolver;
-use crate::config::{
-    Memory, Redis, RedisTls, RedisUrl, Snapshot, Store,
-    raw::{self, Text},
+use crate::{
+    config::{
+        Memory, Redis, RedisTls, RedisUrl, Snapshot, Store,
+        raw::{self, Text},
+    },
+    store::wrong_with,
 };
 
 /// A primary that cannot reach its replicas stops writing after `min-replicas-max-lag`, 10 s by default.
@@ -164,19 +166,10 @@ impl Resolver<'_> {
     fn redis_url(&mut self, text: &Text) -> Option<RedisUrl> {
         const WANTED: &str = "write it as \"redis://127.0.0.1:6379/0\"";
         let url = text.get_ref().as_str();
-        let wrong = match url.split_once("://").map(|(scheme, _)| scheme) {
-            // What stands behind a `#` turns off that the server is verified.
-            Some("rediss") if url.contains('#') => "has something behind a #",
-            Some("redis" | "rediss") if url.into_connection_info().is_ok() => {
-                return Some(RedisUrl(url.into()));
-            }
-            Some("redis" | "rediss") => "is not complete",
-            Some("unix" | "redis+unix") => "Unix sockets are not built yet",
-            Some(scheme) if scheme.contains("sentinel") => "Sentinel is not built yet",
-            Some(scheme) if scheme.contains("cluster") => "Redis Cluster is not built yet",
-            _ => "does not begin with redis:// or rediss://",
-        };
-        self.refuse("store.url", text, format_args!("{wrong}: {WANTED}"))
+        match wrong_with(url) {
+            None => Some(RedisUrl(url.into())),
+            Some(wrong) => self.refuse("store.url", text, format_args!("{wrong}: {WANTED}")),
+        }
     }
 
     fn namespace(&mut self, text: &Text) -> Option<String> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, RedisError,
+    AsyncConnectionConfig, Client, ConnectionAddr, RedisError,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 use tidegate_core::{ids::StoreEpoch, store::StoreCommand};
@@ -26,6 +26,8 @@ pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How many probes go by between two looks at settings that seldom change.
 const PROBES_PER_LOOK: u32 = 40;
+/// How many probes go by between two questions to sentinels: about a second.
+const PROBES_PER_QUESTION: u32 = 4;
 /// How often the client library tries to connect again by itself, within about a second; after that
 /// the next probe begins afresh.
 const RECONNECTS: usize = 4;
@@ -36,6 +38,8 @@ struct Memory {
     probes: u32,
     policy: String,
     seen: Seen,
+    /// Where the server is that is connected to.
+    at: Option<ConnectionAddr>,
 }
 
 impl RedisStore {
@@ -81,8 +85,18 @@ impl RedisStore {
     async fn probe(&self, memory: &mut Memory) -> Result<(), StoreError> {
         let (manager, is_new) = match self.manager.load_full() {
             Some(manager) => (manager, false),
-            None => (Arc::new(self.connect().await?), true),
+            None => {
+                let (manager, at) = Box::pin(self.connect()).await?;
+                memory.at = Some(at);
+                (Arc::new(manager), true)
+            }
         };
+        if let Some(at) = &memory.at
+            && memory.probes.is_multiple_of(PROBES_PER_QUESTION)
+            && Box::pin(self.place.has_left(at)).await
+        {
+            return Err(StoreError::Broken("sentinels say that the primary is elsewhere".into()));
+        }
         let mut connection = (*manager).clone();
         let breaks = self.breaks.load(Ordering::Acquire);
         let replication = info(&mut connection, "replication").await?;
@@ -91,12 +105,15 @@ impl RedisStore {
             let said = "the server is part of a Redis Cluster, which is not built yet: use a standalone one";
             return Err(StoreError::Refused(said.into()));
         }
+        if self.place.follows() && field(&replication, "role") != Some("master") {
+            return Err(StoreError::Broken("the server is no primary any more".into()));
+        }
         let Some(history) = field(&replication, "master_replid") else {
             let said = "INFO replication has no master_replid: is it a Redis server?";
             return Err(StoreError::Refused(said.into()));
         };
         self.history.store(Some(Arc::new((breaks, history.to_owned()))));
-        let Memory { probes, policy, seen } = memory;
+        let Memory { probes, policy, seen, at: _ } = memory;
         if is_new || probes.is_multiple_of(PROBES_PER_LOOK) {
             let said = info(&mut connection, "memory").await?;
             // A server that does not say is taken at its default.
@@ -119,8 +136,8 @@ impl RedisStore {
     }
 
     /// A client of the same server that selects no database, and the database that it should.
-    fn client_without_database(&self) -> Result<(Client, i64), StoreError> {
-        let info = self.client.get_connection_info().clone();
+    fn client_without_database(client: &Client) -> Result<(Client, i64), StoreError> {
+        let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone();
         let database = settings.db();
         let client = Client::open(info.set_redis_settings(settings.set_db(0)));
@@ -132,13 +149,15 @@ impl RedisStore {
         PROBE_TIMEOUT.max(4 * self.settings.timeout)
     }
 
-    async fn connect(&self) -> Result<ConnectionManager, StoreError> {
+    /// A connection to the server, wherever it is, and where that is.
+    async fn connect(&self) -> Result<(ConnectionManager, ConnectionAddr), StoreError> {
         // A plain connection first: it fails at once and says why, where the manager would try again.
         let timeouts = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PROBE_TIMEOUT))
             .set_response_timeout(Some(PROBE_TIMEOUT));
         // Of no database of its own, so that the right to one is tried with all others.
-        let (anywhere, database) = self.client_without_database()?;
+        let client = self.place.client().await?;
+        let (anywhere, database) = Self::client_without_database(&client)?;
         let first = anywhere.get_multiplexed_async_connection_with_config(&timeouts);
         let mut first = first.await.map_err(|e| StoreError::from_redis(&e))?;
         self.have_rights(&mut first, database).await?;
@@ -149,8 +168,9 @@ impl RedisStore {
             .set_min_delay(Duration::from_millis(50))
             .set_max_delay(PROBE_EVERY)
             .set_number_of_retries(RECONNECTS);
-        let manager = ConnectionManager::new_with_config(self.client.clone(), config).await;
-        manager.map_err(|e| StoreError::from_redis(&e))
+        let at = client.get_connection_info().addr().clone();
+        let manager = ConnectionManager::new_with_config(client, config).await;
+        Ok((manager.map_err(|e| StoreError::from_redis(&e))?, at))
     }
 
     pub(super) async fn load_script(
