@@ -47,7 +47,8 @@ async fn server(folder: &Path) -> (RedisServer, u16) {
         make(folder, name);
     }
     let path = |name: &str| folder.join(name).display().to_string();
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr());
+    let port = free().expect("a port").port();
     let (cert, key, ca) = (path("server.pem"), path("server.key"), path(certs::CA_CERT_FILE));
     let arguments = [
         "--tls-port",
@@ -60,6 +61,9 @@ async fn server(folder: &Path) -> (RedisServer, u16) {
         &ca,
         "--tls-auth-clients",
         "yes",
+        "--bind",
+        "127.0.0.1",
+        "127.0.0.2",
     ];
     (RedisServer::start_with(&arguments).await.expect("redis-server with TLS"), port)
 }
@@ -84,15 +88,21 @@ async fn who_is_known_by_certificates_counts_in_redis() {
     let keys = redis.ask::<u64>(&["DBSIZE"]).await.expect("it answers in the clear too");
     assert!(keys >= 2, "{keys}: marker and record");
 
-    // Without a certificate of its own, or without the server's authority, a node stays alone.
+    // Without a certificate of its own, or without the server's authority, or where the server has another name, a
+    // node stays alone, and says why.
     let stranger = site.authority("another-ca").join(certs::CA_CERT_FILE).display().to_string();
-    for (name, store) in [
-        ("eu-1", format!("{url}ca = \"{ca}\"\n")),
-        ("eu-2", format!("{url}ca = \"{stranger}\"\ncert = \"{cert}\"\nkey = \"{key}\"\n")),
-        ("eu-3", url),
+    let own = format!("cert = \"{cert}\"\nkey = \"{key}\"\n");
+    let elsewhere = url.replace("127.0.0.1", "127.0.0.2");
+    for (name, store, why) in [
+        ("eu-1", format!("{url}ca = \"{ca}\"\n"), "CertificateRequired"),
+        ("eu-2", format!("{url}ca = \"{stranger}\"\n{own}"), "invalid peer certificate"),
+        ("eu-3", format!("{url}{own}"), "invalid peer certificate: UnknownIssuer"),
+        ("eu-4", format!("{elsewhere}ca = \"{ca}\"\n{own}"), "certificate not valid for name"),
     ] {
         let served = serve(&site, name, &store);
         eventually(SOON, &format!("{name} says that it has no store"), async || {
+            let log = served.process.log();
+            ensure(log.contains("redis cannot be used") && log.contains(why), || log)?;
             let (status, body) = served.node.readyz().await?;
             ensure(status == 503 && body["store"] != "ok", || format!("{status} {body}"))?;
             let check = served.node.try_check(&KEY).await?;

@@ -148,7 +148,13 @@ async fn nodes_leave_a_primary_that_has_become_a_replica() {
         ensure(primary == second.port(), || format!("{primary}"))
     })
     .await;
-    // For a moment the old one may still be asked, until it says that it is a replica.
+    eventually(SOON, "the primary is a replica", async || {
+        let info =
+            first.ask::<String>(&["INFO", "replication"]).await.map_err(|e| e.to_string())?;
+        ensure(info.contains("role:slave"), || info)
+    })
+    .await;
+    // What is admitted from now on the new one has admitted.
     let mut admitted = 7;
     eventually(SOON, "it admits on the new primary", async || {
         let check = served.node.try_check(&KEY).await?;

@@ -474,7 +474,8 @@ fn redis_is_spoken_to_by_certificates_if_its_url_says_so() {
 fn redis_is_one_server() {
     let with = |url: &str| format!("[store]\nkind = \"redis\"\nurl = \"{url}\"");
     for (url, wanted) in [
-        ("rediss://:hunter2@x/#insecure", "has something behind a #"),
+        ("rediss://:hunter2@x/#insecure", "has something behind a # or ?"),
+        ("redis://:hunter2@x/0?protocol=resp3", "has something behind a # or ?"),
         ("rediss://:hunter2@x/notanumber", "is not complete"),
         ("unix:///run/redis", "Unix sockets are not built yet"),
         ("redis+unix:///run/redis", "Unix sockets are not built yet"),

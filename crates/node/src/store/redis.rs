@@ -123,10 +123,8 @@ impl RedisStore {
         pipeline.cmd("SET").arg(&key).arg(&ours.0[..]).arg("NX").ignore();
         pipeline.cmd("GET").arg(&key);
         let call = pipeline.query_async::<(Vec<u8>,)>(&mut connection);
-        let (found,) = time::timeout(PROBE_TIMEOUT, call)
-            .await
-            .map_err(|_| StoreError::Timeout)?
-            .map_err(|e| StoreError::from_redis(&e))?;
+        let answer = time::timeout(PROBE_TIMEOUT, call).await.map_err(|_| StoreError::Timeout)?;
+        let (found,) = self.noted(answer.map_err(|e| StoreError::from_redis(&e)))?;
         let bytes = found.try_into().map_err(|_| {
             StoreError::Refused(format!("`{key}` is not a secret of 16 bytes: remove it"))
         })?;
@@ -143,14 +141,17 @@ impl RedisStore {
         let mut connection = (*manager).clone();
         let call = self.apply_on(&mut connection, command);
         let answer = time::timeout(self.settings.timeout, call).await;
-        let reply = answer.unwrap_or(Err(StoreError::Timeout));
-        if matches!(reply, Err(StoreError::Broken(_))) {
-            // The client library connects again by itself, perhaps to another server behind the same
-            // address: until the next probe the script finds out whose history it is. What a probe that is under
-            // way has been told by the server before is of no use either.
+        self.noted(answer.unwrap_or(Err(StoreError::Timeout)))
+    }
+
+    /// Takes note of a connection that broke. The client library connects again by itself, perhaps to another server
+    /// behind the same address: until the next probe the script finds out whose history it is. What a probe that is
+    /// under way has been told by the server before is of no use either.
+    fn noted<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(answer, Err(StoreError::Broken(_))) {
             self.breaks.fetch_add(1, Ordering::AcqRel);
         }
-        reply
+        answer
     }
 
     async fn apply_on(

@@ -1,8 +1,9 @@
 //! Where the server is: at an address, or wherever sentinels say that the primary is.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, io::tcp::TcpSettings};
+use futures_util::future::join_all;
+use redis::{Client, ConnectionAddr, ConnectionInfo, RedisError, io::tcp::TcpSettings};
 use tokio::time;
 
 use super::{RedisSettings, StoreError};
@@ -16,7 +17,7 @@ const ASK_MAX: Duration = Duration::from_millis(500);
 /// Where the server is.
 pub(super) enum Place {
     At(Client),
-    /// The primary of this name, by the word of the first sentinel that answers.
+    /// The primary of this name, by the word of the sentinel that knows of the latest failover.
     Primary {
         name: String,
         sentinels: Vec<(String, u16)>,
@@ -39,6 +40,9 @@ impl<'a> Named<'a> {
         let rest = url.strip_prefix(SENTINEL)?;
         let at = rest.rfind('@').map_or(0, |at| at + 1);
         let (user, rest) = rest.split_at(at);
+        if user.contains(',') {
+            return None; // the user is the primary's: sentinels have none of their own
+        }
         let mut parts = rest.split('/');
         let hosts = parts.next()?;
         let name = parts.next().filter(|name| !name.is_empty())?;
@@ -46,10 +50,14 @@ impl<'a> Named<'a> {
         if parts.next().is_some() {
             return None;
         }
-        let sentinels = hosts.split(',').map(|host| match host.rsplit_once(':') {
-            Some((host, port)) if !host.is_empty() => Some((host.to_owned(), port.parse().ok()?)),
-            None if !host.is_empty() => Some((host.to_owned(), SENTINEL_PORT)),
-            _ => None,
+        let sentinels = hosts.split(',').map(|host| {
+            // An address of version 6 stands in brackets.
+            let (host, port) = match host.rsplit_once(':') {
+                Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+                _ => (host, SENTINEL_PORT),
+            };
+            let host = host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']'))?;
+            (!host.is_empty()).then(|| (host.to_owned(), port))
         });
         Some(Self { user, sentinels: sentinels.collect::<Option<_>>()?, name, database })
     }
@@ -64,11 +72,16 @@ impl<'a> Named<'a> {
 pub fn wrong_with(url: &str) -> Option<&'static str> {
     let is_complete = |url: &str| Client::open(url).is_ok();
     match url.split_once("://").map(|(scheme, _)| scheme) {
-        // What stands behind a `#` turns off that the server is verified.
-        Some("rediss") if url.contains('#') => Some("has something behind a #"),
+        // What stands behind a `#` turns off that the server is verified; what stands behind a `?` chooses a protocol
+        // in which the client library connects again without a word.
+        Some("redis" | "rediss" | "redis-sentinel") if url.contains(['#', '?']) => {
+            Some("has something behind a # or ?; write these as %23 and %3F in a password")
+        }
         Some("redis" | "rediss") => (!is_complete(url)).then_some("is not complete"),
         Some("redis-sentinel") => {
-            let complete = Named::parse(url).is_some_and(|named| is_complete(&named.like()));
+            let nowhere = ConnectionAddr::Tcp("127.0.0.1".into(), 1);
+            let like = Named::parse(url).and_then(|named| Client::open(named.like()).ok());
+            let complete = like.is_some_and(|like| *like.get_connection_info().addr() == nowhere);
             (!complete)
                 .then_some("is not redis-sentinel://host:port,host:port/name or …/name/database")
         }
@@ -81,7 +94,7 @@ pub fn wrong_with(url: &str) -> Option<&'static str> {
 
 impl Place {
     pub(super) fn new(settings: &RedisSettings) -> Result<Self, String> {
-        let told = |error: redis::RedisError| error.to_string();
+        let told = |error: RedisError| error.to_string();
         let quick =
             |info: ConnectionInfo| info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let url = settings.url.as_str();
@@ -108,14 +121,10 @@ impl Place {
         client.map_err(|error| StoreError::from_redis(&error))
     }
 
-    /// Whether the server is known to be elsewhere than at an address now. Sentinels that do not answer at once
-    /// are no reason to leave it.
+    /// Whether the server is known to be elsewhere than at an address now. Sentinels that do not answer are no
+    /// reason to leave it.
     pub(super) async fn has_left(&self, address: &ConnectionAddr) -> bool {
-        if !self.follows() {
-            return false;
-        }
-        let primary = time::timeout(ASK_MAX, self.primary()).await;
-        matches!(primary, Ok(Ok(now)) if now != *address)
+        self.follows() && self.primary().await.is_ok_and(|now| now != *address)
     }
 
     /// Whether it is only ever a primary.
@@ -123,36 +132,57 @@ impl Place {
         matches!(self, Self::Primary { .. })
     }
 
-    /// Where the primary is, by the word of the first sentinel that knows.
+    /// Where the primary is. All sentinels are asked at once, and who knows of the latest failover is believed:
+    /// one that was cut off still names the primary of before.
     async fn primary(&self) -> Result<ConnectionAddr, StoreError> {
         let Self::Primary { name, sentinels, .. } = self else {
             return Err(StoreError::Unreachable);
         };
-        let mut why = StoreError::Unreachable;
-        for (host, port) in sentinels {
-            match ask(host, *port, name).await {
-                Ok(Some((host, port))) => return Ok(ConnectionAddr::Tcp(host, port)),
-                Ok(None) => {
-                    why = StoreError::Refused(format!(
-                        "the sentinel {host}:{port} of `store.url` knows no primary `{name}`"
-                    ));
+        let answers = sentinels.iter().map(async |(host, port)| {
+            let answer = time::timeout(ASK_MAX, ask(host, *port, name)).await;
+            let answer = answer.unwrap_or(Err(StoreError::Timeout));
+            answer.map_err(|error| match error {
+                StoreError::Refused(said) => {
+                    let of = format!("the sentinel {host}:{port} of `store.url`");
+                    StoreError::Refused(format!("{of}, asked for `{name}`: {said}"))
                 }
-                Err(_) => {}
-            }
+                other => other,
+            })
+        });
+        let answers = join_all(answers).await;
+        let newest = answers.iter().flatten().max_by_key(|known| known.failover);
+        if let Some(Known { host, port, .. }) = newest {
+            return Ok(ConnectionAddr::Tcp(host.clone(), *port));
         }
-        Err(why)
+        // What a sentinel said is worth more than that another said nothing.
+        let refused = |error: &StoreError| matches!(error, StoreError::Refused(_));
+        let mut errors = answers.into_iter().filter_map(Result::err);
+        Err(errors.find(refused).unwrap_or(StoreError::Unreachable))
     }
 }
 
+/// What a sentinel knows of a primary.
+struct Known {
+    host: String,
+    port: u16,
+    /// The number of the failover that made it one.
+    failover: u64,
+}
+
 /// Asks a sentinel where a primary is.
-async fn ask(host: &str, port: u16, name: &str) -> redis::RedisResult<Option<(String, u16)>> {
-    let client = Client::open((host, port))?;
-    let times = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(ASK_MAX))
-        .set_response_timeout(Some(ASK_MAX));
-    let mut sentinel = client.get_multiplexed_async_connection_with_config(&times).await?;
+async fn ask(host: &str, port: u16, name: &str) -> Result<Known, StoreError> {
+    let told = |error: RedisError| StoreError::from_redis(&error);
+    let client = Client::open((host, port)).map_err(told)?;
+    let mut sentinel = client.get_multiplexed_async_connection().await.map_err(told)?;
     let mut question = redis::cmd("SENTINEL");
-    question.arg("get-master-addr-by-name").arg(name).query_async(&mut sentinel).await
+    let answer = question.arg("master").arg(name).query_async(&mut sentinel).await;
+    let fields: HashMap<String, String> = answer.map_err(told)?;
+    let number = |field: &str| fields.get(field).and_then(|number| number.parse::<u64>().ok());
+    let known = || {
+        let (host, port) = (fields.get("ip")?.clone(), u16::try_from(number("port")?).ok()?);
+        Some(Known { host, port, failover: number("config-epoch")? })
+    };
+    known().ok_or_else(|| StoreError::Unreadable("it does not say where the primary is".into()))
 }
 
 #[cfg(test)]
@@ -161,13 +191,19 @@ mod tests {
 
     #[test]
     fn a_url_names_sentinels_and_the_primary() {
-        let named = Named::parse("redis-sentinel://u:p@a:1,b/main/3").expect("complete");
-        assert_eq!(named.sentinels, [("a".into(), 1), ("b".into(), SENTINEL_PORT)]);
+        let named =
+            Named::parse("redis-sentinel://u:p@a:1,b,[::1]:7,[::1]/main/3").expect("complete");
+        let sentinels = [("a", 1), ("b", SENTINEL_PORT), ("::1", 7), ("::1", SENTINEL_PORT)];
+        assert_eq!(named.sentinels, sentinels.map(|(host, port)| (host.to_owned(), port)));
         assert_eq!((named.name, named.database, named.user), ("main", "3", "u:p@"));
         assert_eq!(named.like(), "redis://u:p@127.0.0.1:1/3");
-        for bad in ["a:1", "a:1/", "/main", "a:x/main", "a:1,/main", "a:1/main/0/1", "a:1/main/x"] {
+        let bad = ["a:1", "a:1/", "/main", "a:x/main", "a:1,/main", "a:1/main/0/1", "a:1/main/x"];
+        let worse =
+            ["u:p@a:1,u:p@b:1/main", "u:p?x@a:1/main", "u:p#@a/main", "[::1/main", "a/main?x"];
+        for bad in bad.into_iter().chain(worse) {
             assert!(wrong_with(&format!("redis-sentinel://{bad}")).is_some(), "{bad}");
         }
         assert_eq!(wrong_with("redis-sentinel://a:1/main"), None);
+        assert!(wrong_with("redis://a:1/0?protocol=resp3").is_some());
     }
 }

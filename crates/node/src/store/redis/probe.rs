@@ -54,7 +54,11 @@ impl RedisStore {
             let is_new = self.manager.load().is_none();
             let most = if is_new { CONNECT_MAX } else { self.patience() };
             let probe = time::timeout(most, self.probe(&mut memory)).await;
-            let answer = probe.unwrap_or(Err(StoreError::Timeout));
+            let mut answer = probe.unwrap_or(Err(StoreError::Timeout));
+            if answer.is_ok() && Box::pin(self.has_left(&memory)).await {
+                let said = "sentinels say that the primary is elsewhere";
+                answer = Err(StoreError::Broken(said.into()));
+            }
             let is_up = answer.is_ok();
             if !is_up {
                 // A connection may be dead without a word, and be so for as long as TCP is patient:
@@ -80,6 +84,13 @@ impl RedisStore {
         }
     }
 
+    /// Whether sentinels say that the server is not the primary any more. They are asked now and then, and have a
+    /// patience of their own.
+    async fn has_left(&self, memory: &Memory) -> bool {
+        let Some(at) = memory.at.as_ref() else { return false };
+        memory.probes.is_multiple_of(PROBES_PER_QUESTION) && self.place.has_left(at).await
+    }
+
     /// Carries out a step over nothing, which needs the rights of every other, and says in which epoch
     /// Redis is.
     async fn probe(&self, memory: &mut Memory) -> Result<(), StoreError> {
@@ -91,12 +102,6 @@ impl RedisStore {
                 (Arc::new(manager), true)
             }
         };
-        if let Some(at) = &memory.at
-            && memory.probes.is_multiple_of(PROBES_PER_QUESTION)
-            && Box::pin(self.place.has_left(at)).await
-        {
-            return Err(StoreError::Broken("sentinels say that the primary is elsewhere".into()));
-        }
         let mut connection = (*manager).clone();
         let breaks = self.breaks.load(Ordering::Acquire);
         let replication = info(&mut connection, "replication").await?;
@@ -123,7 +128,9 @@ impl RedisStore {
         let doubt = seen.doubt(&Said {
             policy,
             history,
-            has_replicas: field(&replication, "connected_slaves").is_some_and(|n| n != "0"),
+            // Where sentinels promote replicas there are some, seen or not.
+            has_replicas: self.place.follows()
+                || field(&replication, "connected_slaves").is_some_and(|n| n != "0"),
             stops_alone: field(&replication, "min_slaves_good_slaves").is_some(),
         });
         self.note_doubt(doubt, is_new);
