@@ -11,10 +11,7 @@
 //!
 //! All numbers are whole and stay below 2^53, where the script in Redis counts exactly.
 
-use alloc::vec::Vec;
-
 use crate::{
-    memory,
     store::Counts,
     time::{Span, StoreTime},
 };
@@ -245,8 +242,4 @@ impl<'a> Reading<'a> {
     fn ahead(&self, span: Span) -> Span {
         if span == Span::ZERO { span } else { span + self.at.since(self.now) }
     }
-}
-
-pub(crate) fn bytes_of<T>(list: &Vec<T>) -> usize {
-    memory::of_vec(list)
 }

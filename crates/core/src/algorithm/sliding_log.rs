@@ -7,8 +7,10 @@
 
 use alloc::vec::Vec;
 
-use super::bytes_of;
-use crate::time::{Span, StoreTime};
+use crate::{
+    memory,
+    time::{Span, StoreTime},
+};
 
 /// The largest quantity that may be logged: a record never has more entries than that, and one more for each floor
 /// that lifted it.
@@ -30,7 +32,7 @@ impl Log {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        bytes_of(&self.0)
+        memory::of_vec(&self.0)
     }
 
     /// Lets go of what is a window old.

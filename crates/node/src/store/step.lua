@@ -194,15 +194,14 @@ end
 -- The bytes of a record.
 local function packed(r, a, m)
   if m then
-    local of = {r[1], r[2], r[3], r[4], r[5], m.at}
-    if m.units then return cmsgpack.pack(3, of[1], of[2], of[3], of[4], of[5], of[6], BUCKET, m.units, m.unit) end
-    if not m.log then return cmsgpack.pack(3, of[1], of[2], of[3], of[4], of[5], of[6], SLIDING_WINDOW) end
+    if m.units then return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, BUCKET, m.units, m.unit) end
+    if not m.log then return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, SLIDING_WINDOW) end
     local list = {}
     for _, entry in ipairs(m.log) do
       list[#list + 1] = m.at - entry[1]
       list[#list + 1] = entry[2]
     end
-    return cmsgpack.pack(3, of[1], of[2], of[3], of[4], of[5], of[6], SLIDING_LOG, list)
+    return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, SLIDING_LOG, list)
   end
   if not a then return cmsgpack.pack(1, r[1], r[2], r[3], r[4], r[5]) end
   local n = {2, r[1], r[2], r[3], r[4], r[5], a.base, a.reopened or 0}
