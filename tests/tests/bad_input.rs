@@ -143,7 +143,9 @@ async fn malformed_and_oversized_requests_charge_nothing() {
         ("/v1/check/batch", batch(vec![k(); 1_001].into()), 400, "checks"),
         ("/v1/check/batch", batch(bad_third.to_vec().into()), 400, "checks[3].cost"),
         ("/v1/check/batch", " ".repeat(1024 * 1024 + 1), 413, ""),
-        ("/v1/reserve", k().to_string(), 501, ""),
+        ("/v1/reserve", k().to_string(), 400, "ttl_ms"),
+        ("/v1/settle", r#"{"reservation":"x","actual":1}"#.into(), 404, ""),
+        ("/v1/refund", k().to_string(), 400, "label"),
         ("/v1/nothing", String::new(), 404, ""),
     ] {
         let start: String = body.chars().take(80).collect();
@@ -164,7 +166,7 @@ async fn malformed_and_oversized_requests_charge_nothing() {
         let answer = node.ask(Method::GET, &format!("/check?{query}"), &[], "").await;
         assert_eq!(answer.status, 400, "{query}: {}", answer.text());
     }
-    let key = [("idempotency-key", "1")];
+    let key = [("idempotency-key", "")];
     let answer = node.ask(Method::POST, "/v1/check", &key, k().to_string()).await;
     assert_eq!(answer.status, 400, "{}", answer.text());
 

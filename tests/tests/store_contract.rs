@@ -27,6 +27,8 @@ use tokio::{
 
 #[path = "store_contract/epochs.rs"]
 mod epochs;
+#[path = "store_contract/holds.rs"]
+mod holds;
 #[path = "store_contract/meters.rs"]
 mod meters;
 #[path = "store_contract/rights.rs"]
@@ -142,6 +144,7 @@ impl Subject {
             expires: now + Span::secs(7_200),
             claim: None,
             rule: Rule::FixedWindow,
+            hold: None,
         }
     }
 
@@ -173,7 +176,7 @@ impl Subject {
             claim.reopening.iter_mut().for_each(|reopening| own(&mut reopening.epoch));
         }
         let opening = Some(Opening { epoch, opens });
-        let command = StoreCommand { operations, opening, proposed };
+        let command = StoreCommand { opening, proposed, ..StoreCommand::new(operations) };
         self.store.apply(&command).await.expect("answered")
     }
 
@@ -215,6 +218,7 @@ impl Outcome {
                 operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
                 holdings: operations.into_iter().map(|o| o.holding.map(|h| *h)).collect(),
             },
+            other => panic!("it has no name: {other:?}"),
         }
     }
 
@@ -305,7 +309,7 @@ async fn contract(s: &Subject) {
             StoreReply::Relabel { now: shown, .. } => {
                 assert!(shown.since(now).max(now.since(shown)) < Span::secs(5), "{shown:?}");
             }
-            StoreReply::Done { .. } => panic!("done outside its bounds"),
+            other => panic!("done outside its bounds: {other:?}"),
         }
     }
     assert_eq!((s.used(6, 5).await, s.used(7, 5).await), (0, 0));

@@ -5,7 +5,7 @@ use core::{fmt, hash::Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-use crate::time::StoreTime;
+use crate::{store::RequestId, time::StoreTime};
 
 /// The longest region or node name, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -203,10 +203,33 @@ impl CallerHasher {
         self
     }
 
+    /// Adds numbers.
+    pub(crate) fn numbers(mut self, numbers: &[u64]) -> Self {
+        numbers.iter().for_each(|number| self.0.write_u64(*number));
+        self
+    }
+
     /// The fingerprint of all parts.
     pub fn finish(self) -> Caller {
         let hash = self.0.finish128();
         Caller([hash.h1, hash.h2])
+    }
+}
+
+/// Names requests that are carried out once.
+pub(crate) struct RequestName;
+
+impl RequestName {
+    /// The request that a caller gave this name.
+    pub(crate) fn of(secret: &Secret, name: &str, caller: Caller) -> RequestId {
+        let hasher = CallerHasher::new(secret).part("request").part(name);
+        RequestId(hasher.numbers(&caller.0).finish().0)
+    }
+
+    /// The settling of a reservation, which is named by nobody else: its holds were drawn at random.
+    pub(crate) fn settling(id: u64, ends: u64, caller: Caller) -> RequestId {
+        let hasher = CallerHasher::new(&Secret([0; 16])).part("settle");
+        RequestId(hasher.numbers(&[id, ends]).numbers(&caller.0).finish().0)
     }
 }
 

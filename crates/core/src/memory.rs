@@ -19,6 +19,8 @@ pub struct Memory {
     pub sessions: usize,
     /// What is kept for each peer: how far it was told, what waits for it, what is held against it.
     pub peers: usize,
+    /// Reservations that are looked after, and what was answered without the store to requests with a name.
+    pub reserved: usize,
 }
 
 pub(crate) fn of_vec<T>(vec: &Vec<T>) -> usize {

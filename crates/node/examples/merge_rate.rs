@@ -121,7 +121,7 @@ fn admit(
     };
     match engine.complete(now, ticket, Outcome::Reply(always_admitted(&command))) {
         Completion::Decided(_) => Ok(()),
-        Completion::Again(..) => Err("the clocks do not agree".into()),
+        Completion::Again(..) | Completion::OtherRequest => Err("the clocks do not agree".into()),
     }
 }
 

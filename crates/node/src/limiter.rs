@@ -8,18 +8,20 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tidegate_core::{
     calls,
-    check::{Decision, LIMITS_MAX, PlanError, Purpose, Subject, Ticket},
-    engine::{Completion, Engine, Outcome, Plan},
+    check::{
+        Decision, LIMITS_MAX, Manner, PlanError, Purpose, Reservation, Reserve, Subject, Ticket,
+    },
+    engine::{Completion, Engine, GivenBack, Outcome, Plan, Settled},
     ids::{Caller, Secret},
     policy::{Attributes, PolicySet},
     store::{StoreCommand, StoreReply},
-    time::Mono,
+    time::{Label, Mono, Span},
 };
 use tokio::sync::Notify;
 use tracing::error;
 
 use crate::{
-    api::{self, UsageError},
+    api::{self, CheckError, SettleError, UsageError, Wish},
     clock::{self, Clock},
     guard::Mutexes,
     store::{Complaints, Permit, Store, StoreError, StoreGuard},
@@ -29,6 +31,9 @@ use crate::{
 /// Decides checks; clones share everything.
 #[derive(Clone)]
 pub struct Limiter(Arc<Inner>);
+
+/// A decision, and why the store has not made it.
+type Asked = (Decision, Option<StoreError>);
 
 struct Inner {
     engine: Arc<Engine<Mutexes>>,
@@ -40,6 +45,8 @@ struct Inner {
     secret: ArcSwap<Secret>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    /// How long requests with a name are remembered.
+    remember: Span,
     /// Until the start is over, checks are answered by `on_store_failure`.
     started: AtomicBool,
     /// Wakes who drives the frames, when peers should hear at once of what a check brought.
@@ -58,6 +65,7 @@ impl Limiter {
         secret: Secret,
         metrics: Arc<Metrics>,
         clock: Clock,
+        remember: Span,
     ) -> Self {
         metrics.policies_in_force(&policies);
         Self(Arc::new(Inner {
@@ -69,6 +77,7 @@ impl Limiter {
             secret: ArcSwap::from_pointee(secret),
             metrics,
             clock,
+            remember,
             started: AtomicBool::new(false),
             urgent: Notify::new(),
             grants: Notify::new(),
@@ -162,6 +171,19 @@ impl Limiter {
         answer
     }
 
+    /// The same of a command that is carried out once, which is sent again if no answer comes.
+    async fn carry_out_again(&self, op: &'static str, command: &StoreCommand) -> Outcome {
+        if !self.has_started() {
+            return Outcome::Cancelled;
+        }
+        let mut answer = self.carry_out_upkeep(op, command).await;
+        let may_be_done = |failure: &StoreError| !failure.nothing_done();
+        if command.once.is_some() && answer.as_ref().is_err_and(may_be_done) {
+            answer = self.carry_out_upkeep(op, command).await;
+        }
+        answer.map_or_else(|failure| failure.failure().of_check(), Outcome::Reply)
+    }
+
     /// How the way to the store stands; `None` if nothing is in it.
     pub fn guard_state(&self) -> Option<calls::State> {
         let guard = self.0.guard.as_ref()?;
@@ -173,15 +195,18 @@ impl Limiter {
         attributes: &Attributes<'_>,
         cost: u64,
         purpose: Purpose,
-    ) -> Result<(Decision, Option<StoreError>), PlanError> {
+        manner: &Manner<'_>,
+    ) -> Result<Asked, CheckError> {
         let inner = &self.0;
         let subject = [Subject { attributes, cost }];
         let (policies, secret) = (inner.policies.load(), **inner.secret.load());
-        let plan = |now| inner.engine.plan(&policies, &secret, now, &subject, purpose);
+        let plan = |now| inner.engine.plan_in(&policies, &secret, now, &subject, purpose, manner);
         let (command, ticket) = match plan(inner.clock.now())? {
             Plan::Unmatched => return Ok((unmatched(), None)),
             Plan::Full(ticket) => return Ok(inner.without_store(ticket, StoreError::Full)),
             Plan::Ask(command, ticket) => (command, ticket),
+            Plan::Known(decision) => return Ok((*decision, None)),
+            Plan::OtherRequest => return Err(CheckError::OtherRequest),
         };
         if !self.has_started() {
             return Ok(inner.without_store(ticket, StoreError::Unreachable));
@@ -191,7 +216,7 @@ impl Limiter {
             Purpose::Usage => "usage",
         };
         let Some(guard) = &inner.guard else {
-            return Ok(inner.carry_out(op, command, ticket, None).await);
+            return inner.carry_out(op, command, ticket, None).await;
         };
         let permit = match guard.admit(inner.store.is_reachable()) {
             Ok(permit) => permit,
@@ -208,13 +233,15 @@ impl Limiter {
             async move { inner.carry_out(op, command, ticket, Some(permit)).await }
         });
         match task.await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => answer,
             Err(panic) => {
                 error!(%panic, "a check broke; it is answered by on_store_failure");
                 let why = StoreError::Broken("a check broke".into());
                 Ok(match plan(inner.clock.now())? {
                     Plan::Unmatched => (unmatched(), None),
                     Plan::Full(ticket) | Plan::Ask(_, ticket) => inner.without_store(ticket, why),
+                    Plan::Known(decision) => (*decision, None),
+                    Plan::OtherRequest => return Err(CheckError::OtherRequest),
                 })
             }
         }
@@ -229,7 +256,7 @@ impl Inner {
         mut command: StoreCommand,
         mut ticket: Ticket,
         mut permit: Option<Permit>,
-    ) -> (Decision, Option<StoreError>) {
+    ) -> Result<Asked, CheckError> {
         loop {
             let asked = self.clock.now();
             let answer = self.store.apply(&command).await;
@@ -240,7 +267,16 @@ impl Inner {
                 permit.note(took, &answer);
             }
             let (outcome, failure) = match answer {
-                Ok(reply @ StoreReply::Done { .. }) => (Outcome::Reply(reply), None),
+                // What is carried out once may be sent again.
+                Err(ref failure) if !failure.nothing_done() && ticket.send_again() => {
+                    self.note_failure(failure);
+                    continue;
+                }
+                Ok(
+                    reply @ (StoreReply::Done { .. }
+                    | StoreReply::Repeated { .. }
+                    | StoreReply::OtherRequest { .. }),
+                ) => (Outcome::Reply(reply), None),
                 Ok(reply @ StoreReply::Relabel { .. }) => {
                     let why = StoreError::Refused("the clocks of node and store disagree".into());
                     (Outcome::Reply(reply), Some(why))
@@ -251,8 +287,9 @@ impl Inner {
                 }
             };
             match self.complete(now, ticket, outcome) {
-                Completion::Decided(decision) => return (decision, failure),
+                Completion::Decided(decision) => return Ok((decision, failure)),
                 Completion::Again(again, same) => (command, ticket) = (again, same),
+                Completion::OtherRequest => return Err(CheckError::OtherRequest),
             }
         }
     }
@@ -270,12 +307,30 @@ impl Inner {
         self.complaints.note(self.clock.now(), failure);
     }
 
-    fn without_store(&self, ticket: Ticket, why: StoreError) -> (Decision, Option<StoreError>) {
+    fn without_store(&self, ticket: Ticket, why: StoreError) -> Asked {
         self.note_failure(&why);
         match self.complete(self.clock.now(), ticket, why.failure().of_check()) {
             Completion::Decided(decision) => (decision, Some(why)),
-            Completion::Again(..) => unreachable!("only a store asks for other labels"),
+            Completion::Again(..) | Completion::OtherRequest => {
+                unreachable!("only a store says so")
+            }
         }
+    }
+}
+
+/// What a check without a name cannot be answered with is not there.
+fn only_a_plan(error: CheckError) -> PlanError {
+    match error {
+        CheckError::Plan(error) => error,
+        CheckError::OtherRequest => unreachable!("it has no name"),
+    }
+}
+
+fn settled(became: Settled) -> Result<u64, SettleError> {
+    match became {
+        Settled::Charged(charged) => Ok(charged),
+        Settled::Unknown => Err(SettleError::Unknown),
+        Settled::Unanswered => Err(SettleError::StoreUnavailable),
     }
 }
 
@@ -288,19 +343,93 @@ fn unmatched() -> Decision {
         degraded: false,
         binding: None,
         limits: Vec::new(),
+        reservation: None,
     }
 }
 
 impl api::Limiter for Limiter {
     async fn check(&self, attributes: &Attributes<'_>, cost: u64) -> Result<Decision, PlanError> {
         let asked = self.0.clock.now();
-        let (decision, _) = self.ask(attributes, cost, Purpose::Charge).await?;
+        let manner = Manner::default();
+        let asking = self.ask(attributes, cost, Purpose::Charge, &manner);
+        let (decision, _) = asking.await.map_err(only_a_plan)?;
         self.0.metrics.observe(&decision, clock::duration(self.0.clock.now().since(asked)));
         Ok(decision)
     }
 
+    async fn check_in(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        wish: &Wish<'_>,
+    ) -> Result<Decision, CheckError> {
+        let inner = &self.0;
+        let asked = inner.clock.now();
+        let reserve = wish.reserve.map(|lasts| {
+            let lasts = Span(u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX));
+            Reserve { id: inner.engine.hold_id(), lasts }
+        });
+        let manner = Manner { name: wish.name.map(|name| (name, inner.remember)), reserve };
+        let (decision, _) = self.ask(attributes, cost, Purpose::Charge, &manner).await?;
+        inner.metrics.observe(&decision, clock::duration(inner.clock.now().since(asked)));
+        Ok(decision)
+    }
+
+    fn token(&self, reservation: &Reservation) -> String {
+        reservation.to_token(&self.secret())
+    }
+
+    async fn settle(&self, reservation: &str, actual: u64) -> Result<u64, SettleError> {
+        let inner = &self.0;
+        let reservation = Reservation::from_token(reservation, &self.secret());
+        let reservation = reservation.ok_or(SettleError::Unknown)?;
+        let reserved = reservation.cost();
+        if actual > reserved {
+            return Err(SettleError::TooMuch { reserved });
+        }
+        let (policies, now) = (self.policies(), inner.clock.now());
+        let (command, ticket) = inner.engine.settle(&policies, now, reservation, actual);
+        let limiter = self.clone();
+        // The task owns the ticket, as of a check.
+        let task = tokio::spawn(async move {
+            let outcome = limiter.carry_out_again("settle", &command).await;
+            let inner = &limiter.0;
+            inner.engine.handle_settled(inner.clock.now(), ticket, &outcome)
+        });
+        settled(task.await.unwrap_or(Settled::Unanswered))
+    }
+
+    async fn give_back(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        label: u64,
+        name: Option<&str>,
+    ) -> Result<u64, SettleError> {
+        let inner = &self.0;
+        let (policies, secret) = (self.policies(), self.secret());
+        let name = name.map(|name| (name, inner.remember));
+        let (now, subject) = (inner.clock.now(), Subject { attributes, cost });
+        let planned =
+            inner.engine.plan_give_back(&policies, &secret, now, &subject, Label(label), name);
+        let (command, ticket) = planned.ok_or(SettleError::Unknown)?;
+        let limiter = self.clone();
+        let task = tokio::spawn(async move {
+            let outcome = limiter.carry_out_again("refund", &command).await;
+            let inner = &limiter.0;
+            inner.engine.handle_given_back(inner.clock.now(), ticket, &outcome)
+        });
+        match task.await.unwrap_or(GivenBack::Settled(Settled::Unanswered)) {
+            GivenBack::Settled(Settled::Unanswered) if name.is_none() => Err(SettleError::Unsure),
+            GivenBack::Settled(became) => settled(became),
+            GivenBack::OtherRequest => Err(SettleError::OtherRequest),
+        }
+    }
+
     async fn usage(&self, attributes: &Attributes<'_>) -> Result<Decision, UsageError> {
-        let (decision, failure) = self.ask(attributes, 1, Purpose::Usage).await?;
+        let manner = Manner::default();
+        let asking = self.ask(attributes, 1, Purpose::Usage, &manner);
+        let (decision, failure) = asking.await.map_err(only_a_plan)?;
         match failure.filter(|_| decision.degraded) {
             None => Ok(decision),
             Some(failure) => {

@@ -3,7 +3,7 @@
 
 use tidegate_core::{
     algorithm::{Bucket, LabelTime, Rule, Weighed},
-    store::Table,
+    store::{HoldId, Lapse, Once, RequestId, Table, Terms},
     time::Window,
 };
 use tidegate_tests::skewed_redis::SkewedRedis;
@@ -32,7 +32,7 @@ impl Subject {
                 let part = |o: OperationReply| (o.passes, o.counts, o.weighed);
                 (admitted, operations.into_iter().map(part).collect())
             }
-            StoreReply::Relabel { .. } => panic!("relabel"),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -163,13 +163,25 @@ impl Traffic {
         self.now = if back { self.now - Span(pause) } else { self.now + Span(pause) };
     }
 
+    /// Some commands have a name; few enough that they meet.
+    fn once(&mut self) -> Option<Once> {
+        let random = &mut self.random;
+        random.random_bool(0.2).then(|| Once {
+            id: RequestId([1, random.random_range(0..200)]),
+            of: random.random_range(0..2),
+            says: random.random_range(0..9),
+            kept: Span::secs(100_000_000),
+            refusals: random.random_bool(0.5),
+        })
+    }
+
     fn operation(&mut self) -> Operation {
         let (now, random) = (self.now, &mut self.random);
         let mut label = now.0 / WINDOW.0;
         label -= random.random_range(0..20) / 19;
         let before = if random.random_bool(0.1) { random.random_range(0..40) } else { 0 };
         let at = LabelTime { starts: StoreTime(label * WINDOW.0), length: WINDOW, before };
-        let kind = random.random_range(0..5);
+        let kind = random.random_range(0..6);
         let (quantity, burst) = if random.random_bool(0.9) { (20, 20) } else { (7, 30) };
         let window = Window::new(WINDOW).expect("in range");
         let rule = match kind {
@@ -177,6 +189,7 @@ impl Traffic {
             1 => Rule::SlidingWindow(at),
             2 => Rule::SlidingLog(at),
             3 => Rule::Bucket(at, Bucket::new(quantity, window, burst).expect("it fits")),
+            5 => Rule::Concurrency,
             // Two tokens a second, in ticks of a millisecond.
             _ => Rule::Bucket(at, Bucket { capacity: burst, unit: 1_000, drain: 2, tick: 1_000 }),
         };
@@ -187,6 +200,8 @@ impl Traffic {
                 0 => Action::Peek,
                 1 => Action::Heal,
                 2 => Action::Refund { amount },
+                3 => Action::Settle { keep: random.random_range(0..8) },
+                4 if kind == 5 => Action::Hold { amount },
                 _ => Action::Charge { cost: amount },
             },
             label: Label(label),
@@ -202,6 +217,11 @@ impl Traffic {
             expires: now + Span::secs(100_000_000 + u64::from(kind)),
             claim: None,
             rule,
+            hold: random.random_bool(0.5).then(|| Terms {
+                id: HoldId(random.random_range(1..30)),
+                lasts: Span(random.random_range(0..20_000_000)),
+                lapse: if random.random_bool(0.7) { Lapse::GivenBack } else { Lapse::Undone },
+            }),
         }
     }
 }
@@ -218,13 +238,13 @@ async fn redis_measures_as_memory_does() {
     let mut traffic = Traffic { random: Xoshiro256PlusPlus::seed_from_u64(seed), now: start };
     let mut clock = server.clock().await;
     let rounds = std::env::var("RANDOM_OPERATIONS").ok().and_then(|n| n.parse().ok());
-    let (mut admitted, mut refused) = (0, 0);
+    let (mut admitted, mut refused, mut repeated, mut others) = (0, 0, 0, 0);
     for round in 0..rounds.unwrap_or(10_000) {
         traffic.pass();
         clock.set_at(traffic.now.0).await;
         let operations = traffic.random.random_range(1..=3);
         let operations: Vec<_> = (0..operations).map(|_| traffic.operation()).collect();
-        let command = StoreCommand::new(operations);
+        let command = StoreCommand { once: traffic.once(), ..StoreCommand::new(operations) };
         let story = format!("seed {seed}, round {round} at {:?}: {command:?}", traffic.now);
         let expected = table.apply(&command, traffic.now).expect("room");
         let found = redis.store.apply(&command).await.expect("answered");
@@ -232,13 +252,24 @@ async fn redis_measures_as_memory_does() {
             StoreReply::Done { admitted: true, .. } => admitted += 1,
             _ => refused += 1,
         }
-        let measured = |reply: StoreReply| match reply {
+        let mut measured = |reply: StoreReply| match reply {
             StoreReply::Done { now, operations, .. } => (now, Outcome::weighed(&operations), None),
             StoreReply::Relabel { now, newest, .. } => (now, Vec::new(), Some(newest)),
+            StoreReply::Repeated { now, first, .. } => {
+                repeated += 1;
+                let (labels, replies): (Vec<_>, Vec<_>) = first.operations.into_iter().unzip();
+                let told = [first.says, first.at.0, u64::from(first.admitted)].map(Label);
+                (now, Outcome::weighed(&replies), Some([&labels[..], &told].concat()))
+            }
+            StoreReply::OtherRequest { now, .. } => {
+                others += 1;
+                (now, Vec::new(), None)
+            }
         };
         assert_eq!(measured(found), measured(expected), "{story}");
     }
     assert!(admitted > 1_000 && refused > 1_000, "{admitted} and {refused}");
+    assert!(repeated > 100 && others > 100, "{repeated} and {others}");
 }
 
 impl Outcome {

@@ -35,6 +35,8 @@ pub enum Rule {
     SlidingLog(LabelTime),
     /// What was used and has not drained yet.
     Bucket(LabelTime, Bucket),
+    /// What is held at the moment.
+    Concurrency,
 }
 
 /// Where an operation's label lies in the store's time, and what was used in the one before.
@@ -77,7 +79,7 @@ impl Rule {
     /// Where the operation's label lies, unless the counts of its label alone decide.
     pub(crate) const fn label(&self) -> Option<&LabelTime> {
         match self {
-            Self::FixedWindow => None,
+            Self::FixedWindow | Self::Concurrency => None,
             Self::SlidingWindow(label) | Self::SlidingLog(label) | Self::Bucket(label, _) => {
                 Some(label)
             }
@@ -113,7 +115,7 @@ impl Meter {
     /// Of a key that nobody has asked for; `None` where the counts alone decide.
     pub(crate) fn new(rule: &Rule, at: StoreTime) -> Option<Self> {
         let held = match rule {
-            Rule::FixedWindow | Rule::SlidingWindow(_) => return None,
+            Rule::FixedWindow | Rule::SlidingWindow(_) | Rule::Concurrency => return None,
             Rule::SlidingLog(_) => Held::Log(Log::default()),
             Rule::Bucket(_, bucket) => Held::Level(Level::empty(bucket)),
         };
@@ -197,13 +199,13 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Gives `amount` back that was used in the operation's label: of a bucket what of it cannot have drained yet,
-    /// and of a log the oldest.
-    pub(crate) fn refund(&mut self, amount: u64) {
+    /// Gives `amount` back that was used since some instant: of a bucket what of it cannot have drained yet, and of
+    /// a log the oldest.
+    pub(crate) fn refund(&mut self, amount: u64, since: StoreTime) {
         match (self.rule, self.held.as_deref_mut()) {
             (_, Some(Held::Log(log))) => log.refund(amount),
-            (Rule::Bucket(label, bucket), Some(Held::Level(level))) => {
-                let since = self.at - self.now.since(label.starts);
+            (Rule::Bucket(_, bucket), Some(Held::Level(level))) => {
+                let since = self.at - self.now.since(since);
                 level.refund(bucket, amount, since, self.at);
             }
             _ => {}

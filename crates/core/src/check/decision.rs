@@ -2,6 +2,7 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
+use super::reservation::Reservation;
 use crate::{
     ids::RegionName,
     policy::{Limit, Policy},
@@ -111,4 +112,6 @@ pub struct Decision {
     pub binding: Option<usize>,
     /// Every limit that weighed, in file order.
     pub limits: Vec<LimitVerdict>,
+    /// What was reserved, if that was asked for and the store has done it.
+    pub reservation: Option<Reservation>,
 }

@@ -13,7 +13,7 @@ use crate::{
     forecast::Ceiling,
     ids::Key,
     policy::{Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope},
-    store::{Action, COUNT_MAX, Claim, Counts, Operation},
+    store::{Action, COUNT_MAX, Claim, Counts, HoldId, Once, Operation, Terms},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -84,6 +84,24 @@ pub enum Purpose {
     Usage,
 }
 
+/// How a check is carried out beside being decided.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner<'a> {
+    /// The name that its caller gave it, and how long that is remembered: under one name it is charged once.
+    pub name: Option<(&'a str, Span)>,
+    /// What it is charged is held and may be settled.
+    pub reserve: Option<Reserve>,
+}
+
+/// How something is reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserve {
+    /// The name of its holds; of a check with a name that follows from it.
+    pub id: HoldId,
+    /// From the store's step on.
+    pub lasts: Span,
+}
+
 /// A check that cannot be planned; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -119,6 +137,8 @@ pub(crate) struct Planned {
     pub(crate) countable: bool,
     /// Whether it is spent by rights and nothing may be, since the store cannot be relied on.
     pub(crate) suspended: bool,
+    /// Under which terms its charge is held, if it is.
+    pub(crate) hold: Option<Terms>,
 }
 
 impl Planned {
@@ -175,6 +195,7 @@ impl Planned {
             expires: bounds.expires,
             claim: self.claim.clone().filter(|_| !self.suspended),
             rule: limit.rule(bounds.starts, self.before),
+            hold: self.hold.filter(|_| purpose == Purpose::Charge),
         }
     }
 
@@ -221,9 +242,22 @@ pub struct Ticket {
     pub(crate) asked_at: Mono,
     /// Whether the store has asked for other labels already.
     pub(crate) relabelled: bool,
+    /// What is reserved.
+    pub(crate) reserve: Option<Reserve>,
+    /// If it is carried out once only.
+    pub(crate) once: Option<Once>,
+    /// Whether it was sent before and no answer came: what the store remembers of it nobody has counted.
+    pub(crate) unanswered: bool,
 }
 
 impl Ticket {
+    /// Whether its command may be sent again if no answer comes: it is carried out once. Says that it is.
+    pub fn send_again(&mut self) -> bool {
+        let may = self.once.is_some() && !self.unanswered;
+        self.unanswered |= may;
+        may
+    }
+
     /// Number of limits that weigh.
     pub fn limits(&self) -> usize {
         self.planned.len()
@@ -269,6 +303,7 @@ pub(crate) fn decision(
         degraded: unanswered.is_some(),
         binding,
         limits,
+        reservation: None,
     }
 }
 

@@ -248,6 +248,7 @@ impl World {
             match engine.complete(mono, ticket, Outcome::Reply(reply)) {
                 Completion::Decided(decision) => return decision,
                 Completion::Again(again, same) => (command, ticket) = (again, same),
+                Completion::OtherRequest => panic!("it has no name"),
             }
         }
     }

@@ -1,26 +1,31 @@
 //! Decisions: a plan becomes a command, a reply becomes an answer, and what is admitted is counted.
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
 use super::{
     Completion, Engine, Outcome, Plan, Sighted, Views,
     grants::{Seen, tell_beside},
+    reserve::{Recalled, as_of},
 };
 use crate::{
     algorithm::{Rule, sliding_window},
     check::{
-        Decision, LimitVerdict, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject, Ticket,
+        Decision, LimitVerdict, Manner, PlanError, Purpose, Reason, RegionUse, RightsUse, Subject,
+        Ticket,
         plan::{self, Planned},
     },
     counts::{Asked, Known, Shard, Tally, Tick, Wanted},
     exchange::RegionView,
     forecast::{Answered, Ceiling, Question, Urgency, Whose},
     guard::{Guard, Guarding},
-    ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
+    ids::{Caller, CallerHasher, Key, RegionIndex, RegionNumber, RequestName, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Algorithm, Limit, OnStoreFailure, PolicySet, Scope},
-    store::{Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
+    store::{
+        Counts, HoldId, Once, Opening, Operation, OperationReply, Remembered, StoreCommand,
+        StoreReply,
+    },
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -40,6 +45,30 @@ fn may_be_under_way(quantity: u64, window: Window) -> bool {
     u128::from(quantity) * u128::from(STALENESS_MAX.0) >= u128::from(window.length().0)
 }
 
+/// What makes a check one that is carried out once, by the name that its caller gave it: what else it says has to be
+/// the same.
+fn named(
+    (name, kept): (&str, Span),
+    secret: &Secret,
+    subjects: &[Subject<'_>],
+    ticket: &Ticket,
+) -> Once {
+    let caller = ticket.planned.first().map_or(Caller([0; 2]), |plan| plan.key.caller);
+    let mut hasher = CallerHasher::new(secret).part("what is asked for");
+    for subject in subjects {
+        let mut attributes = subject.attributes.to_vec();
+        attributes.sort_unstable();
+        hasher = hasher.numbers(&[subject.cost, attributes.len() as u64]);
+        for (name, value) in attributes {
+            hasher = hasher.part(name).part(value);
+        }
+    }
+    let lasts = ticket.reserve.map_or(0, |reserve| reserve.lasts.0);
+    let of = hasher.numbers(&[u64::from(ticket.reserve.is_some()), lasts]).finish();
+    let id = RequestName::of(secret, name, caller);
+    Once { id, of: of.0[0] >> 11, says: 0, kept, refusals: true }
+}
+
 impl<G: Guarding> Engine<G> {
     /// Plans one all-or-nothing command over every limit of every policy that applies to a subject.
     pub fn plan(
@@ -49,6 +78,19 @@ impl<G: Guarding> Engine<G> {
         now: Mono,
         subjects: &[Subject<'_>],
         purpose: Purpose,
+    ) -> Result<Plan, PlanError> {
+        self.plan_in(policies, secret, now, subjects, purpose, &Manner::default())
+    }
+
+    /// The same in a manner of its own, which matters where it charges.
+    pub fn plan_in(
+        &self,
+        policies: &PolicySet,
+        secret: &Secret,
+        now: Mono,
+        subjects: &[Subject<'_>],
+        purpose: Purpose,
+        manner: &Manner<'_>,
     ) -> Result<Plan, PlanError> {
         let mut planned = Vec::new();
         for subject in subjects {
@@ -67,6 +109,7 @@ impl<G: Guarding> Engine<G> {
                     claim: None,
                     countable: true,
                     suspended: false,
+                    hold: None,
                 }));
             }
         }
@@ -76,13 +119,38 @@ impl<G: Guarding> Engine<G> {
         if planned.is_empty() {
             return Ok(Plan::Unmatched);
         }
-        let mut ticket = Ticket { purpose, planned, asked_at: now, relabelled: false };
+        let mut ticket = Ticket {
+            purpose,
+            planned,
+            asked_at: now,
+            relabelled: false,
+            reserve: manner.reserve,
+            once: None,
+            unanswered: false,
+        };
+        if let Some(name) = manner.name {
+            let once = named(name, secret, subjects, &ticket);
+            ticket.once = Some(once);
+            if let Some(reserve) = &mut ticket.reserve {
+                // Who asks again is told the same name.
+                reserve.id = HoldId((once.id.0[1] >> 11).max(1));
+            }
+            match self.recall_answered(now, &once) {
+                Some(Recalled::Same(decision)) => return Ok(Plan::Known(Box::new(decision))),
+                Some(Recalled::Other) => return Ok(Plan::OtherRequest),
+                None => {}
+            }
+        }
+        for plan in &mut ticket.planned {
+            plan.hold = self.terms(plan, ticket.reserve);
+        }
         let command = self.label(&mut ticket, now, None);
         if purpose == Purpose::Charge {
             for plan in &mut ticket.planned {
                 let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
-                plan.countable =
-                    self.with_shard(plan.key, |shard| shard.has_room(caller, shape, label));
+                // What is held at the moment is no count.
+                plan.countable = plan.limit().algorithm == Algorithm::Concurrency
+                    || self.with_shard(plan.key, |shard| shard.has_room(caller, shape, label));
             }
             if !ticket.planned.iter().all(|plan| plan.countable) {
                 return Ok(Plan::Full(ticket));
@@ -132,11 +200,12 @@ impl<G: Guarding> Engine<G> {
         let operations = ticket.planned.iter().map(|p| p.operation(ticket.purpose, clock, until));
         let operations: Vec<_> = operations.collect();
         let claims = operations.iter().any(|operation| operation.claim.is_some());
-        if claims {
+        let command = if claims {
             self.command_with_claims(now, operations)
         } else {
             StoreCommand::new(operations)
-        }
+        };
+        StoreCommand { once: ticket.once, ..command }
     }
 
     /// Until when a command that is made now may be carried out, if the store's clock shows that.
@@ -174,7 +243,8 @@ impl<G: Guarding> Engine<G> {
     ) -> StoreCommand {
         let unused = self.unused(now);
         let opening = self.opening(now, unused);
-        StoreCommand { operations, opening, proposed: self.proposed(now, unused) }
+        let proposed = self.proposed(now, unused);
+        StoreCommand { opening, proposed, ..StoreCommand::new(operations) }
     }
 
     /// Labels that begin then or later nobody has used yet: a fence after the furthest that any region is
@@ -330,7 +400,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// A number that no other decision has: a step of the generator SplitMix64.
-    fn chance(&self) -> u64 {
+    pub(super) fn chance(&self) -> u64 {
         let step = 0x9e37_79b9_7f4a_7c15_u64;
         let mut z = self.chance.fetch_add(step, Ordering::Relaxed).wrapping_add(step);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -392,6 +462,12 @@ impl<G: Guarding> Engine<G> {
                 let passes = operations.iter().map(|op| (op.passes, Some(op.counts)));
                 self.count(now, &ticket, admitted, passes);
                 self.note_holdings(now, &ticket, epoch, &operations);
+                let passed = operations.iter().map(|op| op.passes);
+                let reservation = self.reservation(&ticket, reading, passed);
+                let reservation = reservation.filter(|_| admitted);
+                if admitted {
+                    self.note_reserved(now, reading, epoch, &ticket, reservation.as_ref());
+                }
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
@@ -406,8 +482,13 @@ impl<G: Guarding> Engine<G> {
                 let refuses = |plan: &Planned| plan.suspended && !plan.policy.shadow;
                 let suspended = !admitted && ticket.planned.iter().any(refuses);
                 let unanswered = suspended.then_some(Reason::StoreUnavailable);
-                Completion::Decided(plan::decision(admitted, limits, unanswered))
+                let decision = plan::decision(admitted, limits, unanswered);
+                Completion::Decided(Decision { reservation, ..decision })
             }
+            Outcome::Reply(StoreReply::Repeated { now: reading, epoch, first }) => {
+                Completion::Decided(self.answer_again(now, ticket, epoch, &as_of(&first, reading)))
+            }
+            Outcome::Reply(StoreReply::OtherRequest { .. }) => Completion::OtherRequest,
             Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {
                 self.learn_labels(now, &ticket, reading, &newest);
                 if ticket.relabelled {
@@ -426,6 +507,40 @@ impl<G: Guarding> Engine<G> {
                 Completion::Decided(self.answer_without_store(now, &ticket, Reason::Overload))
             }
         }
+    }
+
+    /// Answers as the first time. Whoever was answered then has counted it, unless that was this very check.
+    fn answer_again(
+        &self,
+        now: Mono,
+        mut ticket: Ticket,
+        epoch: StoreEpoch,
+        first: &Remembered,
+    ) -> Decision {
+        for (plan, (label, _)) in ticket.planned.iter_mut().zip(&first.operations) {
+            if plan.label != *label {
+                plan.label = *label;
+                let known = self.known(plan.key, plan.label);
+                plan.know(&known);
+            }
+        }
+        let replies = || first.operations.iter().map(|(_, reply)| reply);
+        let reservation = self.reservation(&ticket, first.at, replies().map(|op| op.passes));
+        let reservation = reservation.filter(|_| first.admitted);
+        if ticket.unanswered {
+            let passes = replies().map(|op| (op.passes, Some(op.counts)));
+            self.count(now, &ticket, first.admitted, passes);
+            if first.admitted {
+                self.note_reserved(now, first.at, epoch, &ticket, reservation.as_ref());
+            }
+        }
+        let cluster = self.cluster_time(now);
+        let verdicts = ticket.planned.iter().zip(replies());
+        let verdicts = verdicts
+            .map(|(plan, op)| plan.verdict(op.passes, op.counts, op.weighed, cluster))
+            .collect();
+        let limits = self.with_views(now, &ticket, verdicts);
+        Decision { reservation, ..plan::decision(first.admitted, limits, None) }
     }
 
     /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
@@ -478,7 +593,11 @@ impl<G: Guarding> Engine<G> {
             verdict
         });
         let limits = self.with_views(now, ticket, verdicts.collect());
-        plan::decision(admitted, limits, Some(reason))
+        let decision = plan::decision(admitted, limits, Some(reason));
+        if charges {
+            self.note_answered(now, ticket, &decision);
+        }
+        decision
     }
 
     /// What the own region may have used in a label as far as is known without its store: of what was used in the
@@ -489,7 +608,7 @@ impl<G: Guarding> Engine<G> {
         let starts = clock.store_time_of(limit.window.start(plan.label));
         let shows = clock.store_time_of(self.cluster_time(now));
         let counts = match limit.rule(starts, 0) {
-            Rule::FixedWindow | Rule::Bucket(..) => 0,
+            Rule::FixedWindow | Rule::Bucket(..) | Rule::Concurrency => 0,
             Rule::SlidingWindow(label) => sliding_window::weight(plan.before, label, shows),
             Rule::SlidingLog(_) => plan.before,
         };
@@ -510,7 +629,7 @@ impl<G: Guarding> Engine<G> {
             return;
         }
         for (plan, (passes, region)) in ticket.planned.iter().zip(passes) {
-            if !plan.countable {
+            if !plan.countable || plan.limit().algorithm == Algorithm::Concurrency {
                 continue;
             }
             let used = if admitted && passes { plan.cost } else { 0 };
@@ -529,7 +648,7 @@ impl<G: Guarding> Engine<G> {
                 if region.is_some() {
                     let has_bucket = plan.limit().bucket().is_some();
                     let place = (plan.key, plan.label);
-                    shard.degraded.handle_answer(now, place, has_bucket, self.settle());
+                    shard.degraded.handle_answer(now, place, has_bucket, self.settling_time());
                 }
                 let watched = shard.watched.get(&plan.key).is_some();
                 shard.add_own(

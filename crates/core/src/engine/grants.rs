@@ -186,6 +186,7 @@ impl<G: Guarding> Engine<G> {
                             expires: bounds.expires,
                             claim: Some(Box::new(claim)),
                             rule: Rule::FixedWindow,
+                            hold: None,
                         });
                     }
                     at.1 += 1;

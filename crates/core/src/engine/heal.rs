@@ -138,7 +138,7 @@ impl<G: Guarding> Engine<G> {
             let with_floor = |live: Live| Some((floor_of(policies, &live)?, live));
             let live: Vec<_> = live.into_iter().filter_map(with_floor).collect();
             if live.is_empty() {
-                heal.advance(now, self.shards.len(), self.settle());
+                heal.advance(now, self.shards.len(), self.settling_time());
                 return None;
             }
             let floors = live.iter().map(|(floor, _)| *floor).collect();
@@ -164,6 +164,7 @@ impl<G: Guarding> Engine<G> {
                 expires: bounds.expires,
                 claim: None,
                 rule: limit.map_or_else(Rule::default, |limit| limit.rule(bounds.starts, 0)),
+                hold: None,
             }
         };
         Some((StoreCommand::new(live.into_iter().map(operation).collect()), ticket))
@@ -200,7 +201,7 @@ impl<G: Guarding> Engine<G> {
                 Ok(_) => walk.progress(),
                 Err(failure) => heal.status.left_out += walk.rewind(now, &ticket, failure),
             }
-            heal.advance(now, self.shards.len(), self.settle());
+            heal.advance(now, self.shards.len(), self.settling_time());
         });
     }
 
@@ -224,7 +225,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// By when nodes of a region have heard what the others admitted.
-    pub(super) fn settle(&self) -> Span {
+    pub(super) fn settling_time(&self) -> Span {
         SETTLE.max(self.settings.gossip.times(SETTLE_PERIODS))
     }
 }

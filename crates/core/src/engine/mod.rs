@@ -26,21 +26,25 @@ use crate::{
 
 pub use config::ConfigStatus;
 use config::{ConfigSight, ConfigView};
+pub use give_back::{GiveBackTicket, GivenBack};
 pub use grants::GrantTicket;
 pub use heal::{HealStatus, HealTicket};
 use pace::Pace;
-pub use refund::{Charged, RefundStats, RefundTicket};
+pub use refund::{RefundStats, RefundTicket};
+pub use reserve::{PlacesTicket, RESERVED_MAX, ReserveStats, SettleTicket, Settled};
 
 #[cfg(test)]
 mod clock_tests;
 mod config;
 mod decide;
+mod give_back;
 mod grants;
 mod heal;
 #[cfg(test)]
 mod hostile_tests;
 mod pace;
 mod refund;
+mod reserve;
 #[cfg(test)]
 mod tests;
 
@@ -125,6 +129,10 @@ pub enum Plan {
     Ask(StoreCommand, Ticket),
     /// No room to count: do not ask the store, complete the ticket with [`Outcome::Cancelled`].
     Full(Ticket),
+    /// It was answered before under its name, without the store: it is answered the same.
+    Known(Box<Decision>),
+    /// Something else was asked for under its name.
+    OtherRequest,
 }
 
 /// What became of a store call.
@@ -147,6 +155,8 @@ pub enum Completion {
     Decided(Decision),
     /// The labels did not fit the store's clock: ask once more with these.
     Again(StoreCommand, Ticket),
+    /// Something else was asked for under its name: nothing was done.
+    OtherRequest,
 }
 
 /// Numbers about an engine.
@@ -202,6 +212,7 @@ pub struct Engine<G: Guarding> {
     upkeep: G::Of<Upkeep>,
     heal: G::Of<heal::Heal>,
     grants: G::Of<grants::Grants>,
+    reserved: G::Of<reserve::Reserved>,
     pace: Pace,
     regions: Regions,
     own_region: RegionNumber,
@@ -357,6 +368,7 @@ impl<G: Guarding> Engine<G> {
             }),
             heal: Guard::new(heal::Heal::default()),
             grants: Guard::new(grants::Grants::default()),
+            reserved: Guard::new(reserve::Reserved::default()),
             pace: Pace::default(),
             regions: settings.regions.clone(),
             own_region,
@@ -418,6 +430,7 @@ impl<G: Guarding> Engine<G> {
                 }
             });
         }
+        memory.reserved = self.reserved_bytes();
         let (exchange, sessions) = self.exchange.with(|exchange| {
             (memory.sessions, memory.peers) = exchange.memory_bytes();
             (exchange.stats().clone(), exchange.sessions())

@@ -12,7 +12,10 @@ use alloc::vec::Vec;
 
 use super::{Engine, Outcome};
 use crate::{
-    check::plan::{self, LabelBounds},
+    check::{
+        Charged,
+        plan::{self, LabelBounds},
+    },
     counts::Tick,
     guard::{Guard, Guarding},
     ids::Key,
@@ -20,17 +23,6 @@ use crate::{
     store::{Action, Counts, Operation, StoreCommand, StoreReply},
     time::{Label, Mono},
 };
-
-/// What a check of this node was charged of one limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Charged {
-    /// Of whom, by which limit.
-    pub key: Key,
-    /// In which window.
-    pub label: Label,
-    /// How much of it is given back.
-    pub cost: u64,
-}
 
 /// What a refunding command waits for: give it back to [`Engine::handle_refunded`], exactly once.
 #[derive(Debug)]
@@ -104,7 +96,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// What the store is told of a refund. `floor` is of before.
-    fn refunding(
+    pub(super) fn refunding(
         &self,
         now: Mono,
         limit: &Limit,
@@ -130,6 +122,7 @@ impl<G: Guarding> Engine<G> {
             expires: bounds.expires,
             claim,
             rule: limit.rule(bounds.starts, 0),
+            hold: None,
         }
     }
 

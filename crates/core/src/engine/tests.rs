@@ -134,7 +134,7 @@ impl World {
         };
         match engine.complete(self.now, ticket, outcome) {
             Completion::Decided(decision) => decision,
-            Completion::Again(..) => panic!("the clocks agree"),
+            other => panic!("the clocks agree, and it has no name: {other:?}"),
         }
     }
 
@@ -559,7 +559,7 @@ fn new_keys_beyond_the_bound_take_no_place() {
                 (ticket, Outcome::Reply(store.apply(&command, wall(Mono(0))).expect("room")))
             }
             Plan::Full(ticket) => (ticket, Outcome::Cancelled),
-            Plan::Unmatched => panic!("unmatched"),
+            other => panic!("{other:?}"),
         };
         let Completion::Decided(decision) = engine.complete(Mono(0), ticket, outcome) else {
             panic!("the clocks agree")

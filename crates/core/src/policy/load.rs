@@ -16,6 +16,7 @@ use super::{
 use crate::{
     algorithm::{Bucket, sliding_log::QUANTITY_MAX as LOG_QUANTITY_MAX},
     ids::LimitId,
+    store::HOLDS_MAX,
     time::{Span, Window},
 };
 
@@ -270,9 +271,11 @@ fn algorithm(
     window: Option<Window>,
 ) -> Option<Algorithm> {
     const FIXED: &str = "fixed-window";
-    let known = [FIXED, "sliding-window", "sliding-log", "token-bucket", "leaky-bucket"];
+    const CONCURRENCY: &str = "concurrency";
+    let known =
+        [FIXED, "sliding-window", "sliding-log", "token-bucket", "leaky-bucket", CONCURRENCY];
     let word = match fields.get("algorithm") {
-        Some(field) => field.choice(&known.map(|word| (word, word)), &["concurrency"])?,
+        Some(field) => field.choice(&known.map(|word| (word, word)), &[])?,
         None => FIXED,
     };
     let burst = fields.get("burst");
@@ -295,6 +298,14 @@ fn algorithm(
                 ));
             }
             Some(Algorithm::SlidingLog)
+        }
+        CONCURRENCY => {
+            if quantity? > HOLDS_MAX as u64 {
+                return fields.get("quantity")?.refuse(format_args!(
+                    "is more places than a record holds, {HOLDS_MAX}: split it by a finer key"
+                ));
+            }
+            Some(Algorithm::Concurrency)
         }
         "token-bucket" | "leaky-bucket" => {
             let Some(bucket) = Bucket::new(quantity?, window?, capacity) else {

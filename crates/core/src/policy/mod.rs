@@ -45,6 +45,8 @@ pub enum Algorithm {
     TokenBucket(Bucket),
     /// A bucket that fills by what is asked for and leaks at a steady rate.
     LeakyBucket(Bucket),
+    /// So many at a time; each place is held until it is given back, for a window's length at most.
+    Concurrency,
 }
 
 impl Algorithm {
@@ -56,6 +58,7 @@ impl Algorithm {
             Self::SlidingLog => "sliding-log",
             Self::TokenBucket(_) => "token-bucket",
             Self::LeakyBucket(_) => "leaky-bucket",
+            Self::Concurrency => "concurrency",
         }
     }
 }
@@ -197,6 +200,7 @@ impl Limit {
             Algorithm::TokenBucket(bucket) | Algorithm::LeakyBucket(bucket) => {
                 Rule::Bucket(label, bucket)
             }
+            Algorithm::Concurrency => Rule::Concurrency,
         }
     }
 

@@ -13,12 +13,18 @@ use crate::{
 };
 
 pub use claim::{Bound, Claim, Holding};
+pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
 pub use marker::Marker;
+pub use once::{Once, Remembered, RequestId};
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;
 
 mod claim;
+mod hold;
+#[cfg(test)]
+mod hold_tests;
 mod marker;
+mod once;
 mod step;
 pub(crate) mod table;
 #[cfg(test)]
@@ -75,12 +81,24 @@ pub enum Action {
     /// Lift the record to the floor only. Where the label does not fit the store's clock, or the record
     /// has moved on, it is left out and the rest of the command is carried out.
     Heal,
+    /// End the hold that the operation's [`Terms`] name, and give back what of it is not kept, in the label that it
+    /// was charged in. It passes if there is such a hold, whatever the operation's label and its bounds.
+    Settle {
+        /// How much of it stays charged; all, if it is more.
+        keep: u64,
+    },
+    /// Hold so much by the operation's terms, without a charge and whatever the limit says: it is held already, and
+    /// the store has forgotten it. Where there is such a hold, or no room for it, nothing is done.
+    Hold {
+        /// 1 or more.
+        amount: u64,
+    },
 }
 
 impl Action {
     /// Whether it is left out where its label does not fit, and the rest of the command carried out.
     pub(crate) const fn may_be_left_out(self) -> bool {
-        matches!(self, Self::Heal | Self::Refund { .. })
+        matches!(self, Self::Heal | Self::Refund { .. } | Self::Hold { .. })
     }
 }
 
@@ -110,6 +128,8 @@ pub struct Operation {
     pub claim: Option<Box<Claim>>,
     /// By which algorithm the limit counts; with a claim, by fixed windows.
     pub rule: Rule,
+    /// What is charged is held under these terms, if there are any; what else an action does by them it says.
+    pub hold: Option<Terms>,
 }
 
 /// A node's word of when the labels of a store's epoch are whole.
@@ -130,6 +150,9 @@ pub struct StoreCommand {
     pub opening: Option<Opening>,
     /// By which configuration of regions the claims are made.
     pub proposed: Proposed,
+    /// If it is to be carried out once only, however often it comes. It is remembered beside the first operation's
+    /// key.
+    pub once: Option<Once>,
 }
 
 impl StoreCommand {
@@ -192,13 +215,32 @@ pub enum StoreReply {
         /// The newest label of each operation's record, in order; 0 where there is none.
         newest: Vec<Label>,
     },
+    /// The command was carried out before; nothing was done.
+    Repeated {
+        /// The store's clock at the step.
+        now: StoreTime,
+        /// Which of its histories the store was in.
+        epoch: StoreEpoch,
+        /// What it was answered then.
+        first: Box<Remembered>,
+    },
+    /// Another command was carried out under this name; nothing was done.
+    OtherRequest {
+        /// The store's clock at the step.
+        now: StoreTime,
+        /// Which of its histories the store was in.
+        epoch: StoreEpoch,
+    },
 }
 
 impl StoreReply {
     /// Which of its histories the store was in.
     pub const fn epoch(&self) -> StoreEpoch {
         match self {
-            Self::Done { epoch, .. } | Self::Relabel { epoch, .. } => *epoch,
+            Self::Done { epoch, .. }
+            | Self::Relabel { epoch, .. }
+            | Self::Repeated { epoch, .. }
+            | Self::OtherRequest { epoch, .. } => *epoch,
         }
     }
 }

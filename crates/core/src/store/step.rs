@@ -6,8 +6,8 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::{
-    Action, COUNT_MAX, Claim, Counts, Holding, Marker, Operation, OperationReply, StoreCommand,
-    StoreReply,
+    Action, COUNT_MAX, Claim, Counts, HOLDS_MAX, Hold, Holding, Holds, Lapse, Marker, Operation,
+    OperationReply, Remembered, RequestId, StoreCommand, StoreReply,
 };
 use crate::{
     algorithm::{Meter, Reading, Rule, Weighed},
@@ -31,20 +31,32 @@ pub struct Record {
     pub account: Option<Box<Account>>,
     /// What is known of it beside its counts, if they do not decide alone.
     pub meter: Option<Box<Meter>>,
+    /// What of it is charged for a while only, if anything is.
+    pub holds: Option<Box<Holds>>,
 }
 
 impl Record {
     const fn fresh(label: Label, expires: StoreTime) -> Self {
         let none = Counts { used: 0, refunded: 0 };
-        Self { label, current: none, previous: none, expires, account: None, meter: None }
+        Self {
+            label,
+            current: none,
+            previous: none,
+            expires,
+            account: None,
+            meter: None,
+            holds: None,
+        }
     }
 
     /// Bytes held beside itself.
     pub(super) fn memory_bytes(&self) -> usize {
         let account = self.account.as_ref();
         let meter = self.meter.as_ref();
+        let holds = self.holds.as_ref();
         account.map_or(0, |account| size_of::<Account>() + account.memory_bytes())
             + meter.map_or(0, |meter| size_of::<Meter>() + meter.memory_bytes())
+            + holds.map_or(0, |holds| size_of::<Holds>() + holds.memory_bytes())
     }
 
     /// Makes `label` its current or previous one; `false` if it is older than both. An account ends with
@@ -108,6 +120,82 @@ impl Record {
         }
         more > 0
     }
+
+    /// Adds what an operation holds of `amount`; `false` if there is no room for it, or nothing to hold it by.
+    fn hold(&mut self, operation: &Operation, amount: u64, now: StoreTime) -> bool {
+        let Some(terms) = operation.hold else { return false };
+        let (ends, label) = (now + terms.lasts, operation.label);
+        let hold = Hold { ends, id: terms.id, made: now, label, amount, lapse: terms.lapse };
+        let fits = self.holds.get_or_insert_default().add(hold);
+        if fits {
+            self.expires = self.expires.max(ends);
+        }
+        fits
+    }
+
+    fn holds(&self) -> &[Hold] {
+        self.holds.as_ref().map_or(&[], |holds| holds.all())
+    }
+
+    /// Until there is room for one more.
+    fn place_wait(&self, now: StoreTime) -> Span {
+        self.holds.as_ref().map_or(Span::ZERO, |holds| holds.wait(now, 0, u64::MAX))
+    }
+
+    /// What counts as used, and how long until nothing does.
+    fn weigh(&mut self, rule: &Rule, now: StoreTime) -> (u64, Span) {
+        match (rule, &self.holds) {
+            (Rule::Concurrency, Some(holds)) => {
+                (holds.sum(), holds.last_ends().map_or(Span::ZERO, |ends| ends.since(now)))
+            }
+            _ => {
+                let reading = self.reading(rule, now);
+                reading.map_or_else(Default::default, |r| (r.used(), r.reset()))
+            }
+        }
+    }
+
+    /// Ends the holds whose time is over. Returns whether there was any.
+    fn lapse(&mut self, rule: &Rule, now: StoreTime) -> bool {
+        let Some(holds) = self.holds.as_mut() else { return false };
+        let over = holds.take_lapsed(now);
+        self.forget_no_holds();
+        for hold in &over {
+            self.give_back(rule, hold, hold.amount, now);
+        }
+        !over.is_empty()
+    }
+
+    /// Ends the hold that an operation names, and keeps so much of it charged. Returns whether there is one.
+    fn settle(&mut self, operation: &Operation, keep: u64, now: StoreTime) -> bool {
+        let Some((holds, terms)) = self.holds.as_mut().zip(operation.hold) else { return false };
+        let Some(hold) = holds.take(terms.id) else { return false };
+        self.forget_no_holds();
+        self.give_back(&operation.rule, &hold, hold.amount.saturating_sub(keep), now);
+        true
+    }
+
+    fn forget_no_holds(&mut self) {
+        self.holds.take_if(|holds| holds.is_empty());
+    }
+
+    /// Gives back of a hold, where its label is still known.
+    fn give_back(&mut self, rule: &Rule, hold: &Hold, amount: u64, now: StoreTime) {
+        if hold.label > self.label || hold.label.next() < self.label {
+            return;
+        }
+        let counts = self.counts_of(hold.label);
+        let amount = amount.min(counts.net());
+        match hold.lapse {
+            Lapse::GivenBack => counts.refunded += amount,
+            Lapse::Undone => counts.used -= amount,
+        }
+        if amount > 0
+            && let Some(mut reading) = self.reading(rule, now)
+        {
+            reading.refund(amount, hold.made);
+        }
+    }
 }
 
 /// Lifts counts to a floor, and returns by how much net use grew.
@@ -132,6 +220,10 @@ pub trait Records {
     fn make_room(&mut self, more: usize, now: StoreTime) -> bool;
     /// Writes the record of `key`.
     fn put(&mut self, key: &Key, record: Record);
+    /// What is remembered of a request beside a key, unless that is over at `now`.
+    fn recall(&self, key: &Key, id: &RequestId, now: StoreTime) -> Option<Remembered>;
+    /// Remembers that until then. There is room for it as for a key.
+    fn remember(&mut self, key: &Key, id: RequestId, until: StoreTime, remembered: Remembered);
 }
 
 /// No room for the keys of a command; nothing was done.
@@ -157,25 +249,33 @@ impl Draft {
     /// would pass, for now.
     fn meter(&mut self, operation: &Operation, now: StoreTime) -> (bool, Option<Weighed>) {
         let (rule, ceiling) = (&operation.rule, operation.ceiling);
+        let has_place = self.has_place(operation);
         let Some(mut reading) = self.charged.reading(rule, now) else { return (false, None) };
         let (passes, taken, given, wait) = match operation.action {
-            Action::Charge { cost } if reading.has_room(cost, ceiling) => {
+            Action::Charge { cost } if has_place && reading.has_room(cost, ceiling) => {
                 reading.charge(cost);
                 (true, cost, 0, Span::ZERO)
             }
-            Action::Charge { cost } => (false, 0, 0, reading.wait(cost, ceiling)),
+            Action::Charge { cost } => {
+                let wait = reading.wait(cost, ceiling);
+                let place = if has_place { Span::ZERO } else { self.charged.place_wait(now) };
+                (false, 0, 0, wait.max(place))
+            }
             Action::Refund { amount } => (true, 0, amount, Span::ZERO),
             Action::Peek | Action::Heal => (true, 0, 0, Span::ZERO),
-            Action::Grant => (false, 0, 0, Span::ZERO),
+            Action::Grant | Action::Settle { .. } | Action::Hold { .. } => {
+                (false, 0, 0, Span::ZERO)
+            }
         };
         let counts = self.charged.counts_of(operation.label);
         let given = given.min(counts.net());
         counts.used = counts.used.saturating_add(taken);
         counts.refunded += given;
         if given > 0
+            && let Some(label) = rule.label()
             && let Some(mut reading) = self.charged.reading(rule, now)
         {
-            reading.refund(given);
+            reading.refund(given, label.starts);
         }
         self.moved |= taken > 0 || given > 0;
         // A level is to be remembered until it has drained.
@@ -187,6 +287,50 @@ impl Draft {
         (passes, Some(Weighed { wait, ..Weighed::default() }))
     }
 
+    /// Carries out an operation on a limit of what is held at the moment. Says how it stands: after which it would
+    /// pass, for now.
+    fn concurrency(&mut self, operation: &Operation, now: StoreTime) -> (bool, Option<Weighed>) {
+        let none = Holds::default();
+        let holds = self.charged.holds.as_deref().unwrap_or(&none);
+        let (passes, wait) = match operation.action {
+            Action::Charge { cost } => {
+                let fits = holds.sum().saturating_add(cost) <= operation.ceiling;
+                let passes = fits && operation.hold.is_some() && self.has_place(operation);
+                let wait = || holds.wait(now, cost, operation.ceiling);
+                (passes, if passes { Span::ZERO } else { wait() })
+            }
+            Action::Peek | Action::Heal => (true, Span::ZERO),
+            _ => (false, Span::ZERO),
+        };
+        (passes, Some(Weighed { wait, ..Weighed::default() }))
+    }
+
+    /// Whether what an operation charges can be held, if it is to be.
+    fn has_place(&self, operation: &Operation) -> bool {
+        let holds = matches!(operation.action, Action::Charge { .. }) && operation.hold.is_some();
+        !holds || self.charged.holds().len() < HOLDS_MAX
+    }
+
+    fn hold(&mut self, operation: &Operation, amount: u64, now: StoreTime) -> bool {
+        let fits = self.charged.hold(operation, amount, now);
+        self.lifted.expires = self.lifted.expires.max(self.charged.expires);
+        fits
+    }
+
+    /// Holds what an operation has charged, if that is asked for.
+    fn hold_charge(&mut self, operation: &Operation, passes: bool, now: StoreTime) {
+        if let (true, Action::Charge { cost }) = (passes, operation.action) {
+            self.hold(operation, cost, now);
+        }
+    }
+
+    /// Holds again what the store has forgotten. Returns whether it is held.
+    fn hold_again(&mut self, operation: &Operation, amount: u64, now: StoreTime) -> bool {
+        let id = operation.hold.map(|terms| terms.id);
+        let is_held = self.charged.holds().iter().any(|hold| Some(hold.id) == id);
+        is_held || self.hold(operation, amount, now)
+    }
+
     /// A refusal that taught nothing is not worth a write, nor a key that was not there before.
     fn is_worth_writing(&self) -> bool {
         let (outcome, none) = (&self.lifted, Counts::default());
@@ -196,6 +340,7 @@ impl Draft {
             None => {
                 outcome.current != none
                     || outcome.previous != none
+                    || outcome.holds.is_some()
                     || !outcome.account.as_deref().is_none_or(untouched)
             }
         }
@@ -205,7 +350,9 @@ impl Draft {
 /// Carries out `command` at `now`: all enforced operations pass, or nothing is charged (INV-4).
 ///
 /// Records are lifted to the command's floors whether it is admitted or not, since a floor is a fact
-/// and not a request. A command of peeks alone writes nothing, but is answered as if it had lifted them.
+/// and not a request; in the same way holds are ended whose time is over. A command of peeks alone writes nothing,
+/// but is answered as if it had. A command that is to be carried out once is answered as the first time, if that
+/// is remembered.
 pub fn step<R: Records>(
     records: &mut R,
     command: &StoreCommand,
@@ -215,6 +362,17 @@ pub fn step<R: Records>(
     let mut marker = records.marker();
     if marker.take(epoch, command, now) {
         records.mark(marker);
+    }
+    let once = command.once.zip(command.operations.first().map(|operation| operation.key));
+    if let Some((once, key)) = once
+        && let Some(first) = records.recall(&key, &once.id, now)
+    {
+        let same = first.of == once.of && first.operations.len() == command.operations.len();
+        return Ok(if same {
+            StoreReply::Repeated { now, epoch, first: Box::new(first) }
+        } else {
+            StoreReply::OtherRequest { now, epoch }
+        });
     }
     let state = State { epoch, marker, claimed: command.proposed.epoch };
     let mut drafts: Vec<Draft> = Vec::with_capacity(command.operations.len());
@@ -236,13 +394,29 @@ pub fn step<R: Records>(
         draft.charged.expires = draft.lifted.expires;
         draft.lifted.lift(operation, now);
         draft.moved |= draft.charged.lift(operation, now);
+        let of_hold = match operation.action {
+            Action::Settle { keep } => Some(draft.charged.settle(operation, keep, now)),
+            Action::Hold { amount } => Some(draft.hold_again(operation, amount, now)),
+            _ => None,
+        };
+        if let Some(passes) = of_hold {
+            draft.moved |= passes;
+            admitted &= passes || !operation.enforce;
+            replies.push(OperationReply::new(passes, Counts::default()));
+            continue;
+        }
         if operation.rule != Rule::FixedWindow {
-            let (passes, weighed) = draft.meter(operation, now);
+            let (passes, weighed) = match operation.rule {
+                Rule::Concurrency => draft.concurrency(operation, now),
+                _ => draft.meter(operation, now),
+            };
+            draft.hold_charge(operation, passes, now);
             admitted &= passes || !operation.enforce;
             replies
                 .push(OperationReply { weighed, ..OperationReply::new(passes, Counts::default()) });
             continue;
         }
+        let has_place = draft.has_place(operation);
         let charged = draft.charged.counts_of(operation.label);
         let claim = operation.claim.as_deref();
         let (passes, holding) = match (operation.action, claim) {
@@ -253,7 +427,7 @@ pub fn step<R: Records>(
                 (true, None)
             }
             (Action::Charge { cost }, None) => {
-                let fits = charged.net().saturating_add(cost) <= operation.ceiling;
+                let fits = has_place && charged.net().saturating_add(cost) <= operation.ceiling;
                 charged.used = charged.used.saturating_add(if fits { cost } else { 0 });
                 (fits, None)
             }
@@ -261,7 +435,10 @@ pub fn step<R: Records>(
                 let (passes, holding) = spend(draft, operation, claim, &state);
                 (passes, Some(Box::new(holding)))
             }
+            // Done with above.
+            (Action::Settle { .. } | Action::Hold { .. }, None) => (false, None),
         };
+        draft.hold_charge(operation, passes, now);
         admitted &= passes || !operation.enforce;
         replies.push(OperationReply { holding, ..OperationReply::new(passes, Counts::default()) });
     }
@@ -275,7 +452,9 @@ pub fn step<R: Records>(
         draft.lifted.clone_from(&draft.charged);
     }
     let changed = || drafts.iter().filter(|draft| writes && draft.is_worth_writing());
-    let fresh = changed().filter(|draft| draft.found.is_none()).count();
+    let remembers = once.filter(|(once, _)| admitted || once.refusals);
+    let fresh =
+        changed().filter(|draft| draft.found.is_none()).count() + usize::from(remembers.is_some());
     if fresh > 0 && !records.make_room(fresh, now) {
         return Err(TableFull);
     }
@@ -287,11 +466,17 @@ pub fn step<R: Records>(
         let draft = drafts.iter_mut().find(|draft| draft.key == operation.key);
         let Some(draft) = draft else { continue };
         reply.counts = *draft.lifted.counts_of(operation.label);
-        if let Some(weighed) = &mut reply.weighed
-            && let Some(reading) = draft.lifted.reading(&operation.rule, now)
-        {
-            (weighed.used, weighed.reset) = (reading.used(), reading.reset());
-        }
+        let Some(weighed) = &mut reply.weighed else { continue };
+        (weighed.used, weighed.reset) = draft.lifted.weigh(&operation.rule, now);
+    }
+    if let Some((once, key)) = remembers {
+        let of_then = |(operation, reply): (&Operation, &OperationReply)| {
+            (operation.label, OperationReply { holding: None, ..reply.clone() })
+        };
+        let operations = command.operations.iter().zip(&replies).map(of_then).collect();
+        let (of, says, at) = (once.of, once.says, now);
+        let remembered = Remembered { of, says, at, admitted, operations };
+        records.remember(&key, once.id, now + once.kept, remembered);
     }
     let adopted = command.speaks_of_rights().then_some(marker.adopted);
     Ok(StoreReply::Done { admitted, now, epoch, adopted, operations: replies })
@@ -315,6 +500,7 @@ fn spend(
     State { epoch, marker, claimed }: &State,
 ) -> (bool, Holding) {
     let (epoch, adopted, start) = (*epoch, &marker.adopted, claim.label_start);
+    let has_place = draft.has_place(operation);
     if operation.label != draft.charged.label {
         return (operation.action == Action::Peek, Holding::default());
     }
@@ -355,7 +541,10 @@ fn spend(
             let within = net.saturating_add(cost) <= operation.ceiling;
             let allowance = if within && adopted.knows(start) { claim.allowance } else { 0 };
             let most = claim.bound.map_or(u64::MAX, |bound| bound.most(epoch));
-            served && net.saturating_add(cost) <= most && account.allows(net, cost, allowance)
+            has_place
+                && served
+                && net.saturating_add(cost) <= most
+                && account.allows(net, cost, allowance)
         }
         Action::Grant => {
             for (to, amount) in claim.grants.iter().filter(|_| served) {
@@ -368,6 +557,7 @@ fn spend(
             true
         }
         Action::Peek | Action::Heal => true,
+        Action::Settle { .. } | Action::Hold { .. } => false,
     };
     let holding = Holding::of(account, open);
     draft.lifted.account.clone_from(&draft.charged.account);
@@ -393,7 +583,8 @@ fn draft_for<'a, R: Records>(
     operation: &Operation,
     now: StoreTime,
 ) -> Option<&'a mut Draft> {
-    if now < operation.not_before || now >= operation.not_after {
+    let settles = matches!(operation.action, Action::Settle { .. });
+    if !settles && (now < operation.not_before || now >= operation.not_after) {
         return None;
     }
     let at = match drafts.iter().position(|draft| draft.key == operation.key) {
@@ -408,9 +599,18 @@ fn draft_for<'a, R: Records>(
         }
     };
     let draft = &mut drafts[at];
-    let fits = draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
-    // What weighs on the label before the newest is not known any more.
-    let weighs = matches!(operation.action, Action::Charge { .. } | Action::Peek)
-        && matches!(operation.rule, Rule::SlidingWindow(_));
-    (fits && !(weighs && operation.label != draft.charged.label)).then_some(draft)
+    let fits =
+        settles || draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
+    // What weighs on the label before the newest is not known any more, and what is held is held in the newest.
+    let newest_only = match operation.action {
+        Action::Charge { .. } | Action::Hold { .. } if operation.hold.is_some() => true,
+        Action::Charge { .. } | Action::Peek => matches!(operation.rule, Rule::SlidingWindow(_)),
+        _ => false,
+    };
+    if !fits || newest_only && operation.label != draft.charged.label {
+        return None;
+    }
+    draft.lifted.lapse(&operation.rule, now);
+    draft.moved |= draft.charged.lapse(&operation.rule, now);
+    Some(draft)
 }

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use hashbrown::HashTable;
 
 use super::{
-    Marker, StoreCommand, StoreReply,
+    Marker, Remembered, RequestId, StoreCommand, StoreReply,
+    once::Memories,
     step::{Record, Records, TableFull, step},
 };
 use crate::{
@@ -23,6 +24,8 @@ const ROOM_SWEEP_PLACES: usize = 256;
 pub struct Table {
     slab: Slab<(Key, Record)>,
     index: HashTable<u32>,
+    /// Of requests that are carried out once.
+    memories: Memories,
     records_max: usize,
     /// Bytes that records hold beside themselves.
     beside: usize,
@@ -44,6 +47,7 @@ impl Table {
         Self {
             slab: Slab::new(),
             index: HashTable::new(),
+            memories: Memories::default(),
             records_max,
             beside: 0,
             epoch,
@@ -70,7 +74,10 @@ impl Table {
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
-        self.slab.memory_bytes() + self.index.allocation_size() + self.beside
+        self.slab.memory_bytes()
+            + self.index.allocation_size()
+            + self.memories.memory_bytes()
+            + self.beside
     }
 
     /// Carries out one command; see [`step`].
@@ -95,6 +102,7 @@ impl Table {
     /// Looks at up to `budget` places from where the last sweep ended, and forgets what has expired.
     /// Returns how many records were forgotten.
     pub fn sweep(&mut self, now: StoreTime, budget: usize) -> usize {
+        self.memories.sweep(now, budget);
         let places = self.slab.places();
         let mut forgotten = 0;
         for _ in 0..budget.min(places as usize) {
@@ -137,10 +145,12 @@ impl Records for Table {
     }
 
     fn make_room(&mut self, more: usize, now: StoreTime) -> bool {
-        if self.slab.len() + more > self.records_max {
+        let fits =
+            |table: &Self| table.slab.len() + table.memories.len() + more <= table.records_max;
+        if !fits(self) {
             self.sweep(now, ROOM_SWEEP_PLACES);
         }
-        self.slab.len() + more <= self.records_max
+        fits(self)
     }
 
     fn put(&mut self, key: &Key, record: Record) {
@@ -157,5 +167,13 @@ impl Records for Table {
                 self.index.insert_unique(hash_of(key), at, rehash);
             }
         }
+    }
+
+    fn recall(&self, key: &Key, id: &RequestId, now: StoreTime) -> Option<Remembered> {
+        self.memories.get(&(key.caller, *id), now).cloned()
+    }
+
+    fn remember(&mut self, key: &Key, id: RequestId, until: StoreTime, remembered: Remembered) {
+        self.memories.put((key.caller, id), until, remembered);
     }
 }

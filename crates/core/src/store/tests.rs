@@ -30,13 +30,14 @@ fn charge(n: u64, label: u64, cost: u64, ceiling: u64) -> Operation {
         expires: StoreTime(20_000_000),
         claim: None,
         rule: Rule::FixedWindow,
+        hold: None,
     }
 }
 
 fn ask(table: &mut Table, operations: Vec<Operation>) -> (bool, Vec<OperationReply>) {
     match table.apply(&StoreCommand::new(operations), NOW).expect("room") {
         StoreReply::Done { admitted, operations, .. } => (admitted, operations),
-        StoreReply::Relabel { .. } => panic!("relabel"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -119,6 +119,17 @@ pub(crate) fn body(decision: &Decision, cost: u64) -> Vec<u8> {
     buffer
 }
 
+/// The same with the reservation that was made, if one was.
+pub(crate) fn body_with(decision: &Decision, cost: u64, reservation: Option<&str>) -> Vec<u8> {
+    let mut buffer = body(decision, cost);
+    // In the place of the brace that ends it.
+    buffer.pop();
+    let mut out = JsonWriter(&mut buffer);
+    out.raw(r#","reservation":"#).text(reservation);
+    out.raw("}");
+    buffer
+}
+
 /// A JSON response.
 pub(crate) fn respond(status: StatusCode, mut headers: HeaderMap, body: Vec<u8>) -> Response {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

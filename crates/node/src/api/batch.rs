@@ -27,7 +27,8 @@ use super::{
     Api, Limiter, answer,
     body::{self, BATCH_BYTES_MAX},
     bounds::borrowed,
-    json, later,
+    check::idempotency_key,
+    json,
     problem::{Mistakes, Problem},
 };
 
@@ -42,7 +43,11 @@ pub(crate) async fn post<L: Limiter>(
     State(api): State<Arc<Api<L>>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    later::refuse_idempotency_key(request.headers())?;
+    if idempotency_key(request.headers())?.is_some() {
+        let message = "is for single checks: a batch is charged check by check; send those that \
+                       may be repeated by themselves";
+        return Err(Problem::field("Idempotency-Key", message));
+    }
     let body = body::read(request.into_body(), BATCH_BYTES_MAX).await?;
     let batch = json::batch(&body)?;
     let attributes = borrowed(&batch.pairs);

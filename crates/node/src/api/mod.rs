@@ -11,7 +11,7 @@ use axum::{
     routing::{any, get, post},
 };
 use tidegate_core::{
-    check::{Decision, PlanError},
+    check::{Decision, PlanError, Reservation},
     ids::{Caller, RegionName},
     policy::Attributes,
 };
@@ -45,10 +45,10 @@ mod front;
 mod fuzzing;
 mod headers;
 mod json;
-mod later;
 mod problem;
 mod query;
 mod refuse;
+mod reserve;
 mod usage;
 
 #[cfg(test)]
@@ -66,6 +66,34 @@ pub trait Limiter: Send + Sync + 'static {
         cost: u64,
     ) -> impl Future<Output = Result<Decision, PlanError>> + Send;
 
+    /// The same of a check that is more than one.
+    fn check_in(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        wish: &Wish<'_>,
+    ) -> impl Future<Output = Result<Decision, CheckError>> + Send;
+
+    /// A reservation as callers are told it.
+    fn token(&self, reservation: &Reservation) -> String;
+
+    /// Keeps so much of what was reserved, gives back the rest, and says how much stays charged: of one that was
+    /// settled before, as it was said then. As with checks, it is done to its end if the future is dropped.
+    fn settle(
+        &self,
+        reservation: &str,
+        actual: u64,
+    ) -> impl Future<Output = Result<u64, SettleError>> + Send;
+
+    /// Gives back what a check was charged in the window of that label, and says how much of it stays charged.
+    fn give_back(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        label: u64,
+        name: Option<&str>,
+    ) -> impl Future<Output = Result<u64, SettleError>> + Send;
+
     /// How much the caller of a request has used, read from the store; charges nothing. The limits
     /// carry their use by region.
     fn usage(
@@ -80,6 +108,56 @@ pub trait Limiter: Send + Sync + 'static {
     /// Whom a request counts under, one for each policy that applies. A batch makes two checks that
     /// share a caller one after the other; others run side by side.
     fn callers(&self, attributes: &Attributes<'_>) -> Vec<Caller>;
+}
+
+/// What a check is beside a check.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// The name that its caller gave it: however often it is asked under that, it is charged once.
+    pub name: Option<&'a str>,
+    /// For how long what it charges is reserved.
+    pub reserve: Option<Duration>,
+}
+
+/// Why a check with a wish is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    /// As for any check.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Its name was given to another one.
+    #[error(
+        "`Idempotency-Key` was sent with another request, or the limits have changed since: give this          request a key of its own"
+    )]
+    OtherRequest,
+}
+
+/// Why nothing is settled or given back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// More than was reserved.
+    #[error("is more than was reserved, {reserved}: charge the rest with `POST /v1/check`")]
+    TooMuch {
+        /// What was reserved.
+        reserved: u64,
+    },
+    /// There is nothing to settle.
+    #[error(
+        "there is no such reservation or window: its time is over, or it was never made, or this          region's store has forgotten it. What was reserved was given back at its end"
+    )]
+    Unknown,
+    /// Its name was given to something else.
+    #[error("`Idempotency-Key` was sent with another request: give this request a key of its own")]
+    OtherRequest,
+    /// The store did not answer, and may have done it or not.
+    #[error(
+        "the region's store does not answer, and may have given it back or not; with an \
+         `Idempotency-Key` it would be safe to ask again"
+    )]
+    Unsure,
+    /// The store did not answer; it is safe to ask again.
+    #[error("the region's store does not answer; ask again in a moment, it is settled only once")]
+    StoreUnavailable,
 }
 
 /// Why use cannot be told.
@@ -137,9 +215,9 @@ pub fn service<L: Limiter>(api: Api<L>) -> Front {
         .route("/v1/authorize/", any(authorize::any::<L>))
         .route("/v1/authorize/{*path}", any(authorize::any::<L>))
         .route("/v1/usage", get(usage::get::<L>))
-        .route("/v1/reserve", post(later::reservations))
-        .route("/v1/settle", post(later::reservations))
-        .route("/v1/refund", post(later::reservations))
+        .route("/v1/reserve", post(reserve::reserve::<L>))
+        .route("/v1/settle", post(reserve::settle::<L>))
+        .route("/v1/refund", post(reserve::refund::<L>))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::new(api));

@@ -40,6 +40,8 @@ pub struct Config {
     pub listen: Listen,
     /// Where its region counts.
     pub store: Store,
+    /// How long a request with an `Idempotency-Key` is remembered there: 1 s to 24 h.
+    pub remember: Duration,
     /// How it finds other nodes; `None` for a single region without peers.
     pub cluster: Option<Cluster>,
     /// Whom it believes about a request's origin.

@@ -47,6 +47,7 @@ pub(super) struct Store {
     pub(super) cert: Option<Text>,
     pub(super) key: Option<Text>,
     pub(super) timeout: Option<Text>,
+    pub(super) remember: Option<Text>,
     pub(super) namespace: Option<Text>,
     pub(super) calls_max: Option<Spanned<u64>>,
     pub(super) fence: Option<Text>,

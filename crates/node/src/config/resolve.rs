@@ -3,11 +3,14 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::Path,
 };
 
-use tidegate_core::ids::{NodeId, NodeName, RegionName};
+use tidegate_core::{
+    ids::{NodeId, NodeName, RegionName},
+    time::Span,
+};
 use toml::Spanned;
 
 use super::{Cluster, Config, ConfigError, Identity, Listen, Network, Problem, Redis, Store, raw};
@@ -22,6 +25,8 @@ pub use cluster::CLOCK_ERROR;
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 const REGION: &str = "local";
+const REMEMBER: Span = Span::secs(3_600);
+const REMEMBER_RANGE: RangeInclusive<Span> = Span::secs(1)..=Span::secs(86_400);
 const CONNECTIONS: usize = 10_000;
 const CONNECTIONS_MAX: usize = 1_000_000;
 
@@ -77,6 +82,8 @@ impl Resolver<'_> {
         };
         let listen = self.listen(&raw.listen);
         let store = self.store(&raw.store);
+        let written = raw.store.remember.as_ref();
+        let remember = self.span("store.remember", written, REMEMBER, REMEMBER_RANGE);
         let cluster = match &raw.cluster {
             Some(cluster) => self.cluster(cluster, id.as_ref().map(|id| &id.region)).map(Some),
             None => Some(None),
@@ -90,6 +97,7 @@ impl Resolver<'_> {
             policies: policies?,
             listen: listen?,
             store: store?,
+            remember: remember?,
             cluster: cluster?,
             identity: identity?,
         })

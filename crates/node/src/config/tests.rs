@@ -85,6 +85,7 @@ fn the_example_says_what_it_shows() {
             fence: Duration::from_secs(10),
             breaker: breaker::Settings::default(),
         }),
+        remember: Duration::from_secs(3_600),
         cluster: Some(Cluster {
             listen: address("127.0.0.1:7946"),
             advertise: address("127.0.0.1:7946"),
@@ -155,6 +156,7 @@ fn without_a_file_a_node_is_alone_on_its_machine() {
             connections_max: 10_000,
         },
         store: Store::Memory(Memory { records_max: 4_000_000, snapshot: None }),
+        remember: Duration::from_secs(3_600),
         cluster: None,
         identity: Identity::default(),
     };

@@ -55,6 +55,7 @@ mod peers;
 mod policies;
 mod readiness;
 mod regions;
+mod reservations;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -206,6 +207,7 @@ impl Server {
             secret,
             Arc::clone(&metrics),
             clock,
+            clock::span(config.remember),
         );
         let faults = options.enable_faults.then(|| faults(&config, options.wan.as_ref()));
         let mut cluster = None;
@@ -294,6 +296,7 @@ impl Server {
                 readiness::upkeep(&limiter, &store, &view, &config, clock),
                 Box::pin(heal::keep_healed(&view.engine, &store, &limiter, clock)),
                 Box::pin(grants::keep_granting(&view.engine, &store, &limiter, clock)),
+                Box::pin(reservations::keep_settled(&view.engine, &store, &limiter, clock)),
                 async {
                     if let Some(snapshots) = &view.snapshots {
                         snapshots.keep_writing(&limiter, &store).await;

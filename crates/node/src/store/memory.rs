@@ -6,7 +6,10 @@
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tidegate_core::{
     ids::{Key, StoreEpoch},
-    store::{Marker, Record, Records, StoreCommand, StoreReply, Table, TableFull, step},
+    store::{
+        Marker, Record, Records, Remembered, RequestId, StoreCommand, StoreReply, Table, TableFull,
+        step,
+    },
     time::StoreTime,
 };
 
@@ -195,6 +198,17 @@ impl Records for Locked<'_> {
         let shard = shard_of(key);
         if let Some((_, table)) = self.tables.iter_mut().find(|(at, _)| *at == shard) {
             table.put(key, record);
+        }
+    }
+
+    fn recall(&self, key: &Key, id: &RequestId, now: StoreTime) -> Option<Remembered> {
+        self.table(key)?.recall(key, id, now)
+    }
+
+    fn remember(&mut self, key: &Key, id: RequestId, until: StoreTime, remembered: Remembered) {
+        let shard = shard_of(key);
+        if let Some((_, table)) = self.tables.iter_mut().find(|(at, _)| *at == shard) {
+            table.remember(key, id, until, remembered);
         }
     }
 }

@@ -19,7 +19,10 @@ use tidegate_core::{
     algorithm::{Bucket, LabelTime, Rule, Weighed},
     ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
     rights::{Adopted, Proposed, Receipts, Received, Row},
-    store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
+    store::{
+        Action, COUNT_MAX, Claim, Counts, Holding, Lapse, Once, OperationReply, Remembered,
+        RequestId, StoreCommand, StoreReply,
+    },
     time::{ClusterTime, Label, Span, StoreTime},
 };
 use tokio::{sync::watch, time};
@@ -196,9 +199,14 @@ impl RedisStore {
             }));
         }
         let mut call = redis::cmd("EVALSHA");
-        call.arg(&self.hash).arg(keys.len() + 1).arg(&self.marker);
+        let once = command.once.zip(keys.first());
+        let names = keys.len() + 1 + usize::from(once.is_some());
+        call.arg(&self.hash).arg(names).arg(&self.marker);
         for key in &keys {
             call.arg(record_name(&self.settings.namespace, key));
+        }
+        if let Some((once, key)) = &once {
+            call.arg(request_name(&self.settings.namespace, key, &once.id));
         }
         match self.history.load().as_deref() {
             Some((breaks, history)) if *breaks == self.breaks.load(Ordering::Acquire) => {
@@ -214,6 +222,17 @@ impl RedisStore {
         for number in [epoch.0, from, agreed, since, until.0] {
             call.arg(number.min(COUNT_MAX));
         }
+        match &once {
+            Some((Once { of, says, kept, refusals, .. }, _)) => {
+                let kept = kept.as_millis_ceil().max(1);
+                for number in [kept, *of, *says, u64::from(*refusals)] {
+                    call.arg(number.min(COUNT_MAX));
+                }
+            }
+            None => {
+                call.arg(0);
+            }
+        }
         for (place, operation) in places.into_iter().zip(&command.operations) {
             let (action, cost) = match operation.action {
                 Action::Peek => (0, 0),
@@ -221,14 +240,19 @@ impl RedisStore {
                 Action::Heal => (2, 0),
                 Action::Grant => (3, 0),
                 Action::Refund { amount } => (4, amount),
+                Action::Settle { keep } => (5, keep),
+                Action::Hold { amount } => (6, amount),
             };
+            let terms = operation.hold.map_or_else(Vec::new, |terms| {
+                vec![terms.id.0, terms.lasts.0, u64::from(terms.lapse == Lapse::Undone)]
+            });
             let claim = operation.claim.as_deref().map(claim_numbers);
             let (rule, of_rule) = rule_numbers(&operation.rule);
             let more = claim.unwrap_or(of_rule);
             let numbers = [
                 // The marker is the first of the keys, and Lua counts from one.
                 place as u64 + 2,
-                action + 8 * rule,
+                action + 8 * rule + if terms.is_empty() { 0 } else { 64 },
                 cost,
                 operation.label.0,
                 operation.not_before.0,
@@ -238,9 +262,9 @@ impl RedisStore {
                 operation.floor.refunded,
                 u64::from(operation.enforce),
                 operation.expires.0,
-                more.len() as u64,
+                (terms.len() + more.len()) as u64,
             ];
-            for number in numbers.into_iter().chain(more) {
+            for number in numbers.into_iter().chain(terms).chain(more) {
                 call.arg(number.min(COUNT_MAX));
             }
         }
@@ -258,6 +282,7 @@ fn rule_numbers(rule: &Rule) -> (u64, Vec<u64>) {
         Rule::Bucket(at, Bucket { capacity, unit, drain, tick }) => {
             (3, [label(at), vec![*capacity, *unit, *drain, *tick]].concat())
         }
+        Rule::Concurrency => (4, Vec::new()),
     }
 }
 
@@ -301,6 +326,11 @@ fn push_told(numbers: &mut Vec<u64>, told: &[Received]) {
 /// the hash tag, so that all limits of a caller are in one slot of a cluster.
 fn record_name(namespace: &str, key: &Key) -> String {
     format!("{namespace}:{{{:?}}}{:08x}", key.caller, key.limit.0)
+}
+
+/// The key of what is remembered of a request: beside the records of its caller.
+fn request_name(namespace: &str, key: &Key, id: &RequestId) -> String {
+    format!("{namespace}:{{{:?}}}once{:016x}{:016x}", key.caller, id.0[1], id.0[0])
 }
 
 /// What Redis or the script says when a record cannot be used: its key holds something else. Older
@@ -379,6 +409,25 @@ fn read_reply(
             epoch: StoreEpoch(epoch),
             newest: labels.iter().copied().map(Label).collect(),
         }),
+        [3, now, epoch, says, at, admitted @ (0 | 1), ref rest @ ..] => {
+            let mut rest = rest;
+            let each = (0..operations).map(|_| {
+                let label = Label(rest.split_off_first().copied()?);
+                // Of a remembered answer only meters are told.
+                Some((label, read_operation(&mut rest, true)?))
+            });
+            let operations: Option<Vec<_>> = each.collect();
+            let operations = operations.filter(|_| rest.is_empty()).ok_or_else(|| {
+                unreadable(format!("{} numbers for a repeated answer", numbers.len()))
+            })?;
+            let (at, admitted) = (StoreTime(at), admitted == 1);
+            // What was asked for is what is asked for again.
+            let first = Box::new(Remembered { of: 0, says, at, admitted, operations });
+            Ok(StoreReply::Repeated { now: StoreTime(now), epoch: StoreEpoch(epoch), first })
+        }
+        [4, now, epoch] => {
+            Ok(StoreReply::OtherRequest { now: StoreTime(now), epoch: StoreEpoch(epoch) })
+        }
         [admitted @ (0 | 1), now, epoch, config, from, agreed, since, ref rest @ ..] => {
             let mut rest = rest;
             let adopted = Adopted {

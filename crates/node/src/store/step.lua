@@ -1,15 +1,21 @@
 -- One check: the translation of `step` in crates/core/src/store/step.rs, operation by operation.
 -- What is true of the one must be true of the other; a differential test holds them together.
 --
--- KEYS     the marker, then one record per distinct key
+-- KEYS     the marker, then one record per distinct key, and of a command that is carried out once what is remembered
+--          of it
 -- ARGV     the server's history as the caller knows it, or an empty string; an epoch, or 0, and from when on
 --          the caller says that its labels are whole; the configuration that its claims are made by, from when on
 --          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
---          opened since they began before, and one more (0: not known), and until when it may be adopted so; and
---          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund)
---          and eight times the rule (0: fixed window, 1: sliding window, 2: sliding log, 3: bucket), cost,
+--          opened since they began before, and one more (0: not known), and until when it may be adopted so; for how
+--          many milliseconds the command is remembered (0: it is not), and if it is, what it asks for, a number for
+--          who asks again, and whether a refusal is remembered (1 or 0); and
+--          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund,
+--          5: settle, 6: hold)
+--          and eight times the rule (0: fixed window, 1: sliding window, 2: sliding log, 3: bucket, 4: concurrency)
+--          and 64 if it has terms of a hold, cost (of settling: what is kept),
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
---          how many numbers follow (0: none), either of a rule: when the label starts, how long a window is, a floor
+--          how many numbers follow (0: none), of the terms: name, how long, how it lapses (0: given back, 1: undone);
+--          then either of a rule: when the label starts, how long a window is, a floor
 --          of what was used in the label before, of a bucket also capacity, unit, drain, tick; or of a claim: base, the one by the configuration before and one more (0: not
 --          known), allowance, label start; block (0: the label is
 --          short), ceiling and its epoch; the epoch that is reopened (0: none), what it is taken to have used,
@@ -18,6 +24,9 @@
 --          amount, how many have told of themselves, of each region, epoch, amount, ceiling, how many are
 --          granted something, of each region and amount
 -- reply    {2, now, epoch, and for each operation: its record's newest label or 0}: relabel, nothing was done
+--          {3, now, epoch, the number for who asks again, when it was carried out, admitted, and for each operation:
+--          label, passes, used, refunded, and how many numbers follow (0 or 3), of a meter}: carried out before
+--          {4, now, epoch}: something else was carried out under this name
 --          {admitted (1 or 0), now, epoch, the configuration adopted, from when on, from when on agreed and one
 --          more (0: not known), since when, and for each operation: passes (1 or 0), used, refunded, and how many
 --          numbers follow (0: none), either of a meter: what counts as used, how long to wait, how long until
@@ -29,15 +38,21 @@
 -- same, and its account: base, the epoch that reopened it or 0, how many were granted something, of each region
 -- and amount, how many have told of themselves, of each region, epoch, amount, ceiling; or version 3, the same
 -- as 1, and its meter: the latest time, the rule, and of a bucket level and unit, of a log a list: how long before
--- the latest time, and how much, the oldest first.
+-- the latest time, and how much, the oldest first; or versions 4 to 6, as 1 to 3, and a list of holds: of each when
+-- it ends, its name, when it was made, its label, how much, how it lapses; those that end first at the front.
+-- What is remembered of a command is a list in MessagePack: version 1, what it asks for, how many operations, and the
+-- reply from the number for who asks again on.
 -- The marker is text: version 1, the server's history (master_replid), epoch, and once somebody has said it,
 -- from when on labels are whole, and then the configuration adopted, if it is not the first, from when on, from
 -- when on agreed or 0, and since when.
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
-local FIXED, FIELDS = 8, 12
-local PEEK, CHARGE, HEAL, GRANT, REFUND = 0, 1, 2, 3, 4
-local SLIDING_WINDOW, SLIDING_LOG, BUCKET = 1, 2, 3
+local FIXED, FIELDS = ARGV[9] == '0' and 9 or 12, 12
+local PEEK, CHARGE, HEAL, GRANT, REFUND, SETTLE, HOLD = 0, 1, 2, 3, 4, 5, 6
+local SLIDING_WINDOW, SLIDING_LOG, BUCKET, CONCURRENCY = 1, 2, 3, 4
+local GIVEN_BACK = 0
+-- HOLDS_MAX in crates/core/src/store/hold.rs.
+local HOLDS_MAX = 1000
 local COUNT_MAX = 9007199254740991
 -- StoreEpoch::APART.
 local EPOCHS_APART = 11000000
@@ -163,14 +178,34 @@ local function meter_of(n)
   return m
 end
 
--- The five numbers of a record, its account and its meter; nothing if there is none, and an error besides if it is
--- not one of ours.
+-- The holds at the end of a record of version 4 to 6.
+local function holds_of(list)
+  local holds = {}
+  for i = 1, #list, 6 do
+    local hold = {}
+    for f = 0, 5 do
+      if type(list[i + f]) ~= 'number' then error('no number') end
+      hold[f + 1] = list[i + f]
+    end
+    holds[#holds + 1] = hold
+  end
+  return holds
+end
+
+-- The five numbers of a record, its account, its meter and its holds; nothing if there is none, and an error besides
+-- if it is not one of ours.
 local function read(key)
   local value = redis.call('GET', KEYS[key])
   if not value then return nil end
   local n = {pcall(cmsgpack.unpack, value)}
   local fine = table.remove(n, 1)
-  local version = n[1]
+  local version, holds = n[1], nil
+  if fine and (version == 4 or version == 5 or version == 6) then
+    local list = table.remove(n)
+    fine = type(list) == 'table'
+    if fine then fine, holds = pcall(holds_of, list) end
+    if fine then version = version - 3 end
+  end
   if fine and (version == 1 or version == 2 or version == 3) then
     local list = version == 3 and n[8] == SLIDING_LOG and type(n[9]) == 'table' and n[9] or nil
     fine = #n == 6 or (version == 2 and #n >= 10) or (version == 3 and #n >= 8)
@@ -178,7 +213,7 @@ local function read(key)
     local read, account, meter = true, nil, nil
     if fine and version == 2 then read, account = pcall(account_of, n) end
     if fine and version == 3 then read, meter = pcall(meter_of, n) end
-    if fine and read then return value, {n[2], n[3], n[4], n[5], n[6]}, account, meter end
+    if fine and read then return value, {n[2], n[3], n[4], n[5], n[6]}, account, meter, holds end
   end
   local what = fine and 'version ' .. tostring(version) or 'no version'
   return nil, redis.error_reply('TIDEGATE record ' .. KEYS[key] .. ' has ' .. what)
@@ -191,7 +226,7 @@ local function sorted(by_region)
   return regions
 end
 
--- The bytes of a record.
+-- The bytes of a record without holds.
 local function packed(r, a, m)
   if m then
     if m.units then return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, BUCKET, m.units, m.unit) end
@@ -219,6 +254,17 @@ local function packed(r, a, m)
   return cmsgpack.pack(unpack(n))
 end
 
+-- The same of one with holds: another version, and the holds behind the rest. A version is one byte.
+local function packed_with(r, a, m, holds)
+  local value = packed(r, a, m)
+  if #holds == 0 then return value end
+  local list = {}
+  for _, hold in ipairs(holds) do
+    for f = 1, 6 do list[#list + 1] = hold[f] end
+  end
+  return string.char(string.byte(value) + 3) .. string.sub(value, 2) .. cmsgpack.pack(list)
+end
+
 -- Rights; made for commands that have claims.
 local spend
 local function make_rights()
@@ -243,7 +289,7 @@ local function make_rights()
 
   -- Carries out an operation on a limit under rights; `c` is where its claim begins. Returns whether it passes,
   -- and the holding.
-  function spend(d, o, c)
+  function spend(d, o, c, has_place)
     if o[4] ~= d.c[1] then return o[2] == PEEK, {0, 0, 0, 0} end
     local function n(i) return tonumber(ARGV[c + i]) end
     local base, before, allowance, label_start = n(0), n(1) > 0 and n(1) - 1 or nil, n(2), n(3)
@@ -295,7 +341,7 @@ local function make_rights()
     local passes = true
     if o[2] == CHARGE then
       if net + o[3] > o[7] then allowance = 0 end
-      passes = open and serves and net + o[3] <= held(a) + allowance
+      passes = has_place and open and serves and net + o[3] <= held(a) + allowance
       if block > 0 and net + o[3] > ceiling + block then passes = false end
     elseif o[2] == REFUND then
       d.c[3] = d.c[3] + math.min(o[3], math.max(net, 0))
@@ -324,7 +370,7 @@ end
 
 -- Meters: the translation of crates/core/src/algorithm, file by file. `p` is a rule's numbers. Functions are made
 -- anew in each call, so these are made for commands that need them.
-local meter, lift, used, reset, measure
+local meter, lift, refund, used, reset, measure
 local function make_meters()
   if measure then return end
   -- Sliding window: what of `previous` counts while so much of a window is left.
@@ -430,6 +476,22 @@ local function make_meters()
     end
   end
 
+  -- Gives back what was used since some instant.
+  function refund(m, rule, p, amount, since)
+    if rule == BUCKET then
+      since = m.at - math.max(now - since, 0)
+      m.units = math.max(m.units - drained(math.min(amount, p.capacity) * p.unit, p, since, m.at), 0)
+    elseif rule == SLIDING_LOG then
+      local left = {}
+      for _, entry in ipairs(m.log) do
+        local less = math.min(amount, entry[2])
+        amount = amount - less
+        if entry[2] > less then left[#left + 1] = {entry[1], entry[2] - less} end
+      end
+      m.log = left
+    end
+  end
+
   -- `r` are the counts, `m` the meter.
   function used(r, m, rule, p)
     if rule == SLIDING_LOG then return sum(m.log) end
@@ -486,41 +548,102 @@ local function make_meters()
     return ahead(resets(r, m, rule, p), m)
   end
 
-  -- Carries out an operation on a limit whose counts do not decide alone. Returns whether it passes, and after which
-  -- it would.
-  function measure(d, o, action, rule, p, a)
+  -- Carries out an operation on a limit whose counts do not decide alone. `place_wait` is for a place to hold it by.
+  -- Returns whether it passes, and after which it would.
+  function measure(d, o, action, rule, p, a, has_place, place_wait)
     local m, r, cost = meter(d, 'c', rule, p), d.c, o[3]
     local passes, wait = action ~= GRANT, 0
     if action == CHARGE then
-      passes = has_room(r, m, rule, p, cost, o[7])
+      passes = has_place and has_room(r, m, rule, p, cost, o[7])
       if passes then
         if rule == SLIDING_LOG then add(m.log, m.at, cost) end
         if rule == BUCKET then m.units = m.units + cost * p.unit end
         r[a], d.moved = r[a] + cost, true
       else
-        wait = ahead(waits(r, m, rule, p, cost, o[7]), m)
+        wait = math.max(ahead(waits(r, m, rule, p, cost, o[7]), m), place_wait)
       end
     elseif action == REFUND then
       local given = math.min(cost, math.max(r[a] - r[a + 1], 0))
       r[a + 1] = r[a + 1] + given
       d.moved = d.moved or given > 0
-      if rule == BUCKET then
-        local since = m.at - math.max(now - p.starts, 0)
-        m.units = math.max(m.units - drained(math.min(given, p.capacity) * p.unit, p, since, m.at), 0)
-      elseif rule == SLIDING_LOG then
-        local left = {}
-        for _, entry in ipairs(m.log) do
-          local less = math.min(given, entry[2])
-          given = given - less
-          if entry[2] > less then left[#left + 1] = {entry[1], entry[2] - less} end
-        end
-        m.log = left
-      end
+      if given > 0 then refund(m, rule, p, given, p.starts) end
     end
     -- A level is to be remembered until it has drained.
     if rule == BUCKET then d.expires = math.max(d.expires or 0, o[11], now + reset(r, m, rule, p)) end
     return passes, wait
   end
+end
+
+-- Holds: the translation of crates/core/src/store/hold.rs, and of what a record does by them. Each is {when it ends,
+-- name, when it was made, label, amount, how it lapses}; `d.h` has those of both outcomes.
+
+local function sum_of(holds)
+  local all = 0
+  for _, hold in ipairs(holds) do all = all + hold[5] end
+  return all
+end
+
+-- After which so many have ended that a cost has room, and that there is room for one more.
+local function waits_for(holds, cost, ceiling)
+  local over, too_many = math.max(sum_of(holds) + cost - ceiling, 0), math.max(#holds + 1 - HOLDS_MAX, 0)
+  for _, hold in ipairs(holds) do
+    over, too_many = math.max(over - hold[5], 0), math.max(too_many - 1, 0)
+    if over == 0 and too_many == 0 then return math.max(hold[1] - now, 0) end
+  end
+  return 0
+end
+
+-- Whether one hold comes before another.
+local function is_before(one, other)
+  for f = 1, 6 do
+    if one[f] ~= other[f] then return one[f] < other[f] end
+  end
+  return false
+end
+
+-- Holds an amount by an operation's terms, if there is room for it.
+local function hold_by(d, o, terms, amount)
+  local holds = d.h.c
+  if #holds >= HOLDS_MAX then return false end
+  local hold = {now + terms[2], terms[1], now, o[4], amount, terms[3]}
+  local place = #holds + 1
+  while place > 1 and not is_before(holds[place - 1], hold) do place = place - 1 end
+  table.insert(holds, place, hold)
+  d.expires = math.max(d.expires, hold[1])
+  return true
+end
+
+-- Gives back of a hold in outcome `which`, where its label is still known.
+local function give_back(d, which, hold, amount, rule, p)
+  local r = d[which]
+  if hold[4] > r[1] or hold[4] + 1 < r[1] then return end
+  local a = at(r, hold[4])
+  amount = math.min(amount, math.max(r[a] - r[a + 1], 0))
+  if hold[6] == GIVEN_BACK then r[a + 1] = r[a + 1] + amount else r[a] = r[a] - amount end
+  if amount > 0 and rule > 0 then refund(meter(d, which, rule, p), rule, p, amount, hold[3]) end
+end
+
+-- Ends the holds whose time is over.
+local function lapse(d, which, rule, p)
+  local holds = d.h[which]
+  while holds[1] and holds[1][1] <= now do
+    local hold = table.remove(holds, 1)
+    give_back(d, which, hold, hold[5], rule, p)
+    d.moved = true
+  end
+end
+
+-- Ends the hold of a name, and keeps so much of it charged. Returns whether there is one.
+local function settle(d, id, keep, rule, p)
+  for i, hold in ipairs(d.h.c) do
+    if hold[2] == id then
+      table.remove(d.h.c, i)
+      give_back(d, 'c', hold, math.max(hold[5] - keep, 0), rule, p)
+      d.moved = true
+      return true
+    end
+  end
+  return false
 end
 
 -- Where each operation's numbers begin in ARGV.
@@ -547,18 +670,21 @@ end
 
 -- The draft of a record, turned to a label; nil if the label fits neither the clock nor the record, and an
 -- error besides if the record cannot be used.
-local function draft(key, label, not_before, not_after, rule)
-  if now < not_before or now >= not_after then return nil end
+local function draft(key, label, not_before, not_after, rule, settles)
+  if not settles and (now < not_before or now >= not_after) then return nil end
   local d = drafts[key]
   if not d then
-    local value, numbers, account, stored = read(key)
+    local value, numbers, account, stored, holds = read(key)
     if not value and numbers then return nil, numbers end
     local l, u, r, pu, pr = unpack(numbers or {label, 0, 0, 0, 0})
     d = {found = value, expires = nil, l = {l, u, r, pu, pr}, c = {l, u, r, pu, pr}, account = account}
     d.stored, d.moved = stored, false
+    d.h = {l = holds or {}, c = {}}
+    for i, hold in ipairs(d.h.l) do d.h.c[i] = hold end
     if stored or rule > 0 then d.meters = {} end
     drafts[key] = d
   end
+  if settles then return d end
   -- An account ends with its label.
   if label > d.c[1] then d.account = nil end
   return turn(d.l, label) and turn(d.c, label) and d or nil
@@ -589,43 +715,90 @@ local function raise(r, a, o, d, which, rule, p)
   end
 end
 
+-- A command that was carried out before is answered as then.
+local once = FIXED > 9
+if once then
+  local value = redis.call('GET', KEYS[#KEYS])
+  if value then
+    local fine, n = pcall(cmsgpack.unpack, value)
+    if not fine or type(n) ~= 'table' or n[1] ~= 1 then
+      return redis.error_reply('TIDEGATE record ' .. KEYS[#KEYS] .. ' is no answer of ours')
+    end
+    begin()
+    if n[2] ~= tonumber(ARGV[10]) or n[3] ~= #starts then return {4, now, epoch} end
+    local reply = {3, now, epoch}
+    for i = 4, #n do reply[#reply + 1] = n[i] end
+    return reply
+  end
+end
+
 for i, start in ipairs(starts) do
   local o = {}
   for f = 1, FIELDS do o[f] = tonumber(ARGV[start + f]) end
   local key, action, cost, label = o[1], o[2] % 8, o[3], o[4]
-  local rule, p = 0, nil
-  if o[2] >= 8 then
+  local rule, p, terms, more = 0, nil, nil, start + FIELDS
+  if o[2] >= 64 then
+    terms = {tonumber(ARGV[more + 1]), tonumber(ARGV[more + 2]), tonumber(ARGV[more + 3])}
+    o[2], o[12], more = o[2] % 64, o[12] - 3, more + 3
+  end
+  local places = o[2] >= CONCURRENCY * 8
+  if o[2] >= 8 and not places then
     make_meters()
     rule = math.floor(o[2] / 8)
-    local function n(f) return tonumber(ARGV[start + FIELDS + f]) end
+    local function n(f) return tonumber(ARGV[more + f]) end
     p = {starts = n(1), length = n(2), before = n(3)}
     p.capacity, p.unit, p.drain, p.tick = n(4), n(5), n(6), n(7)
   end
   if action ~= PEEK then writes = true end
 
-  local d, wrong = draft(key, label, o[5], o[6], rule)
+  local d, wrong = draft(key, label, o[5], o[6], rule, action == SETTLE)
   if wrong then return wrong end
-  -- What weighs on the label before the newest is not known any more.
-  if d and rule == SLIDING_WINDOW and (action == CHARGE or action == PEEK) and label ~= d.c[1] then d = nil end
+  -- What weighs on the label before the newest is not known any more, and what is held is held in the newest.
+  local newest_only = rule == SLIDING_WINDOW and (action == CHARGE or action == PEEK)
+  if terms and (action == CHARGE or action == HOLD) then newest_only = true end
+  if d and newest_only and label ~= d.c[1] then d = nil end
   if d then
+    if #d.h.l > 0 then lapse(d, 'l', rule, p) end
+    if #d.h.c > 0 then lapse(d, 'c', rule, p) end
     local a = at(d.l, label)
     raise(d.l, a, o, d, 'l', rule, p)
     raise(d.c, a, o, d, 'c', rule, p)
-    -- A record lives as long as its newest label asks; an operation on the label before changes nothing.
-    if label == d.l[1] then d.expires = o[11] end
+    -- A record lives as long as its newest label asks, or what is held of it; an operation on the label before changes
+    -- nothing.
+    if label == d.l[1] and action ~= SETTLE then
+      local last = d.h.c[#d.h.c]
+      d.expires = last and math.max(o[11], last[1]) or o[11]
+    end
 
     local passes, holding, measured = true, nil, nil
-    if rule > 0 then
+    local has_place, place_wait = not (terms and action == CHARGE and #d.h.c >= HOLDS_MAX), 0
+    if not has_place then place_wait = waits_for(d.h.c, 0, COUNT_MAX) end
+    if action == SETTLE then
+      passes = terms ~= nil and settle(d, terms[1], cost, rule, p)
+    elseif action == HOLD then
+      passes = false
+      for _, hold in ipairs(d.h.c) do passes = passes or (terms ~= nil and hold[2] == terms[1]) end
+      passes = passes or (terms ~= nil and hold_by(d, o, terms, cost))
+      d.moved = d.moved or passes
+    elseif places then
+      passes = action == PEEK or action == HEAL
+      local waits = 0
+      if action == CHARGE then
+        passes = terms ~= nil and has_place and sum_of(d.h.c) + cost <= o[7]
+        if not passes then waits = waits_for(d.h.c, cost, o[7]) end
+      end
+      measured = {waits}
+    elseif rule > 0 then
       local waits
-      passes, waits = measure(d, o, action, rule, p, a)
+      passes, waits = measure(d, o, action, rule, p, a, has_place, place_wait)
       measured = {waits, rule, p}
     elseif action == HEAL or (action == PEEK and o[12] == 0) then
       passes = true
     elseif o[12] > 0 then
       make_rights()
-      passes, holding = spend(d, o, start + FIELDS + 1)
+      passes, holding = spend(d, o, more + 1, has_place)
     elseif action == CHARGE then
-      passes = d.c[a] - d.c[a + 1] + cost <= o[7]
+      passes = has_place and d.c[a] - d.c[a + 1] + cost <= o[7]
       if passes then d.c[a] = d.c[a] + cost end
     elseif action == REFUND then
       passes = true
@@ -633,9 +806,10 @@ for i, start in ipairs(starts) do
     else
       passes = false
     end
+    if passes and action == CHARGE and terms then hold_by(d, o, terms, cost) end
     if not passes and o[10] == 1 then admitted = false end
     replies[i] = {key, label, passes, holding, measured}
-  elseif action == HEAL or action == REFUND then
+  elseif action == HEAL or action == REFUND or action == HOLD then
     -- What nobody can ask for any more needs no healing.
     replies[i] = {}
   else
@@ -647,13 +821,13 @@ begin()
 for _, d in pairs(drafts) do
   -- Time alone is not worth a write.
   if admitted and d.moved and d.meters then d.meters.l = d.meters.c end
-  if admitted then d.l = d.c end
+  if admitted then d.l, d.h.l = d.c, d.h.c end
 end
 if writes then
   for key, d in pairs(drafts) do
     local r = d.l
-    local value, account = packed(r, d.account, d.meters and d.meters.l or d.stored), d.account
-    local empty = r[2] == 0 and r[3] == 0 and r[4] == 0 and r[5] == 0
+    local value, account = packed_with(r, d.account, d.meters and d.meters.l or d.stored, d.h.l), d.account
+    local empty = r[2] == 0 and r[3] == 0 and r[4] == 0 and r[5] == 0 and #d.h.l == 0
     if account then
       empty = empty and not (next(account.given) or next(account.received) or account.reopened)
     end
@@ -679,10 +853,31 @@ for _, o in ipairs(replies) do
   reply[#reply + 1] = r[a + 1]
   if o[5] then
     local waits, rule, p = unpack(o[5])
-    local m = meter(drafts[o[1]], 'l', rule, p)
-    o[4] = {used(r, m, rule, p), waits, reset(r, m, rule, p)}
+    if rule then
+      local m = meter(drafts[o[1]], 'l', rule, p)
+      o[4] = {used(r, m, rule, p), waits, reset(r, m, rule, p)}
+    else
+      local holds = drafts[o[1]].h.l
+      local last = holds[#holds]
+      o[4] = {sum_of(holds), waits, last and math.max(last[1] - now, 0) or 0}
+    end
   end
   reply[#reply + 1] = o[4] and #o[4] or 0
   for _, number in ipairs(o[4] or {}) do reply[#reply + 1] = number end
+end
+if once and (admitted or ARGV[12] == '1') then
+  local n = {1, tonumber(ARGV[10]), #starts, tonumber(ARGV[11]), now, admitted and 1 or 0}
+  local from = 8
+  for i, start in ipairs(starts) do
+    local o = replies[i]
+    n[#n + 1] = tonumber(ARGV[start + 4])
+    for f = from, from + 2 do n[#n + 1] = reply[f] end
+    -- How an account stood is not remembered.
+    local count, kept = reply[from + 3], o[5] and 3 or 0
+    n[#n + 1] = kept
+    for f = 1, kept do n[#n + 1] = reply[from + 3 + f] end
+    from = from + 4 + count
+  end
+  redis.call('SET', KEYS[#KEYS], cmsgpack.pack(n), 'PX', ARGV[9])
 end
 return reply

@@ -192,6 +192,7 @@ impl World<'_> {
             Completion::Again(command, ticket) => {
                 self.submit(now, request, command, Pending { ticket, permit, asked });
             }
+            Completion::OtherRequest => unreachable!("requests here have no names"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is given back of what was admitted, by nodes and by the central limiter alike.
 
-use tidegate_core::engine::Charged;
+use tidegate_core::check::Charged;
 
 use super::{Event, Refund, World};
 use crate::{

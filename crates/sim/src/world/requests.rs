@@ -104,6 +104,7 @@ impl World<'_> {
                 self.answer_without_store(now, request, ticket, NotLetThrough::Unreachable.into());
             }
             Plan::Full(ticket) => self.answer_without_store(now, request, ticket, Failure::Record),
+            Plan::Known(_) | Plan::OtherRequest => unreachable!("requests here have no names"),
         }
     }
 
@@ -120,7 +121,9 @@ impl World<'_> {
         };
         match life.engine.complete(life.mono(now), ticket, why.of_check()) {
             Completion::Decided(decision) => self.decide(now, request, None, &decision),
-            Completion::Again(..) => unreachable!("only a store asks for other labels"),
+            Completion::Again(..) | Completion::OtherRequest => {
+                unreachable!("only a store says so")
+            }
         }
     }
 

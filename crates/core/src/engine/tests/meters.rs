@@ -84,7 +84,7 @@ fn a_bucket_goes_on_at_its_rate_without_the_store() {
 
 #[test]
 fn what_is_given_back_may_be_used_again() {
-    use crate::engine::Charged;
+    use crate::check::Charged;
     each(|algorithm, mut world| {
         assert_eq!(world.passing(10, true), 10, "{algorithm}");
         let policy = &world.policies.policies[0];

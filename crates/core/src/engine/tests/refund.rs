@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
+    check::Charged,
     counts::Tally,
-    engine::Charged,
     store::{COUNT_MAX, Counts},
 };
 

@@ -4,7 +4,10 @@
 //! is noted and reading goes on, so that one answer lists several mistakes; only bytes that are no
 //! JSON, or a value where an object belongs, end it.
 
-use std::{fmt, ops::Range};
+use std::{
+    fmt,
+    ops::{Range, RangeInclusive},
+};
 
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
@@ -39,6 +42,30 @@ pub(crate) fn check(body: &[u8]) -> Result<(Pairs<'_>, u64), Problem> {
     reader.finish(read.map(|cost| (pairs, cost)))
 }
 
+/// A number that a body has beside a check.
+#[derive(Debug)]
+pub(crate) struct Extra {
+    pub(crate) name: &'static str,
+    pub(crate) range: RangeInclusive<u64>,
+    /// What is said of a value that is none.
+    pub(crate) expected: &'static str,
+}
+
+/// Reads a check and one number more, which must be there.
+pub(crate) fn check_with<'a>(
+    body: &'a [u8],
+    extra: &'static Extra,
+) -> Result<(Pairs<'a>, u64, u64), Problem> {
+    let mut reader = Reader { extra: Some((extra, None)), ..Reader::default() };
+    let read = read_all(body, CheckSeed(&mut reader));
+    let found = reader.extra.and_then(|(_, found)| found);
+    if read.is_ok() && found.is_none() {
+        reader.wrong(extra.name, format!("missing; {}", extra.expected));
+    }
+    let pairs = std::mem::take(&mut reader.pairs);
+    reader.finish(read.map(|cost| (pairs, cost, found.unwrap_or_default())))
+}
+
 /// Reads `{"checks":[…]}`.
 pub(crate) fn batch(body: &[u8]) -> Result<Batch<'_>, Problem> {
     let mut reader = Reader::default();
@@ -66,6 +93,8 @@ struct Reader<'a> {
     index: Option<usize>,
     /// Which of its members is.
     member: Option<&'static str>,
+    /// What a check has beside its own members, and what was found.
+    extra: Option<(&'static Extra, Option<u64>)>,
 }
 
 impl Reader<'_> {
@@ -149,11 +178,31 @@ impl<'de> Visitor<'de> for CheckSeed<'_, 'de> {
                         }
                     });
                 }
-                unknown => {
-                    let message = "no such field; a check has `attributes` and `cost`";
-                    reader.wrong(excerpt(unknown), message);
-                    map.next_value::<IgnoredAny>()?;
-                }
+                other => match reader.extra {
+                    Some((extra, found)) if extra.name == other => {
+                        if found.is_some() {
+                            reader.wrong(extra.name, "given twice");
+                        }
+                        let found = match map.next_value_seed(LeafSeed)? {
+                            Leaf::Whole(number) if extra.range.contains(&number) => number,
+                            other => {
+                                let message = format!("{}, found {other}", extra.expected);
+                                reader.wrong(extra.name, message);
+                                *extra.range.start()
+                            }
+                        };
+                        reader.extra = Some((extra, Some(found)));
+                    }
+                    extra => {
+                        let more = extra.map_or(String::new(), |(extra, _)| {
+                            format!(", and here `{}`", extra.name)
+                        });
+                        let message =
+                            format!("no such field; a check has `attributes` and `cost`{more}");
+                        reader.wrong(excerpt(other), message);
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                },
             }
         }
         if !attributes_seen {

@@ -76,6 +76,33 @@ impl Limiter for Slow {
         Ok(unmatched())
     }
 
+    async fn check_in(
+        &self,
+        _: &Attributes<'_>,
+        _: u64,
+        _: &Wish<'_>,
+    ) -> Result<Decision, CheckError> {
+        panic!("a batch has no wishes")
+    }
+
+    fn token(&self, _: &Reservation) -> String {
+        panic!("a batch reserves nothing")
+    }
+
+    async fn settle(&self, _: &str, _: u64) -> Result<u64, SettleError> {
+        panic!("a batch settles nothing")
+    }
+
+    async fn give_back(
+        &self,
+        _: &Attributes<'_>,
+        _: u64,
+        _: u64,
+        _: Option<&str>,
+    ) -> Result<u64, SettleError> {
+        panic!("a batch gives nothing back")
+    }
+
     async fn usage(&self, _: &Attributes<'_>) -> Result<Decision, UsageError> {
         Ok(unmatched())
     }

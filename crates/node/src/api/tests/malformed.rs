@@ -209,21 +209,6 @@ async fn unknown_paths_and_methods_are_problems() {
     assert_eq!(get(&front, "/v1/check").await.header("allow"), Some("POST"));
 }
 
-#[tokio::test]
-async fn what_later_versions_bring_is_refused_clearly() {
-    for path in ["/v1/reserve", "/v1/settle", "/v1/refund"] {
-        assert_eq!(refused_post(path, r#"{"attributes":{},"cost":1}"#).await, (501, vec![]));
-    }
-    let body = r#"{"checks":[{"attributes":{}}],"attributes":{}}"#;
-    for (method, uri) in [("POST", "/v1/check"), ("POST", "/v1/check/batch"), ("GET", "/check")] {
-        let request = Request::builder().method(method).uri(uri).header("Idempotency-Key", "1");
-        let (limiter, front) = Fake::deciding(admitted()).into_front();
-        let reply = send(front, request.body(Body::from(body)).unwrap()).await;
-        assert_eq!(reply.problem(), (400, fields(&["Idempotency-Key"])));
-        assert_eq!(*limiter.asked.lock(), []);
-    }
-}
-
 /// Something near JSON: parts of checks, strung together.
 fn nearly_json() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![

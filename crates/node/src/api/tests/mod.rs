@@ -10,20 +10,21 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tidegate_core::{
-    check::{Decision, LimitVerdict, PlanError, Reason},
+    check::{Decision, LimitVerdict, PlanError, Reason, Reservation},
     ids::{Caller, CallerHasher, LimitId, RegionName, Secret},
     policy::{Algorithm, Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope, attribute},
     time::{Label, Span, Window},
 };
 use tower::ServiceExt as _;
 
-use super::{Api, Front, Limiter, ResetStyle, UsageError, service};
+use super::{Api, CheckError, Front, Limiter, ResetStyle, SettleError, UsageError, Wish, service};
 
 mod admin;
 mod authorize;
 mod batch;
 mod check;
 mod malformed;
+mod reserve;
 mod serving;
 mod usage;
 
@@ -91,6 +92,11 @@ struct Fake {
     decide: Box<Decide>,
     usage: Result<Decision, UsageError>,
     asked: Mutex<Vec<Asked>>,
+    /// Names and times of reservations that checks came with.
+    wishes: Mutex<Vec<(Option<String>, Option<Duration>)>>,
+    /// What it was asked to settle, and what it answers.
+    settled: Mutex<Vec<(String, u64)>>,
+    settles: Result<u64, SettleError>,
 }
 
 impl Fake {
@@ -98,7 +104,14 @@ impl Fake {
         decide: impl Fn(&Attributes<'_>, u64) -> Result<Decision, PlanError> + Send + Sync + 'static,
     ) -> Self {
         let usage = Err(UsageError::StoreUnavailable { store: "test", why: "is not there" });
-        Self { decide: Box::new(decide), usage, asked: Mutex::default() }
+        Self {
+            decide: Box::new(decide),
+            usage,
+            asked: Mutex::default(),
+            wishes: Mutex::default(),
+            settled: Mutex::default(),
+            settles: Ok(0),
+        }
     }
 
     fn deciding(decision: Decision) -> Self {
@@ -120,6 +133,40 @@ impl Limiter for Fake {
     async fn check(&self, attributes: &Attributes<'_>, cost: u64) -> Result<Decision, PlanError> {
         self.remember(attributes, cost);
         (self.decide)(attributes, cost)
+    }
+
+    async fn check_in(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        wish: &Wish<'_>,
+    ) -> Result<Decision, CheckError> {
+        self.wishes.lock().push((wish.name.map(str::to_owned), wish.reserve));
+        if wish.name == Some("another's") {
+            return Err(CheckError::OtherRequest);
+        }
+        Ok(self.check(attributes, cost).await?)
+    }
+
+    fn token(&self, reservation: &Reservation) -> String {
+        format!("token-{}", reservation.id.0)
+    }
+
+    async fn settle(&self, reservation: &str, actual: u64) -> Result<u64, SettleError> {
+        self.settled.lock().push((reservation.to_owned(), actual));
+        self.settles.clone()
+    }
+
+    async fn give_back(
+        &self,
+        attributes: &Attributes<'_>,
+        cost: u64,
+        label: u64,
+        name: Option<&str>,
+    ) -> Result<u64, SettleError> {
+        self.remember(attributes, cost);
+        self.settled.lock().push((format!("{label} {name:?}"), cost));
+        self.settles.clone()
     }
 
     async fn usage(&self, attributes: &Attributes<'_>) -> Result<Decision, UsageError> {
@@ -217,6 +264,7 @@ fn admitted() -> Decision {
         degraded: false,
         binding: Some(1),
         limits: vec![burst, hourly],
+        reservation: None,
     }
 }
 
@@ -240,5 +288,6 @@ fn unmatched() -> Decision {
         degraded: false,
         binding: None,
         limits: Vec::new(),
+        reservation: None,
     }
 }

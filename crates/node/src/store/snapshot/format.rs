@@ -1,6 +1,6 @@
 //! The bytes of a snapshot: a header, records, and a checksum of all before it.
 //!
-//! Version 2, all numbers little-endian:
+//! Version 3, all numbers little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | 1 or 9 | 0: none; 1: a level, 2: a log; and its latest time, unless there is none |
 //! | 16 | of a level: units, and units of a token |
 //! | 4, and 16 each | of a log: how many entries; time and cost of each |
+//! | 4, and 41 each | how many holds; of each its end, name, when it was made, label, amount; and 0: it is given back, 1: undone |
 //! | 1 | 0: there is no further record |
 //! | 16 | SipHash-2-4, 128 bits, of all before it |
 
@@ -25,12 +26,12 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use tidegate_core::{
     algorithm::{Held, Level, Log, Meter},
     ids::{Caller, CallerHasher, Key, LimitId, Secret, StoreEpoch},
-    store::{COUNT_MAX, Counts, Record},
+    store::{COUNT_MAX, Counts, HOLDS_MAX, Hold, HoldId, Holds, Lapse, Record},
     time::{Label, StoreTime},
 };
 
 const MAGIC: [u8; 8] = *b"TGSNAP\r\n";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const RECORD_BYTES: usize = 68;
 const CHECKSUM_BYTES: usize = 16;
 /// Entries of a log; no record has as many.
@@ -103,14 +104,27 @@ impl<W: Write> Writer<W> {
         bytes[..16].copy_from_slice(&key.caller.to_bytes());
         bytes[16..20].copy_from_slice(&key.limit.0.to_le_bytes());
         // An account is worth nothing to the store that reads it: its epoch is another one.
-        let Record { label, current, previous, expires, account: _, meter } = record;
+        let Record { label, current, previous, expires, account: _, meter, holds } = record;
         let numbers =
             [label.0, current.used, current.refunded, previous.used, previous.refunded, expires.0];
         for (place, number) in bytes[20..].chunks_exact_mut(8).zip(numbers) {
             place.copy_from_slice(&number.to_le_bytes());
         }
         self.write(&bytes)?;
-        self.meter(meter.as_deref())
+        self.meter(meter.as_deref())?;
+        self.holds(holds.as_ref().map_or(&[], |holds| holds.all()))
+    }
+
+    fn holds(&mut self, holds: &[Hold]) -> io::Result<()> {
+        let count = u32::try_from(holds.len()).map_err(io::Error::other)?;
+        self.write(&count.to_le_bytes())?;
+        for Hold { ends, id, made, label, amount, lapse } in holds {
+            for number in [ends.0, id.0, made.0, label.0, *amount] {
+                self.number(number)?;
+            }
+            self.write(&[u8::from(*lapse == Lapse::Undone)])?;
+        }
+        Ok(())
     }
 
     fn meter(&mut self, meter: Option<&Meter>) -> io::Result<()> {
@@ -229,6 +243,7 @@ impl<R: Read> Reader<R> {
             expires: StoreTime(number(5)),
             account: None,
             meter: self.meter()?.map(Box::new),
+            holds: self.holds()?.map(Box::new),
         };
         Ok(Some((Key { caller: Caller::from_bytes(caller), limit: LimitId(limit) }, record)))
     }
@@ -265,6 +280,30 @@ impl<R: Read> Reader<R> {
             _ => return Err(Unusable::Damaged("an unknown kind of meter")),
         };
         Ok(Some(Meter { at, held }))
+    }
+
+    fn holds(&mut self) -> Result<Option<Holds>, Unusable> {
+        let count = u32::from_le_bytes(self.read()?) as usize;
+        if count > HOLDS_MAX {
+            return Err(Unusable::Damaged("more holds than can be"));
+        }
+        let mut holds = Vec::new();
+        for _ in 0..count {
+            let (ends, id) = (StoreTime(self.number()?), HoldId(self.number()?));
+            let (made, label) = (StoreTime(self.number()?), Label(self.number()?));
+            let amount = self.number()?;
+            let lapse = match self.read()? {
+                [0] => Lapse::GivenBack,
+                [1] => Lapse::Undone,
+                _ => return Err(Unusable::Damaged("an unknown kind of hold")),
+            };
+            holds.push(Hold { ends, id, made, label, amount, lapse });
+        }
+        let sound = holds.is_sorted() && holds.iter().all(|hold| hold.amount <= COUNT_MAX);
+        if !sound {
+            return Err(Unusable::Damaged("holds that cannot be"));
+        }
+        Ok((!holds.is_empty()).then(|| Holds::from_sorted(holds)))
     }
 
     fn number(&mut self) -> Result<u64, Unusable> {

@@ -71,7 +71,7 @@ impl Place {
     fn used(&self, store: &MemoryStore, caller: u64) -> u64 {
         match self.charge(store, caller, 1, Span::secs(60)) {
             StoreReply::Done { operations, .. } => operations[0].counts.used - 1,
-            StoreReply::Relabel { .. } => panic!("relabel"),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -89,6 +89,7 @@ fn operation(now: StoreTime, cost: u64, lives: Span) -> Operation {
         expires: now + lives,
         claim: None,
         rule: Rule::FixedWindow,
+        hold: None,
     }
 }
 
@@ -122,7 +123,7 @@ fn meters_come_back() {
             Operation { key, rule: rules[n], ceiling, ..operation(now, cost, Span::secs(60)) };
         match store.apply(&StoreCommand::new(vec![operation])).unwrap() {
             StoreReply::Done { admitted, .. } => admitted,
-            StoreReply::Relabel { .. } => panic!("relabel"),
+            other => panic!("{other:?}"),
         }
     };
     let store = MemoryStore::new(MAX, place.clock);

@@ -60,7 +60,15 @@ fn decision(set: &PolicySet, full: &[&str], reason: Option<Reason>) -> Decision 
     };
     let limits: Vec<_> = set.policies.iter().map(verdict).collect();
     let binding = (!limits.is_empty()).then_some(0);
-    Decision { allowed: true, reason, shadow: false, degraded: false, binding, limits }
+    Decision {
+        allowed: true,
+        reason,
+        shadow: false,
+        degraded: false,
+        binding,
+        limits,
+        reservation: None,
+    }
 }
 
 fn lines(metrics: &Metrics, sample: NodeSample) -> HashSet<String> {

@@ -1,0 +1,534 @@
+//! Reservations: checks whose charge is held until it is settled, and requests that are carried out once.
+//!
+//! A reservation is charged like a check, and counted by the session that admitted it. What of it is not kept is
+//! given back twice over: in the store by the step that settles it, or ends it when its time is over, whichever
+//! node asks; and in the slot of the session that counted it, by that session alone. So this node remembers what
+//! it has reserved, and looks after it when its time is over: another node may have settled it meanwhile, and the
+//! store remembers to what.
+//!
+//! A store of another epoch has forgotten its holds. What was reserved in it stays charged then, until its window
+//! ends, since nobody knows whether it was used. The places of concurrency limits are held again: each node tells
+//! the store of those that it was given and that nobody has given back through it.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::ops::Bound;
+
+use super::{Engine, Outcome};
+use crate::{
+    algorithm::Rule,
+    check::{
+        Charged, Decision, Reservation, Reserve, Ticket,
+        plan::{LabelBounds, Planned},
+    },
+    counts::Tick,
+    guard::{Guard, Guarding},
+    ids::StoreEpoch,
+    memory,
+    policy::{Algorithm, PolicySet},
+    store::{
+        Action, Counts, HoldId, Lapse, Once, Operation, Remembered, RequestId, StoreCommand,
+        StoreReply, Terms,
+    },
+    time::{Mono, Span, StoreTime},
+};
+
+/// Reservations that this node looks after. What is reserved beyond is charged until its window ends, unless it is
+/// settled by this node before its time is over.
+pub const RESERVED_MAX: usize = 65_536;
+/// What was answered without the store under a name: the oldest gives way.
+const ANSWERED_MAX: usize = 8_192;
+/// So long after a reservation's end it is looked after, since clocks differ a little.
+const LOOK_AFTER: Span = Span::secs(1);
+/// So long it is tried again if the store does not answer.
+const LOOK_FOR: Span = Span::secs(300);
+/// How long a store remembers a settling beyond the end of the reservation: longer than anybody asks.
+const SETTLING_KEPT: Span = Span::secs(900);
+/// Between two tries.
+const RETRY_AFTER: Span = Span::secs(1);
+/// Reservations that are looked after at a time.
+const LOOKS_MAX: usize = 16;
+/// Reservations whose places are told in one command; of a check's limits at most 16 are of places.
+const TOLD_AT_ONCE: usize = 16;
+
+/// What became of a request to settle a reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// So much of it stays charged; where it was settled before, as it was said then.
+    Charged(u64),
+    /// There is no such reservation any more: its time is over, or the store has forgotten it.
+    Unknown,
+    /// The store did not say.
+    Unanswered,
+}
+
+/// What a settling command waits for: give it back to [`Engine::handle_settled`], exactly once.
+#[derive(Debug)]
+#[must_use = "a settling command's ticket must be given back, or what was given back is not counted"]
+pub struct SettleTicket {
+    reservation: Reservation,
+    keep: u64,
+    /// Whether it only asks what has become of it.
+    looks: bool,
+    asked_at: Mono,
+}
+
+/// Reservations since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReserveStats {
+    /// Looked after at the moment.
+    pub open: usize,
+    /// Units of cost that nobody looks after: there was no room, the store did not say, or has forgotten.
+    pub unsettled: u64,
+}
+
+/// What a node remembers of reservations and named requests.
+#[derive(Debug, Default)]
+pub(super) struct Reserved {
+    by_id: BTreeMap<HoldId, Open>,
+    /// By when they are to be looked at.
+    due: BTreeMap<(Mono, HoldId), ()>,
+    looking: usize,
+    unsettled: u64,
+    /// The epoch that places are held in, or are being told to; and after which of them to go on.
+    told: Option<StoreEpoch>,
+    telling: Option<HoldId>,
+    answered: BTreeMap<RequestId, Answered>,
+    /// The order in which they are forgotten.
+    oldest: BTreeMap<(Mono, RequestId), ()>,
+}
+
+#[derive(Debug)]
+struct Open {
+    reservation: Reservation,
+    /// Of the store when it was made.
+    epoch: StoreEpoch,
+    due: Mono,
+    until: Mono,
+    /// Whether it is of places only, which end by themselves.
+    places_only: bool,
+}
+
+#[derive(Debug)]
+struct Answered {
+    of: u64,
+    decision: Decision,
+    until: Mono,
+}
+
+impl Reserved {
+    fn add(&mut self, open: Open) {
+        if self.by_id.len() >= RESERVED_MAX {
+            self.unsettled = self.unsettled.saturating_add(open.reservation.cost());
+            return;
+        }
+        self.due.insert((open.due, open.reservation.id), ());
+        self.by_id.insert(open.reservation.id, open);
+    }
+
+    fn remove(&mut self, reservation: &Reservation) -> Option<Open> {
+        let same = self.by_id.get(&reservation.id)?.reservation == *reservation;
+        let open = same.then(|| self.by_id.remove(&reservation.id)).flatten()?;
+        self.due.remove(&(open.due, reservation.id));
+        Some(open)
+    }
+
+    /// Up to so many reservations of earlier epochs than this one that were not told to it.
+    fn to_tell(&mut self, epoch: StoreEpoch, most: usize) -> Vec<Reservation> {
+        if self.told == Some(epoch) && self.telling.is_none() {
+            return Vec::new();
+        }
+        if self.told != Some(epoch) {
+            (self.told, self.telling) = (Some(epoch), Some(HoldId(0)));
+        }
+        let from = self.telling.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.by_id.range((from, Bound::Unbounded)).take(most);
+        let next: Vec<_> = next.collect();
+        self.telling = next.last().map(|(id, _)| **id);
+        let earlier = next.into_iter().filter(|(_, open)| open.epoch < epoch);
+        earlier.map(|(_, open)| open.reservation.clone()).collect()
+    }
+
+    fn remember(&mut self, id: RequestId, answered: Answered) {
+        while self.answered.len() >= ANSWERED_MAX
+            && let Some(((_, oldest), ())) = self.oldest.pop_first()
+        {
+            self.answered.remove(&oldest);
+        }
+        self.oldest.insert((answered.until, id), ());
+        if let Some(before) = self.answered.insert(id, answered) {
+            self.oldest.remove(&(before.until, id));
+        }
+    }
+
+    fn recall(&mut self, now: Mono, id: &RequestId) -> Option<&Answered> {
+        while let Some(entry) = self.oldest.first_entry().filter(|entry| entry.key().0 <= now) {
+            let ((_, oldest), ()) = entry.remove_entry();
+            self.answered.remove(&oldest);
+        }
+        self.answered.get(id)
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let charged = self.by_id.values().map(|open| memory::of_vec(&open.reservation.charged));
+        let limits =
+            self.answered.values().map(|answered| memory::of_vec(&answered.decision.limits));
+        memory::of_tree(&self.by_id)
+            + memory::of_tree(&self.due)
+            + memory::of_tree(&self.answered)
+            + memory::of_tree(&self.oldest)
+            + charged.chain(limits).sum::<usize>()
+    }
+}
+
+/// What is told of places waits for this: give it back to [`Engine::handle_told`], exactly once.
+#[derive(Debug)]
+#[must_use = "what was not told is told again only if its ticket is given back"]
+pub struct PlacesTicket {
+    epoch: StoreEpoch,
+    from: Option<HoldId>,
+}
+
+/// What was answered under a name without the store.
+pub(super) enum Recalled {
+    /// The same was asked for.
+    Same(Decision),
+    /// Something else was.
+    Other,
+}
+
+impl<G: Guarding> Engine<G> {
+    /// How it stands with reservations.
+    pub fn reserve_stats(&self) -> ReserveStats {
+        self.reserved.with(|reserved| ReserveStats {
+            open: reserved.by_id.len(),
+            unsettled: reserved.unsettled,
+        })
+    }
+
+    pub(super) fn reserved_bytes(&self) -> usize {
+        self.reserved.with(|reserved| reserved.memory_bytes())
+    }
+
+    /// Under which terms a planned limit's charge is held, if it is.
+    pub(super) fn terms(&self, plan: &Planned, reserve: Option<Reserve>) -> Option<Terms> {
+        let limit = plan.limit();
+        let lease = (limit.algorithm == Algorithm::Concurrency).then(|| limit.window.length());
+        let Reserve { id, lasts } = match (reserve, lease) {
+            (Some(reserve), Some(lease)) => Reserve { lasts: reserve.lasts.min(lease), ..reserve },
+            (Some(reserve), None) => reserve,
+            (None, Some(lasts)) => Reserve { id: self.hold_id(), lasts },
+            (None, None) => return None,
+        };
+        Some(Terms { id, lasts, lapse: Lapse::GivenBack })
+    }
+
+    /// A name for a hold that nobody else has.
+    pub fn hold_id(&self) -> HoldId {
+        HoldId((self.chance() >> 11).max(1))
+    }
+
+    /// What the store has reserved by a ticket, if it was to reserve something and has.
+    pub(super) fn reservation(
+        &self,
+        ticket: &Ticket,
+        at: StoreTime,
+        passes: impl Iterator<Item = bool>,
+    ) -> Option<Reservation> {
+        let Reserve { id, lasts } = ticket.reserve?;
+        let charged = ticket.planned.iter().zip(passes).filter(|(_, passes)| *passes);
+        let charged =
+            charged.map(|(plan, _)| Charged { key: plan.key, label: plan.label, cost: plan.cost });
+        let charged: Vec<_> = charged.collect();
+        let ends = at + lasts;
+        (!charged.is_empty()).then_some(Reservation { id, ends, charged })
+    }
+
+    /// Looks after what a check has reserved, and the places that it was given, from now on.
+    pub(super) fn note_reserved(
+        &self,
+        now: Mono,
+        at: StoreTime,
+        epoch: StoreEpoch,
+        ticket: &Ticket,
+        reservation: Option<&Reservation>,
+    ) {
+        let open = |reservation: Reservation, lasts: Span, places_only| {
+            let due = now + lasts + LOOK_AFTER;
+            Open { reservation, epoch, due, until: due + LOOK_FOR, places_only }
+        };
+        if let Some((reservation, reserve)) = reservation.zip(ticket.reserve) {
+            let of_places = |plan: &Planned| plan.limit().algorithm == Algorithm::Concurrency;
+            let places_only = ticket.planned.iter().all(of_places);
+            let open = open(reservation.clone(), reserve.lasts, places_only);
+            self.reserved.with(|reserved| reserved.add(open));
+            return;
+        }
+        for plan in &ticket.planned {
+            let Some(Terms { id, lasts, .. }) = plan.hold else { continue };
+            let charged = Charged { key: plan.key, label: plan.label, cost: plan.cost };
+            let reservation = Reservation { id, ends: at + lasts, charged: [charged].into() };
+            self.reserved.with(|reserved| reserved.add(open(reservation, lasts, true)));
+        }
+    }
+
+    /// Remembers what was answered under a name without the store: who asks here again is answered the same.
+    pub(super) fn note_answered(&self, now: Mono, ticket: &Ticket, decision: &Decision) {
+        let Some(once) = ticket.once else { return };
+        let answered = Answered { of: once.of, decision: decision.clone(), until: now + once.kept };
+        self.reserved.with(|reserved| reserved.remember(once.id, answered));
+    }
+
+    pub(super) fn recall_answered(&self, now: Mono, once: &Once) -> Option<Recalled> {
+        self.reserved.with(|reserved| {
+            let known = reserved.recall(now, &once.id)?;
+            let same = known.of == once.of;
+            Some(if same { Recalled::Same(known.decision.clone()) } else { Recalled::Other })
+        })
+    }
+
+    /// Has the store end a reservation and keep `keep` of it, at most what was reserved: carry out the command,
+    /// then call [`handle_settled`](Self::handle_settled). The command may be sent again: it is carried out once.
+    pub fn settle(
+        &self,
+        policies: &PolicySet,
+        now: Mono,
+        reservation: Reservation,
+        keep: u64,
+    ) -> (StoreCommand, SettleTicket) {
+        self.settling(policies, now, reservation, keep, false)
+    }
+
+    fn settling(
+        &self,
+        policies: &PolicySet,
+        now: Mono,
+        reservation: Reservation,
+        keep: u64,
+        looks: bool,
+    ) -> (StoreCommand, SettleTicket) {
+        let (clock, shows) = self.clock.with(|clock| (clock.relation(now), clock.store_time(now)));
+        let operation = |charged: &Charged| {
+            let limit = policies.limit(charged.key.limit).map(|(_, limit)| limit);
+            let rule = limit.map_or_else(Rule::default, |limit| {
+                limit.rule(clock.store_time_of(limit.window.start(charged.label)), 0)
+            });
+            let (id, lapse) = (reservation.id, Lapse::GivenBack);
+            Operation {
+                key: charged.key,
+                action: Action::Settle { keep },
+                label: charged.label,
+                not_before: StoreTime(0),
+                not_after: StoreTime(u64::MAX),
+                ceiling: 0,
+                floor: Counts::default(),
+                enforce: true,
+                expires: StoreTime(0),
+                claim: None,
+                rule,
+                hold: Some(Terms { id, lasts: Span::ZERO, lapse }),
+            }
+        };
+        let left = shows.map_or(Span::ZERO, |shows| reservation.ends.since(shows));
+        let once = Once {
+            id: reservation.settling(),
+            of: 0,
+            says: keep,
+            kept: left + SETTLING_KEPT,
+            refusals: false,
+        };
+        let operations = reservation.charged.iter().map(operation).collect();
+        let command = StoreCommand { once: Some(once), ..StoreCommand::new(operations) };
+        (command, SettleTicket { reservation, keep, looks, asked_at: now })
+    }
+
+    /// Takes what became of a settling command. What was given back of what this session has counted is given back
+    /// in its slot, too.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
+    pub fn handle_settled(&self, now: Mono, ticket: SettleTicket, outcome: &Outcome) -> Settled {
+        if ticket.looks {
+            self.reserved.with(|reserved| reserved.looking = reserved.looking.saturating_sub(1));
+        }
+        let (settled, epoch) = match outcome {
+            Outcome::Reply(reply) => (self.settled(now, &ticket, reply), reply.epoch()),
+            _ => return self.look_again(now, &ticket),
+        };
+        let open = self.reserved.with(|reserved| reserved.remove(&ticket.reservation));
+        let Some(open) = open else { return settled };
+        let kept = match settled {
+            Settled::Charged(kept) => Some(kept),
+            // Its time was over, and the store has given it back.
+            Settled::Unknown if ticket.looks && open.epoch == epoch => Some(0),
+            _ => None,
+        };
+        match kept {
+            Some(kept) => self.give_back(now, &ticket.reservation, kept),
+            None => self.note_unsettled(&open.reservation),
+        }
+        settled
+    }
+
+    fn settled(&self, now: Mono, ticket: &SettleTicket, reply: &StoreReply) -> Settled {
+        self.handle_epoch(now, reply.epoch());
+        match reply {
+            StoreReply::Done { admitted, now: reading, .. } => {
+                self.clock.with(|clock| clock.handle_store(ticket.asked_at, now, *reading));
+                if *admitted { Settled::Charged(ticket.keep) } else { Settled::Unknown }
+            }
+            StoreReply::Repeated { first, .. } => Settled::Charged(first.says),
+            StoreReply::Relabel { .. } | StoreReply::OtherRequest { .. } => Settled::Unknown,
+        }
+    }
+
+    fn look_again(&self, now: Mono, ticket: &SettleTicket) -> Settled {
+        self.reserved.with(|reserved| {
+            if !ticket.looks {
+                return;
+            }
+            let Some(mut open) = reserved.remove(&ticket.reservation) else { return };
+            open.due = now + RETRY_AFTER;
+            if open.due < open.until {
+                reserved.add(open);
+            } else {
+                reserved.unsettled = reserved.unsettled.saturating_add(open.reservation.cost());
+            }
+        });
+        Settled::Unanswered
+    }
+
+    fn note_unsettled(&self, reservation: &Reservation) {
+        self.reserved.with(|reserved| {
+            reserved.unsettled = reserved.unsettled.saturating_add(reservation.cost());
+        });
+    }
+
+    /// Gives back in this session's slots what of a reservation is not kept.
+    fn give_back(&self, now: Mono, reservation: &Reservation, kept: u64) {
+        for Charged { key, label, cost } in &reservation.charged {
+            let back = cost.saturating_sub(kept);
+            let amount = self.with_shard(*key, |shard| {
+                let amount = shard.refund_own(*key, *label, back, Tick::of(now));
+                if let Some(forecast) = shard.watched.touch(key, now) {
+                    forecast.handle_refund(*label, amount);
+                }
+                amount
+            });
+            self.upkeep.with(|upkeep| upkeep.refunds.given += amount);
+        }
+        self.pace.note_change(now, self.settings.gossip);
+    }
+
+    /// The next reservation that is to be looked after, if one is due: carry out the command, then call
+    /// [`handle_settled`](Self::handle_settled). Call until `None`; bounded, and harmless when early.
+    pub fn poll_settle(
+        &self,
+        policies: &PolicySet,
+        now: Mono,
+    ) -> Option<(StoreCommand, SettleTicket)> {
+        let reservation = self.reserved.with(|reserved| {
+            if reserved.looking >= LOOKS_MAX {
+                return None;
+            }
+            loop {
+                let entry = reserved.due.first_entry().filter(|entry| entry.key().0 <= now)?;
+                let ((_, id), ()) = entry.remove_entry();
+                match reserved.by_id.get(&id) {
+                    Some(open) if !open.places_only => {
+                        reserved.looking += 1;
+                        return Some(open.reservation.clone());
+                    }
+                    _ => reserved.by_id.remove(&id),
+                };
+            }
+        })?;
+        Some(self.settling(policies, now, reservation, 0, true))
+    }
+
+    /// When to call [`poll_settle`](Self::poll_settle) again; `None` while nothing is reserved.
+    pub fn next_settle(&self) -> Option<Mono> {
+        self.reserved.with(|reserved| {
+            let next = reserved.due.first_key_value().map(|((due, _), ())| *due);
+            next.filter(|_| reserved.looking < LOOKS_MAX)
+        })
+    }
+}
+
+impl<G: Guarding> Engine<G> {
+    /// What a store of a new epoch is told of places that are held, if there is anything: carry out the command, then
+    /// call [`handle_told`](Self::handle_told). Call until `None`; bounded, and harmless when early.
+    pub fn poll_places(
+        &self,
+        policies: &PolicySet,
+        now: Mono,
+    ) -> Option<(StoreCommand, PlacesTicket)> {
+        let epoch = self.heal_status().epoch?;
+        let shows = self.clock.with(|clock| clock.store_time(now))?;
+        let clock = self.clock.with(|clock| clock.relation(now));
+        loop {
+            let (from, reservations) = self.reserved.with(|reserved| {
+                let from = reserved.telling;
+                (from, reserved.to_tell(epoch, TOLD_AT_ONCE))
+            });
+            let places = reservations.iter().flat_map(|reservation| {
+                let charged = reservation.charged.iter();
+                charged.map(move |charged| (reservation.id, reservation.ends, charged))
+            });
+            let operations = places.filter_map(|(id, ends, charged)| {
+                let (_, limit) = policies.limit(charged.key.limit)?;
+                let is_place = limit.algorithm == Algorithm::Concurrency && shows < ends;
+                // A record's newest label is that of now.
+                let label = limit.window.label_at(self.cluster_time(now));
+                let bounds = LabelBounds::of(limit.window, label, clock);
+                let (lasts, lapse) = (ends.since(shows), Lapse::GivenBack);
+                is_place.then_some(Operation {
+                    key: charged.key,
+                    action: Action::Hold { amount: charged.cost },
+                    label,
+                    not_before: bounds.not_before,
+                    not_after: bounds.not_after,
+                    ceiling: 0,
+                    floor: Counts::default(),
+                    enforce: false,
+                    expires: bounds.expires,
+                    claim: None,
+                    rule: Rule::Concurrency,
+                    hold: Some(Terms { id, lasts, lapse }),
+                })
+            });
+            let operations: Vec<_> = operations.collect();
+            if !operations.is_empty() {
+                return Some((StoreCommand::new(operations), PlacesTicket { epoch, from }));
+            }
+            if self.reserved.with(|reserved| reserved.telling.is_none()) {
+                return None;
+            }
+        }
+    }
+
+    /// Takes what became of such a command. One that failed is tried again.
+    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
+    pub fn handle_told(&self, now: Mono, ticket: PlacesTicket, outcome: &Outcome) {
+        if let Outcome::Reply(reply) = outcome {
+            self.handle_epoch(now, reply.epoch());
+            return;
+        }
+        self.reserved.with(|reserved| {
+            if reserved.told == Some(ticket.epoch) {
+                let from = ticket.from.unwrap_or(HoldId(0));
+                reserved.telling = Some(reserved.telling.map_or(from, |at| at.min(from)));
+            }
+        });
+    }
+}
+
+/// What a remembered answer says now: spans have grown shorter.
+pub(super) fn as_of(first: &Remembered, now: StoreTime) -> Remembered {
+    let passed = now.since(first.at);
+    let mut first = first.clone();
+    for (_, reply) in &mut first.operations {
+        if let Some(weighed) = &mut reply.weighed {
+            weighed.wait = Span(weighed.wait.0.saturating_sub(passed.0));
+            weighed.reset = Span(weighed.reset.0.saturating_sub(passed.0));
+        }
+    }
+    first
+}
