@@ -594,7 +594,8 @@ impl<G: Guarding> Engine<G> {
         });
         let limits = self.with_views(now, ticket, verdicts.collect());
         let decision = plan::decision(admitted, limits, Some(reason));
-        if charges {
+        // A refusal charged nothing: who asks again may find the store.
+        if charges && admitted {
             self.note_answered(now, ticket, &decision);
         }
         decision

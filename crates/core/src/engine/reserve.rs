@@ -271,7 +271,7 @@ impl<G: Guarding> Engine<G> {
         }
     }
 
-    /// Remembers what was answered under a name without the store: who asks here again is answered the same.
+    /// Remembers what was admitted under a name without the store: who asks here again is answered the same.
     pub(super) fn note_answered(&self, now: Mono, ticket: &Ticket, decision: &Decision) {
         let Some(once) = ticket.once else { return };
         let answered = Answered { of: once.of, decision: decision.clone(), until: now + once.kept };

@@ -22,6 +22,7 @@ mod meters;
 mod refund;
 mod relay;
 mod repair;
+mod reserve;
 
 const POLICIES: &str = r#"
 [[policy]]

@@ -293,6 +293,7 @@ impl View {
         let mut tables = vec![
             ("counts", of.counts as u64),
             ("sessions", of.sessions as u64),
+            ("reserved", of.reserved as u64),
             ("peers", of.peers as u64),
             ("queues", transport.queued_bytes),
             ("received", transport.received_bytes),
