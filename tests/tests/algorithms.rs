@@ -99,6 +99,37 @@ async fn a_bucket_tells_what_is_there_and_comes_back() {
     .await;
 }
 
+#[tokio::test]
+async fn a_shaper_tells_whom_it_admits_to_wait_for_the_others() {
+    let shaper = "[[policy]]\nname = \"s\"\nkey = [\"api_key\"]\n[[policy.limit]]\nname = \"l\"\n\
+                  quantity = 2\nwindow = \"1s\"\nalgorithm = \"leaky-bucket\"\nburst = 4\nshaper = true\n";
+    let site = Site::new(shaper);
+    let place = site.place("eu", "eu-0");
+    let served = site.serve_ready(&place, &site.config_alone(&place, "kind = \"memory\"")).await;
+    let attributes = [("api_key", "k")];
+    let begun = Instant::now();
+    let mut delays = Vec::new();
+    for _ in 0..4 {
+        let check = served.node.check(&attributes, 1).await;
+        assert!(check.allowed, "{check:?}");
+        delays.push(Duration::from_millis(check.delay_ms.expect("it shapes")));
+        assert_eq!(check.limits[0].delay_ms, check.delay_ms);
+    }
+    // Half a second apart, less what has passed since.
+    let passed = begun.elapsed() + Duration::from_millis(1);
+    for (n, delay) in (0_u32..).zip(&delays) {
+        let due = Duration::from_millis(500) * n;
+        assert!(*delay <= due && *delay + passed >= due, "{n}: {delays:?} after {passed:?}");
+    }
+    let refused = served.node.check(&attributes, 1).await;
+    assert_eq!((refused.allowed, refused.delay_ms), (false, None));
+    assert!(refused.retry_after_ms.is_some_and(|wait| wait <= 500), "{refused:?}");
+    let raw = served.node.check_raw(&attributes, 1).await.json();
+    assert!(
+        raw["delay_ms"].is_null() && raw.as_object().is_some_and(|o| o.contains_key("delay_ms"))
+    );
+}
+
 /// An admission, as its client saw it.
 #[derive(Debug, Clone, Copy)]
 struct Admitted {

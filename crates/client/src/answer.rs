@@ -46,8 +46,24 @@ pub struct Check {
     pub consistency: Option<String>,
     /// Age of what the node knows of other regions.
     pub staleness_ms: Option<u64>,
+    /// By limits that shape: how long the request is to wait before it goes on.
+    #[serde(default)]
+    pub delay_ms: Option<u64>,
     /// Every limit that weighed, in file order.
     pub limits: Vec<Verdict>,
+    /// What was reserved, to be settled; `None` of a check, of what was refused, and of what was admitted without the
+    /// store.
+    #[serde(default)]
+    pub reservation: Option<String>,
+}
+
+/// What became of a reservation, or of what was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Settled {
+    /// Whether it is settled; it is.
+    pub settled: bool,
+    /// How much stays charged.
+    pub charged: u64,
 }
 
 /// How one limit weighed.
@@ -81,4 +97,7 @@ pub struct Verdict {
     pub retry_after_ms: Option<u64>,
     /// Age of what the node knows of other regions.
     pub staleness_ms: Option<u64>,
+    /// By a limit that shapes: how long the request is to wait before it goes on.
+    #[serde(default)]
+    pub delay_ms: Option<u64>,
 }

@@ -41,6 +41,9 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// The name of a request is none; nothing was sent.
+    #[error("`{0}` cannot be the name of a request: 1 to 255 visible characters of ASCII")]
+    BadName(String),
     /// The node says that it was asked wrongly, or cannot do what was asked; nothing was charged.
     #[error("the node refused the request: {0}")]
     Refused(Problem),

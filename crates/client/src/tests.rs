@@ -168,3 +168,53 @@ fn urls_are_checked() {
         assert!(error.contains(bad) && error.contains("try `http://"), "{error}");
     }
 }
+
+/// Answers what is asked at a path with its path, name and body.
+async fn echo(status: u16) -> Client {
+    let answer = move |request: Request| async move {
+        let name = request.headers().get("idempotency-key").cloned();
+        let path = request.uri().path().to_owned();
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let said = format!("{path} {name:?} {}", String::from_utf8_lossy(&asked));
+        let settled = serde_json::json!({ "settled": true, "charged": said.len() });
+        let problem = serde_json::json!({ "title": "t", "status": status, "detail": said });
+        let body = if status == 200 { settled } else { problem };
+        Response::builder().status(status).body(Body::from(body.to_string())).unwrap()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+    Client::new(&url).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_reserved_settled_and_given_back_goes_to_its_endpoint() {
+    let client = echo(404).await;
+    let told = |error: Error| match error {
+        Error::Refused(problem) => problem.detail,
+        other => panic!("{other:?}"),
+    };
+    let k = [("k", "v")];
+    let reserved = client.reserve(&k, 3, Duration::from_millis(1_500), Some("a")).await;
+    assert_eq!(
+        told(reserved.unwrap_err()),
+        r#"/v1/reserve Some("a") {"attributes":{"k":"v"},"cost":3,"ttl_ms":1500}"#
+    );
+    let settled = client.settle("t", 2).await;
+    assert_eq!(told(settled.unwrap_err()), r#"/v1/settle None {"reservation":"t","actual":2}"#);
+    let refunded = client.refund(&k, 3, 7, None).await;
+    assert_eq!(
+        told(refunded.unwrap_err()),
+        r#"/v1/refund None {"attributes":{"k":"v"},"cost":3,"label":7}"#
+    );
+    let checked = client.check_once("b", &k, 1).await;
+    assert_eq!(
+        told(checked.unwrap_err()),
+        r#"/v1/check Some("b") {"attributes":{"k":"v"},"cost":1}"#
+    );
+    let bad = client.check_once("a\nb", &k, 1).await;
+    assert!(matches!(bad, Err(Error::BadName(_))), "{bad:?}");
+
+    let settled = echo(200).await.settle("t", 2).await.unwrap();
+    assert!(settled.settled && settled.charged > 0);
+}

@@ -191,7 +191,10 @@ impl Traffic {
             3 => Rule::Bucket(at, Bucket::new(quantity, window, burst).expect("it fits")),
             5 => Rule::Concurrency,
             // Two tokens a second, in ticks of a millisecond.
-            _ => Rule::Bucket(at, Bucket { capacity: burst, unit: 1_000, drain: 2, tick: 1_000 }),
+            _ => {
+                let (capacity, shapes) = (burst, random.random_bool(0.5));
+                Rule::Bucket(at, Bucket { capacity, unit: 1_000, drain: 2, tick: 1_000, shapes })
+            }
         };
         let amount = random.random_range(1..8);
         Operation {

@@ -10,6 +10,9 @@
 //! the *generic cell rate algorithm* (ITU-T I.371) in its form as a leaky bucket; its theoretical arrival time is
 //! the instant at which the level is zero.
 //!
+//! A bucket that *shapes* admits the same, and says how long each request is to wait so that they go on at the steady
+//! rate: until what was there before it has drained.
+//!
 //! Levels are whole numbers of *units*: a token is `unit` of them, and `drain` of them drain in each tick, such
 //! that `drain / (unit × tick) = quantity / window` exactly. So nothing is lost by rounding, however often a key is
 //! asked for. A tick is 1 µs, or longer where a full bucket would not fit below 2^53.
@@ -35,6 +38,8 @@ pub struct Bucket {
     pub drain: u64,
     /// µs of a tick.
     pub tick: u64,
+    /// Whether what is admitted is told to wait for what was admitted before.
+    pub shapes: bool,
 }
 
 impl Bucket {
@@ -53,12 +58,18 @@ impl Bucket {
                     && drain <= COUNT_MAX
                     && lasts <= u128::from(DRAINS_MAX.0)
                 {
-                    return Some(Self { capacity, unit, drain, tick });
+                    return Some(Self { capacity, unit, drain, tick, shapes: false });
                 }
             }
             tick *= 10;
         }
         None
+    }
+
+    /// The same, and it shapes.
+    #[must_use]
+    pub const fn shaping(self) -> Self {
+        Self { shapes: true, ..self }
     }
 
     const fn full(&self) -> u64 {

@@ -92,8 +92,8 @@ impl Rule {
 pub struct Weighed {
     /// What counts as used, rounded up.
     pub used: u64,
-    /// After which the operation would pass if nobody else asked; zero if it passes, and without meaning if it
-    /// never will.
+    /// After which the operation would pass if nobody else asked, and without meaning if it never will. If it
+    /// passes: after which what it is for may go on, by a bucket that shapes; else zero.
     pub wait: Span,
     /// Until nothing counts as used any more, if nobody asks.
     pub reset: Span,
@@ -209,6 +209,14 @@ impl<'a> Reading<'a> {
                 level.refund(bucket, amount, since, self.at);
             }
             _ => {}
+        }
+    }
+
+    /// After which what is admitted now may go on.
+    pub(crate) fn delay(&self) -> Span {
+        match self.rule {
+            Rule::Bucket(_, bucket) if bucket.shapes => self.reset(),
+            _ => Span::ZERO,
         }
     }
 

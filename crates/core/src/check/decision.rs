@@ -76,6 +76,8 @@ pub struct LimitVerdict {
     /// After which the same request passes if nobody else asks; `None` if allowed, if it never will, or
     /// if it waits for the store, whose return nobody knows.
     pub retry_after: Option<Span>,
+    /// If allowed by a bucket that shapes: after which the request is to go on.
+    pub delay: Option<Span>,
     /// Age of the oldest view of another region; `None` for a regional limit, and while another
     /// region has never been heard.
     pub staleness: Option<Span>,

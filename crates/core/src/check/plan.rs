@@ -225,6 +225,7 @@ impl Planned {
             remaining: limit.capacity().saturating_sub(used),
             reset_after,
             retry_after: (!allowed && may_pass_later).then_some(retry_after),
+            delay: weighed.filter(|_| allowed && limit.shapes()).map(|weighed| weighed.wait),
             staleness: None,
             regions: Vec::new(),
             worst_over_admission: None,

@@ -36,6 +36,7 @@ fn limit(hash: CallerHasher, limit: &Limit) -> CallerHasher {
         .number(window.length().0)
         .part(algorithm.as_str())
         .number(limit.capacity())
+        .part(if limit.shapes() { "shaper" } else { "" })
         .part(scope.as_str())
         .part(consistency.as_str())
         .number(u64::from(consistency.overdraft()))

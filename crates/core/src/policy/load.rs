@@ -219,7 +219,17 @@ fn limit<'a>(
     ids: &mut BTreeMap<LimitId, String>,
 ) -> Option<Limit> {
     fields.allow(
-        &["name", "quantity", "window", "algorithm", "burst", "scope", "consistency", "overdraft"],
+        &[
+            "name",
+            "quantity",
+            "window",
+            "algorithm",
+            "burst",
+            "shaper",
+            "scope",
+            "consistency",
+            "overdraft",
+        ],
         &[("time_zone", "calendar windows")],
     );
     let name = name(fields, "\"hourly\"", names);
@@ -285,6 +295,13 @@ fn algorithm(
             "is for buckets: leave it out, or write algorithm = \"token-bucket\" or \"leaky-bucket\"",
         );
     }
+    let shaper = fields.get("shaper");
+    if let Some(field) = shaper.as_ref().filter(|_| word != "leaky-bucket") {
+        return field.refuse_key(
+            "is for leaky buckets: leave it out, or write algorithm = \"leaky-bucket\"",
+        );
+    }
+    let shapes = shaper.map_or(Some(false), |field| field.boolean())?;
     let capacity = match &burst {
         Some(field) => field.whole(1, QUANTITY_MAX)?,
         None => quantity?,
@@ -318,7 +335,7 @@ fn algorithm(
             Some(if is_tokens {
                 Algorithm::TokenBucket(bucket)
             } else {
-                Algorithm::LeakyBucket(bucket)
+                Algorithm::LeakyBucket(if shapes { bucket.shaping() } else { bucket })
             })
         }
         _ => Some(Algorithm::FixedWindow),

@@ -173,6 +173,11 @@ impl Limit {
         }
     }
 
+    /// Whether it tells what it admits to wait.
+    pub fn shapes(&self) -> bool {
+        self.bucket().is_some_and(|bucket| bucket.shapes)
+    }
+
     /// The most that can be used at a time: the burst of a bucket, else the quantity.
     pub const fn capacity(&self) -> u64 {
         match self.bucket() {

@@ -253,8 +253,9 @@ impl Draft {
         let Some(mut reading) = self.charged.reading(rule, now) else { return (false, None) };
         let (passes, taken, given, wait) = match operation.action {
             Action::Charge { cost } if has_place && reading.has_room(cost, ceiling) => {
+                let delay = reading.delay();
                 reading.charge(cost);
-                (true, cost, 0, Span::ZERO)
+                (true, cost, 0, delay)
             }
             Action::Charge { cost } => {
                 let wait = reading.wait(cost, ceiling);

@@ -46,6 +46,11 @@ pub(crate) fn write(buffer: &mut Vec<u8>, decision: &Decision, cost: u64) {
     out.raw(r#","consistency":"#).text(limit.and_then(consistency));
     let staleness = binding.and_then(|verdict| verdict.staleness).map(Span::as_millis);
     out.raw(r#","staleness_ms":"#).number(staleness);
+    let delay = decision.limits.iter().filter_map(|verdict| verdict.delay).max();
+    if decision.limits.iter().any(|verdict| verdict.limit().shapes()) {
+        let delay = delay.filter(|_| decision.allowed).map(Span::as_millis_ceil);
+        out.raw(r#","delay_ms":"#).number(delay);
+    }
     out.raw(r#","limits":["#);
     for (index, verdict) in decision.limits.iter().enumerate() {
         if index > 0 {
@@ -72,6 +77,9 @@ fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict) {
     out.raw(r#","remaining":"#).number(Some(verdict.remaining));
     out.raw(r#","reset_after_ms":"#).number(Some(verdict.reset_after.as_millis_ceil()));
     out.raw(r#","retry_after_ms":"#).number(verdict.retry_after.map(Span::as_millis_ceil));
+    if limit.shapes() {
+        out.raw(r#","delay_ms":"#).number(verdict.delay.map(Span::as_millis_ceil));
+    }
     out.raw(r#","staleness_ms":"#).number(verdict.staleness.map(Span::as_millis));
     out.raw("}");
 }

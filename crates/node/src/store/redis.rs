@@ -279,8 +279,8 @@ fn rule_numbers(rule: &Rule) -> (u64, Vec<u64>) {
         Rule::FixedWindow => (0, Vec::new()),
         Rule::SlidingWindow(at) => (1, label(at)),
         Rule::SlidingLog(at) => (2, label(at)),
-        Rule::Bucket(at, Bucket { capacity, unit, drain, tick }) => {
-            (3, [label(at), vec![*capacity, *unit, *drain, *tick]].concat())
+        Rule::Bucket(at, Bucket { capacity, unit, drain, tick, shapes }) => {
+            (3, [label(at), vec![*capacity, *unit, *drain, *tick, u64::from(*shapes)]].concat())
         }
         Rule::Concurrency => (4, Vec::new()),
     }

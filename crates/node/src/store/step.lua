@@ -16,7 +16,7 @@
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
 --          how many numbers follow (0: none), of the terms: name, how long, how it lapses (0: given back, 1: undone);
 --          then either of a rule: when the label starts, how long a window is, a floor
---          of what was used in the label before, of a bucket also capacity, unit, drain, tick; or of a claim: base, the one by the configuration before and one more (0: not
+--          of what was used in the label before, of a bucket also capacity, unit, drain, tick, whether it shapes; or of a claim: base, the one by the configuration before and one more (0: not
 --          known), allowance, label start; block (0: the label is
 --          short), ceiling and its epoch; the epoch that is reopened (0: none), what it is taken to have used,
 --          how many were granted something, of each region and amount, how many have told of themselves, of each
@@ -556,6 +556,7 @@ local function make_meters()
     if action == CHARGE then
       passes = has_place and has_room(r, m, rule, p, cost, o[7])
       if passes then
+        if rule == BUCKET and p.shapes == 1 then wait = reset(r, m, rule, p) end
         if rule == SLIDING_LOG then add(m.log, m.at, cost) end
         if rule == BUCKET then m.units = m.units + cost * p.unit end
         r[a], d.moved = r[a] + cost, true
@@ -747,7 +748,7 @@ for i, start in ipairs(starts) do
     rule = math.floor(o[2] / 8)
     local function n(f) return tonumber(ARGV[more + f]) end
     p = {starts = n(1), length = n(2), before = n(3)}
-    p.capacity, p.unit, p.drain, p.tick = n(4), n(5), n(6), n(7)
+    p.capacity, p.unit, p.drain, p.tick, p.shapes = n(4), n(5), n(6), n(7), n(8)
   end
   if action ~= PEEK then writes = true end
 

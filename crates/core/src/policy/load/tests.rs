@@ -506,12 +506,18 @@ fn each_algorithm_has_its_fields() {
     let bucket = of("token-bucket", "burst = 20");
     assert_eq!((bucket.algorithm.as_str(), bucket.capacity()), ("token-bucket", 20));
     assert_eq!(of("leaky-bucket", "").capacity(), 10);
+    // A shaper is the same key as a meter.
+    let shaper = of("leaky-bucket", "shaper = true");
+    assert!(shaper.shapes() && !of("leaky-bucket", "shaper = false").shapes());
+    assert_eq!(shaper.id, of("leaky-bucket", "").id);
     // Another burst is the same key, and another policy.
     assert_eq!(bucket.id, of("token-bucket", "").id);
     assert_ne!(bucket.id, of("leaky-bucket", "").id);
 
     let mistake = of_limit("window = \"1s\"\nburst = 2");
     assert!(mistake.contains("field \"burst\": is for buckets"), "{mistake}");
+    let mistake = of_limit("window = \"1s\"\nalgorithm = \"token-bucket\"\nshaper = true");
+    assert!(mistake.contains("field \"shaper\": is for leaky buckets"), "{mistake}");
     let refused =
         |lines: &str| mistakes(&file("key = []", lines).replace("quantity = 1\n", "")).remove(0);
     let many = refused("quantity = 1001\nwindow = \"1s\"\nalgorithm = \"sliding-log\"");

@@ -245,6 +245,7 @@ fn verdict(policy: &Arc<Policy>, index: usize, used: u64, reset_after: Span) -> 
         remaining: quantity - used,
         reset_after,
         retry_after: None,
+        delay: None,
         staleness: (policy.limits[index].scope == Scope::Global).then(|| Span::millis(140)),
         regions: Vec::new(),
         worst_over_admission: None,

@@ -53,6 +53,7 @@ fn decision(set: &PolicySet, full: &[&str], reason: Option<Reason>) -> Decision 
         remaining: 9,
         reset_after: Span::secs(1),
         retry_after: None,
+        delay: None,
         staleness: None,
         regions: Vec::new(),
         worst_over_admission: None,
