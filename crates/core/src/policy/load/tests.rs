@@ -139,7 +139,7 @@ window = "1d"
             r#"5: policy "public-api", field "on_store_failure": unknown value "opened"; did you mean "open"? known are "degrade", "open", "closed""#,
             r#"9: policy "public-api", limit "burst", field "quantity": must be a whole number from 1 to 9007199254740991"#,
             r#"12: policy "public-api", limit "hourly", field "window": is missing: write window = "1h""#,
-            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "burst", "scope", "consistency", "overdraft""#,
+            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "burst", "shaper", "scope", "consistency", "overdraft""#,
             r#"20: policy "public-api", field "name": line 3 has this name already: names are unique"#,
             r#"21: policy "public-api", field "key": is a string, must be a list of attribute names, or of lists of them, such as ["api_key", ["tenant", "route"]]"#,
         ]
