@@ -88,6 +88,13 @@ impl Holds {
         self.0.last().map(|hold| hold.ends)
     }
 
+    /// What is held of a label that nobody has counted.
+    pub(super) fn uncounted(&self, label: Label) -> u64 {
+        let of_label = |hold: &&Hold| hold.label == label && hold.lapse == Lapse::Undone;
+        let held = self.0.iter().filter(of_label);
+        held.fold(0, |sum, hold| sum.saturating_add(hold.amount))
+    }
+
     pub(super) fn sum(&self) -> u64 {
         self.0.iter().fold(0, |sum, hold| sum.saturating_add(hold.amount))
     }

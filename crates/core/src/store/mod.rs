@@ -16,6 +16,7 @@ pub use claim::{Bound, Claim, Holding};
 pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
 pub use marker::Marker;
 pub use once::{Once, Remembered, RequestId};
+pub use spread::{Next, Spread, is_confirmed};
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;
 
@@ -25,6 +26,9 @@ mod hold;
 mod hold_tests;
 mod marker;
 mod once;
+mod spread;
+#[cfg(test)]
+mod spread_tests;
 mod step;
 pub(crate) mod table;
 #[cfg(test)]
@@ -93,9 +97,17 @@ pub enum Action {
         /// 1 or more.
         amount: u64,
     },
+    /// Keep all of the hold that the operation's terms name: it ends, or if they say that it is given back some day,
+    /// it goes on under them. It passes if there is such a hold, whatever the operation's label and its bounds.
+    Confirm,
 }
 
 impl Action {
+    /// Whether it is of a hold that is there already, whatever label that is in.
+    pub(crate) const fn is_of_a_hold(self) -> bool {
+        matches!(self, Self::Settle { .. } | Self::Confirm)
+    }
+
     /// Whether it is left out where its label does not fit, and the rest of the command carried out.
     pub(crate) const fn may_be_left_out(self) -> bool {
         matches!(self, Self::Heal | Self::Refund { .. } | Self::Hold { .. })

@@ -90,20 +90,29 @@ impl Record {
     }
 
     /// Lifts its counts to a command's floors. What they did not know its meter takes as used at the last possible
-    /// instant. Returns whether there was anything.
+    /// instant. Of what is held and may be undone no floor speaks: it comes on top.
     fn lift(&mut self, operation: &Operation, now: StoreTime) -> bool {
         let label = operation.rule.label();
         let is_newest = operation.label == self.label;
         let mut lifted = false;
         // Of the label before, too, where it still counts.
         if let Some(label) = label.filter(|label| is_newest && label.before > 0) {
-            let floor = Counts { used: label.before, refunded: 0 };
+            let used = self.with_uncounted(label.before, operation.label.previous());
+            let floor = Counts { used, refunded: 0 };
             let more = lift(&mut self.previous, floor);
             lifted |= self.note_lifted(operation, now, more, label.starts.min(now));
         }
-        let more = lift(self.counts_of(operation.label), operation.floor);
+        let used = self.with_uncounted(operation.floor.used, operation.label);
+        let floor = Counts { used, ..operation.floor };
+        let more = lift(self.counts_of(operation.label), floor);
         let used_by = label.filter(|_| !is_newest).map_or(now, |label| label.ends().min(now));
         lifted | self.note_lifted(operation, now, more, used_by)
+    }
+
+    /// A floor and what is held of its label and in no floor.
+    fn with_uncounted(&self, used: u64, label: Label) -> u64 {
+        let held = self.holds.as_ref().map_or(0, |holds| holds.uncounted(label));
+        if used == 0 { 0 } else { used.saturating_add(held).min(COUNT_MAX) }
     }
 
     fn note_lifted(
@@ -264,7 +273,7 @@ impl Draft {
             }
             Action::Refund { amount } => (true, 0, amount, Span::ZERO),
             Action::Peek | Action::Heal => (true, 0, 0, Span::ZERO),
-            Action::Grant | Action::Settle { .. } | Action::Hold { .. } => {
+            Action::Grant | Action::Settle { .. } | Action::Hold { .. } | Action::Confirm => {
                 (false, 0, 0, Span::ZERO)
             }
         };
@@ -323,6 +332,22 @@ impl Draft {
         if let (true, Action::Charge { cost }) = (passes, operation.action) {
             self.hold(operation, cost, now);
         }
+    }
+
+    /// Keeps what is held. Returns whether it was.
+    fn confirm(&mut self, operation: &Operation, now: StoreTime) -> bool {
+        let Some((holds, terms)) = self.charged.holds.as_mut().zip(operation.hold) else {
+            return false;
+        };
+        let Some(hold) = holds.take(terms.id) else { return false };
+        if terms.lapse == Lapse::GivenBack {
+            let ends = now + terms.lasts;
+            holds.add(Hold { ends, lapse: Lapse::GivenBack, ..hold });
+            self.charged.expires = self.charged.expires.max(ends);
+            self.lifted.expires = self.charged.expires;
+        }
+        self.charged.forget_no_holds();
+        true
     }
 
     /// Holds again what the store has forgotten. Returns whether it is held.
@@ -398,6 +423,7 @@ pub fn step<R: Records>(
         let of_hold = match operation.action {
             Action::Settle { keep } => Some(draft.charged.settle(operation, keep, now)),
             Action::Hold { amount } => Some(draft.hold_again(operation, amount, now)),
+            Action::Confirm => Some(draft.confirm(operation, now)),
             _ => None,
         };
         if let Some(passes) = of_hold {
@@ -437,7 +463,7 @@ pub fn step<R: Records>(
                 (passes, Some(Box::new(holding)))
             }
             // Done with above.
-            (Action::Settle { .. } | Action::Hold { .. }, None) => (false, None),
+            (Action::Settle { .. } | Action::Hold { .. } | Action::Confirm, None) => (false, None),
         };
         draft.hold_charge(operation, passes, now);
         admitted &= passes || !operation.enforce;
@@ -558,7 +584,7 @@ fn spend(
             true
         }
         Action::Peek | Action::Heal => true,
-        Action::Settle { .. } | Action::Hold { .. } => false,
+        Action::Settle { .. } | Action::Hold { .. } | Action::Confirm => false,
     };
     let holding = Holding::of(account, open);
     draft.lifted.account.clone_from(&draft.charged.account);
@@ -584,8 +610,8 @@ fn draft_for<'a, R: Records>(
     operation: &Operation,
     now: StoreTime,
 ) -> Option<&'a mut Draft> {
-    let settles = matches!(operation.action, Action::Settle { .. });
-    if !settles && (now < operation.not_before || now >= operation.not_after) {
+    let of_hold = operation.action.is_of_a_hold();
+    if !of_hold && (now < operation.not_before || now >= operation.not_after) {
         return None;
     }
     let at = match drafts.iter().position(|draft| draft.key == operation.key) {
@@ -601,7 +627,7 @@ fn draft_for<'a, R: Records>(
     };
     let draft = &mut drafts[at];
     let fits =
-        settles || draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
+        of_hold || draft.lifted.turn_to(operation.label) && draft.charged.turn_to(operation.label);
     // What weighs on the label before the newest is not known any more, and what is held is held in the newest.
     let newest_only = match operation.action {
         Action::Charge { .. } | Action::Hold { .. } if operation.hold.is_some() => true,

@@ -242,6 +242,7 @@ impl RedisStore {
                 Action::Refund { amount } => (4, amount),
                 Action::Settle { keep } => (5, keep),
                 Action::Hold { amount } => (6, amount),
+                Action::Confirm => (7, 0),
             };
             let terms = operation.hold.map_or_else(Vec::new, |terms| {
                 vec![terms.id.0, terms.lasts.0, u64::from(terms.lapse == Lapse::Undone)]

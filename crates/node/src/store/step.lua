@@ -10,7 +10,7 @@
 --          many milliseconds the command is remembered (0: it is not), and if it is, what it asks for, a number for
 --          who asks again, and whether a refusal is remembered (1 or 0); and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund,
---          5: settle, 6: hold)
+--          5: settle, 6: hold, 7: confirm)
 --          and eight times the rule (0: fixed window, 1: sliding window, 2: sliding log, 3: bucket, 4: concurrency)
 --          and 64 if it has terms of a hold, cost (of settling: what is kept),
 --          label, not_before, not_after, ceiling, floor used, floor refunded, enforce (1 or 0), expires, and
@@ -48,7 +48,7 @@
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
 local FIXED, FIELDS = ARGV[9] == '0' and 9 or 12, 12
-local PEEK, CHARGE, HEAL, GRANT, REFUND, SETTLE, HOLD = 0, 1, 2, 3, 4, 5, 6
+local PEEK, CHARGE, HEAL, GRANT, REFUND, SETTLE, HOLD, CONFIRM = 0, 1, 2, 3, 4, 5, 6, 7
 local SLIDING_WINDOW, SLIDING_LOG, BUCKET, CONCURRENCY = 1, 2, 3, 4
 local GIVEN_BACK = 0
 -- HOLDS_MAX in crates/core/src/store/hold.rs.
@@ -602,14 +602,18 @@ local function is_before(one, other)
   return false
 end
 
--- Holds an amount by an operation's terms, if there is room for it.
-local function hold_by(d, o, terms, amount)
-  local holds = d.h.c
-  if #holds >= HOLDS_MAX then return false end
-  local hold = {now + terms[2], terms[1], now, o[4], amount, terms[3]}
+-- Adds a hold where it belongs.
+local function add_hold(holds, hold)
   local place = #holds + 1
   while place > 1 and not is_before(holds[place - 1], hold) do place = place - 1 end
   table.insert(holds, place, hold)
+end
+
+-- Holds an amount by an operation's terms, if there is room for it.
+local function hold_by(d, o, terms, amount)
+  if #d.h.c >= HOLDS_MAX then return false end
+  local hold = {now + terms[2], terms[1], now, o[4], amount, terms[3]}
+  add_hold(d.h.c, hold)
   d.expires = math.max(d.expires, hold[1])
   return true
 end
@@ -640,6 +644,23 @@ local function settle(d, id, keep, rule, p)
     if hold[2] == id then
       table.remove(d.h.c, i)
       give_back(d, 'c', hold, math.max(hold[5] - keep, 0), rule, p)
+      d.moved = true
+      return true
+    end
+  end
+  return false
+end
+
+-- Keeps what is held: it ends, or goes on under other terms. Returns whether it was. Its record may have to live longer.
+local function confirm(d, terms, expires)
+  for i, hold in ipairs(d.h.c) do
+    if hold[2] == terms[1] then
+      table.remove(d.h.c, i)
+      if terms[3] == GIVEN_BACK then
+        local kept = {now + terms[2], hold[2], hold[3], hold[4], hold[5], GIVEN_BACK}
+        add_hold(d.h.c, kept)
+        d.expires = math.max(d.expires or 0, expires, kept[1])
+      end
       d.moved = true
       return true
     end
@@ -691,12 +712,22 @@ local function draft(key, label, not_before, not_after, rule, settles)
   return turn(d.l, label) and turn(d.c, label) and d or nil
 end
 
+-- A floor and what is held of its label and in no floor, since it may be undone.
+local function with_uncounted(used, holds, label)
+  if used == 0 then return 0 end
+  for _, hold in ipairs(holds) do
+    if hold[4] == label and hold[6] ~= GIVEN_BACK then used = used + hold[5] end
+  end
+  return math.min(used, COUNT_MAX)
+end
+
 -- Lifts an outcome's counts to the floors. What they did not know its meter takes as used at the last possible
 -- instant.
 local function raise(r, a, o, d, which, rule, p)
+  local holds = d.h[which]
   if rule > 0 and a == 2 and p.before > 0 then
     local before = math.max(r[4] - r[5], 0)
-    r[4] = math.max(r[4], p.before)
+    r[4] = math.max(r[4], with_uncounted(p.before, holds, o[4] - 1))
     local more = math.max(r[4] - r[5], 0) - before
     if more > 0 then
       lift(meter(d, which, rule, p), rule, p, more, math.min(p.starts, now))
@@ -704,7 +735,8 @@ local function raise(r, a, o, d, which, rule, p)
     end
   end
   local before = r[a] - r[a + 1]
-  if o[8] > r[a] then r[a] = o[8] end
+  local floor = #holds > 0 and with_uncounted(o[8], holds, o[4]) or o[8]
+  if floor > r[a] then r[a] = floor end
   if o[9] > r[a + 1] then r[a + 1] = o[9] end
   if rule > 0 then
     local more = math.max(r[a] - r[a + 1], 0) - math.max(before, 0)
@@ -752,7 +784,7 @@ for i, start in ipairs(starts) do
   end
   if action ~= PEEK then writes = true end
 
-  local d, wrong = draft(key, label, o[5], o[6], rule, action == SETTLE)
+  local d, wrong = draft(key, label, o[5], o[6], rule, action == SETTLE or action == CONFIRM)
   if wrong then return wrong end
   -- What weighs on the label before the newest is not known any more, and what is held is held in the newest.
   local newest_only = rule == SLIDING_WINDOW and (action == CHARGE or action == PEEK)
@@ -766,7 +798,7 @@ for i, start in ipairs(starts) do
     raise(d.c, a, o, d, 'c', rule, p)
     -- A record lives as long as its newest label asks, or what is held of it; an operation on the label before changes
     -- nothing.
-    if label == d.l[1] and action ~= SETTLE then
+    if label == d.l[1] and action ~= SETTLE and action ~= CONFIRM then
       local last = d.h.c[#d.h.c]
       d.expires = last and math.max(o[11], last[1]) or o[11]
     end
@@ -776,6 +808,8 @@ for i, start in ipairs(starts) do
     if not has_place then place_wait = waits_for(d.h.c, 0, COUNT_MAX) end
     if action == SETTLE then
       passes = terms ~= nil and settle(d, terms[1], cost, rule, p)
+    elseif action == CONFIRM then
+      passes = terms ~= nil and confirm(d, terms, o[11])
     elseif action == HOLD then
       passes = false
       for _, hold in ipairs(d.h.c) do passes = passes or (terms ~= nil and hold[2] == terms[1]) end

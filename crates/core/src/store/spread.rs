@@ -1,0 +1,185 @@
+//! A command whose records do not lie in one place: it becomes one step for each place, in a fixed order, each of
+//! which leaves a hold; then all are confirmed, or undone.
+//!
+//! A hold that is neither confirmed nor undone, since who made it is gone or cannot reach its store, ends by itself, as
+//! if it had never been charged. Until it does, others may be refused who would have had room: never is anything
+//! admitted for which there is none. What is admitted is counted when all places have confirmed it, so that no floor
+//! speaks of what is only held: see how a record is lifted.
+
+use alloc::{vec, vec::Vec};
+
+use super::{Action, HoldId, Lapse, Operation, OperationReply, StoreCommand, StoreReply, Terms};
+use crate::{
+    ids::{Key, StoreEpoch},
+    time::{Label, Span, StoreTime},
+};
+
+/// How a spread command goes on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Have the place of this key carry out a command; then call [`Spread::handle`].
+    Ask(Key, StoreCommand),
+    /// Have all these places confirm what they hold. Only if [each has](is_confirmed), this is the answer; else nobody
+    /// knows.
+    Confirm(StoreReply, Vec<(Key, StoreCommand)>),
+    /// This is the answer, and this is to be undone: at each place by itself, and if one does not answer, what it holds
+    /// ends without that.
+    Undo(StoreReply, Vec<(Key, StoreCommand)>),
+}
+
+/// Whether a place has confirmed what it was to.
+pub fn is_confirmed(reply: &StoreReply) -> bool {
+    let passes = |operations: &[OperationReply]| operations.iter().all(|one| one.passes);
+    matches!(reply, StoreReply::Done { operations, .. } if passes(operations))
+}
+
+/// A command on its way over several places.
+#[derive(Debug)]
+pub struct Spread {
+    /// In the order in which they are asked: which operations of the command each has.
+    parts: Vec<Part>,
+    operations: Vec<Operation>,
+    /// The name of holds that have none of their own.
+    id: HoldId,
+    /// How many have answered.
+    asked: usize,
+    refused: bool,
+    replies: Vec<Option<OperationReply>>,
+    /// Of the first place, whose clock and epoch the whole answer has.
+    first: Option<(StoreTime, StoreEpoch)>,
+}
+
+#[derive(Debug)]
+struct Part {
+    place: u64,
+    operations: Vec<usize>,
+    /// Whether it holds what it was to charge.
+    holds: bool,
+}
+
+impl Spread {
+    /// How long a hold waits to be confirmed: longer than any call of a store may take.
+    pub const HOLDS_FOR: Span = Span::secs(10);
+
+    /// Spreads a command over the places that its keys have; `None` if that is one. `id` is a name that no other
+    /// hold has.
+    pub fn new(command: &StoreCommand, place_of: impl Fn(&Key) -> u64, id: HoldId) -> Option<Self> {
+        let mut parts: Vec<Part> = Vec::new();
+        for (at, operation) in command.operations.iter().enumerate() {
+            let place = place_of(&operation.key);
+            match parts.iter_mut().find(|part| part.place == place) {
+                Some(part) => part.operations.push(at),
+                None => parts.push(Part { place, operations: vec![at], holds: false }),
+            }
+        }
+        if parts.len() < 2 {
+            return None;
+        }
+        // In one order for all: two commands over the same places do not take each other's room away.
+        parts.sort_by_key(|part| part.place);
+        let operations = command.operations.clone();
+        let replies = vec![None; operations.len()];
+        Some(Self { parts, operations, id, asked: 0, refused: false, replies, first: None })
+    }
+
+    /// What is to be asked first.
+    pub fn begin(&mut self) -> Next {
+        self.next()
+    }
+
+    /// Takes the answer of the place that was asked.
+    pub fn handle(&mut self, reply: StoreReply) -> Next {
+        let part = &mut self.parts[self.asked];
+        match reply {
+            StoreReply::Done { admitted, now, epoch, operations, .. } => {
+                self.first.get_or_insert((now, epoch));
+                part.holds = admitted;
+                self.refused |= !admitted;
+                for (at, reply) in part.operations.iter().zip(operations) {
+                    self.replies[*at] = Some(reply);
+                }
+                self.asked += 1;
+                self.next()
+            }
+            StoreReply::Relabel { now, epoch, newest } => {
+                let mut all = vec![Label(0); self.operations.len()];
+                for (at, label) in part.operations.iter().zip(newest) {
+                    all[*at] = label;
+                }
+                Next::Undo(StoreReply::Relabel { now, epoch, newest: all }, self.ends(false))
+            }
+            // None of the parts has a name.
+            other => Next::Undo(other, self.ends(false)),
+        }
+    }
+
+    /// The place that was asked has not answered: what is to be undone, as with [`Next::Undo`]. What that place may
+    /// have done nobody needs to undo.
+    pub fn fail(self) -> Vec<(Key, StoreCommand)> {
+        self.ends(false)
+    }
+
+    fn next(&mut self) -> Next {
+        if let Some(part) = self.parts.get(self.asked) {
+            let operations = part.operations.iter().map(|at| self.held(&self.operations[*at]));
+            return Next::Ask(self.key(part), StoreCommand::new(operations.collect()));
+        }
+        let (now, epoch) = self.first.unwrap_or((StoreTime(0), StoreEpoch(0)));
+        let admitted = !self.refused;
+        let replies = self.replies.iter().zip(&self.operations).filter_map(|(reply, operation)| {
+            let reply = reply.clone()?;
+            let Action::Charge { cost } = operation.action else { return Some(reply) };
+            let taken = if reply.passes && !admitted { cost } else { 0 };
+            Some(without(reply, taken))
+        });
+        let replies = replies.collect();
+        let done = StoreReply::Done { admitted, now, epoch, adopted: None, operations: replies };
+        let ends = self.ends(admitted);
+        if admitted { Next::Confirm(done, ends) } else { Next::Undo(done, ends) }
+    }
+
+    fn key(&self, part: &Part) -> Key {
+        self.operations[part.operations[0]].key
+    }
+
+    /// An operation whose charge is held until the whole is decided.
+    fn held(&self, operation: &Operation) -> Operation {
+        let Action::Charge { .. } = operation.action else { return operation.clone() };
+        let id = operation.hold.map_or(self.id, |terms| terms.id);
+        let terms = Terms { id, lasts: Self::HOLDS_FOR, lapse: Lapse::Undone };
+        Operation { hold: Some(terms), ..operation.clone() }
+    }
+
+    /// How what is held ends, at each place that holds something.
+    fn ends(&self, admitted: bool) -> Vec<(Key, StoreCommand)> {
+        let of = |part: &Part| {
+            let charged = part.operations.iter().filter(|at| {
+                let passed = self.replies[**at].as_ref().is_some_and(|reply| reply.passes);
+                passed && matches!(self.operations[**at].action, Action::Charge { .. })
+            });
+            let end = |at: &usize| {
+                let operation = &self.operations[*at];
+                let (id, lapse) = (self.id, Lapse::Undone);
+                let terms = operation.hold.unwrap_or(Terms { id, lasts: Span::ZERO, lapse });
+                Operation {
+                    action: if admitted { Action::Confirm } else { Action::Settle { keep: 0 } },
+                    enforce: false,
+                    hold: Some(terms),
+                    ..operation.clone()
+                }
+            };
+            let operations: Vec<_> = charged.map(end).collect();
+            (!operations.is_empty()).then(|| (self.key(part), StoreCommand::new(operations)))
+        };
+        self.parts.iter().filter(|part| part.holds).filter_map(of).collect()
+    }
+}
+
+/// How a limit stands without what was taken and is to be undone.
+fn without(mut reply: OperationReply, taken: u64) -> OperationReply {
+    reply.counts.used = reply.counts.used.saturating_sub(taken).max(reply.counts.refunded);
+    if let Some(weighed) = &mut reply.weighed {
+        weighed.used = weighed.used.saturating_sub(taken);
+    }
+    reply
+}
