@@ -28,6 +28,15 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// How checks are counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// What callers are counted under at first.
+    pub secret: Secret,
+    /// How long requests with a name are remembered.
+    pub remember: Span,
+}
+
 /// Decides checks; clones share everything.
 #[derive(Clone)]
 pub struct Limiter(Arc<Inner>);
@@ -62,10 +71,9 @@ impl Limiter {
         store: Arc<Store>,
         guard: Option<StoreGuard>,
         policies: Arc<PolicySet>,
-        secret: Secret,
+        settings: Settings,
         metrics: Arc<Metrics>,
         clock: Clock,
-        remember: Span,
     ) -> Self {
         metrics.policies_in_force(&policies);
         Self(Arc::new(Inner {
@@ -74,10 +82,10 @@ impl Limiter {
             guard: guard.map(Arc::new),
             complaints: Complaints::default(),
             policies: ArcSwap::new(policies),
-            secret: ArcSwap::from_pointee(secret),
+            secret: ArcSwap::from_pointee(settings.secret),
             metrics,
             clock,
-            remember,
+            remember: settings.remember,
             started: AtomicBool::new(false),
             urgent: Notify::new(),
             grants: Notify::new(),

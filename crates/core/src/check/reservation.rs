@@ -68,7 +68,7 @@ impl Reservation {
 
     /// What a token says, if it was made under this secret.
     pub fn from_token(token: &str, secret: &Secret) -> Option<Self> {
-        if token.len() > TOKEN_CHARS_MAX || !token.is_ascii() || token.len() % 2 != 0 {
+        if token.len() > TOKEN_CHARS_MAX || !token.is_ascii() || !token.len().is_multiple_of(2) {
             return None;
         }
         let digits = token.as_bytes().chunks(2);

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 use super::{
     Completion, Engine, Outcome, Plan, Sighted, Views,
     grants::{Seen, tell_beside},
-    reserve::{Recalled, as_of},
+    named::{Recalled, as_of, named},
 };
 use crate::{
     algorithm::{Rule, sliding_window},
@@ -19,13 +19,10 @@ use crate::{
     exchange::RegionView,
     forecast::{Answered, Ceiling, Question, Urgency, Whose},
     guard::{Guard, Guarding},
-    ids::{Caller, CallerHasher, Key, RegionIndex, RegionNumber, RequestName, Secret, StoreEpoch},
+    ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Algorithm, Limit, OnStoreFailure, PolicySet, Scope},
-    store::{
-        Counts, HoldId, Once, Opening, Operation, OperationReply, Remembered, StoreCommand,
-        StoreReply,
-    },
+    store::{Counts, HoldId, Opening, Operation, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -43,30 +40,6 @@ const FOUNDING: Span = Span::secs(5);
 /// allows: else `eventual` is `plain`.
 fn may_be_under_way(quantity: u64, window: Window) -> bool {
     u128::from(quantity) * u128::from(STALENESS_MAX.0) >= u128::from(window.length().0)
-}
-
-/// What makes a check one that is carried out once, by the name that its caller gave it: what else it says has to be
-/// the same.
-fn named(
-    (name, kept): (&str, Span),
-    secret: &Secret,
-    subjects: &[Subject<'_>],
-    ticket: &Ticket,
-) -> Once {
-    let caller = ticket.planned.first().map_or(Caller([0; 2]), |plan| plan.key.caller);
-    let mut hasher = CallerHasher::new(secret).part("what is asked for");
-    for subject in subjects {
-        let mut attributes = subject.attributes.to_vec();
-        attributes.sort_unstable();
-        hasher = hasher.numbers(&[subject.cost, attributes.len() as u64]);
-        for (name, value) in attributes {
-            hasher = hasher.part(name).part(value);
-        }
-    }
-    let lasts = ticket.reserve.map_or(0, |reserve| reserve.lasts.0);
-    let of = hasher.numbers(&[u64::from(ticket.reserve.is_some()), lasts]).finish();
-    let id = RequestName::of(secret, name, caller);
-    Once { id, of: of.0[0] >> 11, says: 0, kept, refusals: true }
 }
 
 impl<G: Guarding> Engine<G> {
@@ -509,40 +482,6 @@ impl<G: Guarding> Engine<G> {
         }
     }
 
-    /// Answers as the first time. Whoever was answered then has counted it, unless that was this very check.
-    fn answer_again(
-        &self,
-        now: Mono,
-        mut ticket: Ticket,
-        epoch: StoreEpoch,
-        first: &Remembered,
-    ) -> Decision {
-        for (plan, (label, _)) in ticket.planned.iter_mut().zip(&first.operations) {
-            if plan.label != *label {
-                plan.label = *label;
-                let known = self.known(plan.key, plan.label);
-                plan.know(&known);
-            }
-        }
-        let replies = || first.operations.iter().map(|(_, reply)| reply);
-        let reservation = self.reservation(&ticket, first.at, replies().map(|op| op.passes));
-        let reservation = reservation.filter(|_| first.admitted);
-        if ticket.unanswered {
-            let passes = replies().map(|op| (op.passes, Some(op.counts)));
-            self.count(now, &ticket, first.admitted, passes);
-            if first.admitted {
-                self.note_reserved(now, first.at, epoch, &ticket, reservation.as_ref());
-            }
-        }
-        let cluster = self.cluster_time(now);
-        let verdicts = ticket.planned.iter().zip(replies());
-        let verdicts = verdicts
-            .map(|(plan, op)| plan.verdict(op.passes, op.counts, op.weighed, cluster))
-            .collect();
-        let limits = self.with_views(now, &ticket, verdicts);
-        Decision { reservation, ..plan::decision(first.admitted, limits, None) }
-    }
-
     /// Answers by the policies' `on_store_failure`. What is admitted is counted in this node's slot, and
     /// so the next command's floor charges it exactly once, also where the store had charged it after all.
     /// Only what `open` admits while there is no room for its key is not counted.
@@ -619,7 +558,7 @@ impl<G: Guarding> Engine<G> {
     /// Adds what a check asked for, and what it was given, to this session's own slots; but not where a
     /// plan has found no room, lest a flood of new keys grows the tables without bound. Of each limit
     /// `passes` says whether it had room by itself, and what the store says that the region has used.
-    fn count(
+    pub(super) fn count(
         &self,
         now: Mono,
         ticket: &Ticket,
@@ -743,7 +682,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Adds to verdicts how stale the other regions' part is and, for usage, what each region has.
-    fn with_views(
+    pub(super) fn with_views(
         &self,
         now: Mono,
         ticket: &Ticket,

@@ -30,8 +30,9 @@ pub use give_back::{GiveBackTicket, GivenBack};
 pub use grants::GrantTicket;
 pub use heal::{HealStatus, HealTicket};
 use pace::Pace;
+pub use places::PlacesTicket;
 pub use refund::{RefundStats, RefundTicket};
-pub use reserve::{PlacesTicket, RESERVED_MAX, ReserveStats, SettleTicket, Settled};
+pub use reserve::{RESERVED_MAX, ReserveStats, SettleTicket, Settled};
 
 #[cfg(test)]
 mod clock_tests;
@@ -42,7 +43,9 @@ mod grants;
 mod heal;
 #[cfg(test)]
 mod hostile_tests;
+mod named;
 mod pace;
+mod places;
 mod refund;
 mod reserve;
 #[cfg(test)]
@@ -213,6 +216,7 @@ pub struct Engine<G: Guarding> {
     heal: G::Of<heal::Heal>,
     grants: G::Of<grants::Grants>,
     reserved: G::Of<reserve::Reserved>,
+    named: G::Of<named::Named>,
     pace: Pace,
     regions: Regions,
     own_region: RegionNumber,
@@ -369,6 +373,7 @@ impl<G: Guarding> Engine<G> {
             heal: Guard::new(heal::Heal::default()),
             grants: Guard::new(grants::Grants::default()),
             reserved: Guard::new(reserve::Reserved::default()),
+            named: Guard::new(named::Named::default()),
             pace: Pace::default(),
             regions: settings.regions.clone(),
             own_region,
@@ -430,7 +435,8 @@ impl<G: Guarding> Engine<G> {
                 }
             });
         }
-        memory.reserved = self.reserved_bytes();
+        memory.reserved = self.reserved.with(|reserved| reserved.memory_bytes())
+            + self.named.with(|named| named.memory_bytes());
         let (exchange, sessions) = self.exchange.with(|exchange| {
             (memory.sessions, memory.peers) = exchange.memory_bytes();
             (exchange.stats().clone(), exchange.sessions())

@@ -10,33 +10,28 @@
 //! ends, since nobody knows whether it was used. The places of concurrency limits are held again: each node tells
 //! the store of those that it was given and that nobody has given back through it.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
 use core::ops::Bound;
 
 use super::{Engine, Outcome};
 use crate::{
     algorithm::Rule,
-    check::{
-        Charged, Decision, Reservation, Reserve, Ticket,
-        plan::{LabelBounds, Planned},
-    },
+    check::{Charged, Reservation, Reserve, Ticket, plan::Planned},
     counts::Tick,
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     memory,
     policy::{Algorithm, PolicySet},
-    store::{
-        Action, Counts, HoldId, Lapse, Once, Operation, Remembered, RequestId, StoreCommand,
-        StoreReply, Terms,
-    },
+    store::{Action, Counts, HoldId, Lapse, Once, Operation, StoreCommand, StoreReply, Terms},
     time::{Mono, Span, StoreTime},
 };
 
 /// Reservations that this node looks after. What is reserved beyond is charged until its window ends, unless it is
 /// settled by this node before its time is over.
 pub const RESERVED_MAX: usize = 65_536;
-/// What was answered without the store under a name: the oldest gives way.
-const ANSWERED_MAX: usize = 8_192;
 /// So long after a reservation's end it is looked after, since clocks differ a little.
 const LOOK_AFTER: Span = Span::secs(1);
 /// So long it is tried again if the store does not answer.
@@ -47,9 +42,6 @@ const SETTLING_KEPT: Span = Span::secs(900);
 const RETRY_AFTER: Span = Span::secs(1);
 /// Reservations that are looked after at a time.
 const LOOKS_MAX: usize = 16;
-/// Reservations whose places are told in one command; of a check's limits at most 16 are of places.
-const TOLD_AT_ONCE: usize = 16;
-
 /// What became of a request to settle a reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -86,15 +78,12 @@ pub struct ReserveStats {
 pub(super) struct Reserved {
     by_id: BTreeMap<HoldId, Open>,
     /// By when they are to be looked at.
-    due: BTreeMap<(Mono, HoldId), ()>,
+    due: BTreeSet<(Mono, HoldId)>,
     looking: usize,
     unsettled: u64,
     /// The epoch that places are held in, or are being told to; and after which of them to go on.
-    told: Option<StoreEpoch>,
-    telling: Option<HoldId>,
-    answered: BTreeMap<RequestId, Answered>,
-    /// The order in which they are forgotten.
-    oldest: BTreeMap<(Mono, RequestId), ()>,
+    pub(super) told: Option<StoreEpoch>,
+    pub(super) telling: Option<HoldId>,
 }
 
 #[derive(Debug)]
@@ -108,20 +97,13 @@ struct Open {
     places_only: bool,
 }
 
-#[derive(Debug)]
-struct Answered {
-    of: u64,
-    decision: Decision,
-    until: Mono,
-}
-
 impl Reserved {
     fn add(&mut self, open: Open) {
         if self.by_id.len() >= RESERVED_MAX {
             self.unsettled = self.unsettled.saturating_add(open.reservation.cost());
             return;
         }
-        self.due.insert((open.due, open.reservation.id), ());
+        self.due.insert((open.due, open.reservation.id));
         self.by_id.insert(open.reservation.id, open);
     }
 
@@ -133,7 +115,7 @@ impl Reserved {
     }
 
     /// Up to so many reservations of earlier epochs than this one that were not told to it.
-    fn to_tell(&mut self, epoch: StoreEpoch, most: usize) -> Vec<Reservation> {
+    pub(super) fn untold(&mut self, epoch: StoreEpoch, most: usize) -> Vec<Reservation> {
         if self.told == Some(epoch) && self.telling.is_none() {
             return Vec::new();
         }
@@ -148,52 +130,10 @@ impl Reserved {
         earlier.map(|(_, open)| open.reservation.clone()).collect()
     }
 
-    fn remember(&mut self, id: RequestId, answered: Answered) {
-        while self.answered.len() >= ANSWERED_MAX
-            && let Some(((_, oldest), ())) = self.oldest.pop_first()
-        {
-            self.answered.remove(&oldest);
-        }
-        self.oldest.insert((answered.until, id), ());
-        if let Some(before) = self.answered.insert(id, answered) {
-            self.oldest.remove(&(before.until, id));
-        }
-    }
-
-    fn recall(&mut self, now: Mono, id: &RequestId) -> Option<&Answered> {
-        while let Some(entry) = self.oldest.first_entry().filter(|entry| entry.key().0 <= now) {
-            let ((_, oldest), ()) = entry.remove_entry();
-            self.answered.remove(&oldest);
-        }
-        self.answered.get(id)
-    }
-
-    fn memory_bytes(&self) -> usize {
+    pub(super) fn memory_bytes(&self) -> usize {
         let charged = self.by_id.values().map(|open| memory::of_vec(&open.reservation.charged));
-        let limits =
-            self.answered.values().map(|answered| memory::of_vec(&answered.decision.limits));
-        memory::of_tree(&self.by_id)
-            + memory::of_tree(&self.due)
-            + memory::of_tree(&self.answered)
-            + memory::of_tree(&self.oldest)
-            + charged.chain(limits).sum::<usize>()
+        memory::of_tree(&self.by_id) + memory::of_set(&self.due) + charged.sum::<usize>()
     }
-}
-
-/// What is told of places waits for this: give it back to [`Engine::handle_told`], exactly once.
-#[derive(Debug)]
-#[must_use = "what was not told is told again only if its ticket is given back"]
-pub struct PlacesTicket {
-    epoch: StoreEpoch,
-    from: Option<HoldId>,
-}
-
-/// What was answered under a name without the store.
-pub(super) enum Recalled {
-    /// The same was asked for.
-    Same(Decision),
-    /// Something else was.
-    Other,
 }
 
 impl<G: Guarding> Engine<G> {
@@ -203,10 +143,6 @@ impl<G: Guarding> Engine<G> {
             open: reserved.by_id.len(),
             unsettled: reserved.unsettled,
         })
-    }
-
-    pub(super) fn reserved_bytes(&self) -> usize {
-        self.reserved.with(|reserved| reserved.memory_bytes())
     }
 
     /// Under which terms a planned limit's charge is held, if it is.
@@ -269,21 +205,6 @@ impl<G: Guarding> Engine<G> {
             let reservation = Reservation { id, ends: at + lasts, charged: [charged].into() };
             self.reserved.with(|reserved| reserved.add(open(reservation, lasts, true)));
         }
-    }
-
-    /// Remembers what was admitted under a name without the store: who asks here again is answered the same.
-    pub(super) fn note_answered(&self, now: Mono, ticket: &Ticket, decision: &Decision) {
-        let Some(once) = ticket.once else { return };
-        let answered = Answered { of: once.of, decision: decision.clone(), until: now + once.kept };
-        self.reserved.with(|reserved| reserved.remember(once.id, answered));
-    }
-
-    pub(super) fn recall_answered(&self, now: Mono, once: &Once) -> Option<Recalled> {
-        self.reserved.with(|reserved| {
-            let known = reserved.recall(now, &once.id)?;
-            let same = known.of == once.of;
-            Some(if same { Recalled::Same(known.decision.clone()) } else { Recalled::Other })
-        })
     }
 
     /// Has the store end a reservation and keep `keep` of it, at most what was reserved: carry out the command,
@@ -429,8 +350,8 @@ impl<G: Guarding> Engine<G> {
                 return None;
             }
             loop {
-                let entry = reserved.due.first_entry().filter(|entry| entry.key().0 <= now)?;
-                let ((_, id), ()) = entry.remove_entry();
+                let (_, id) = reserved.due.first().copied().filter(|(due, _)| *due <= now)?;
+                reserved.due.pop_first();
                 match reserved.by_id.get(&id) {
                     Some(open) if !open.places_only => {
                         reserved.looking += 1;
@@ -442,93 +363,4 @@ impl<G: Guarding> Engine<G> {
         })?;
         Some(self.settling(policies, now, reservation, 0, true))
     }
-
-    /// When to call [`poll_settle`](Self::poll_settle) again; `None` while nothing is reserved.
-    pub fn next_settle(&self) -> Option<Mono> {
-        self.reserved.with(|reserved| {
-            let next = reserved.due.first_key_value().map(|((due, _), ())| *due);
-            next.filter(|_| reserved.looking < LOOKS_MAX)
-        })
-    }
-}
-
-impl<G: Guarding> Engine<G> {
-    /// What a store of a new epoch is told of places that are held, if there is anything: carry out the command, then
-    /// call [`handle_told`](Self::handle_told). Call until `None`; bounded, and harmless when early.
-    pub fn poll_places(
-        &self,
-        policies: &PolicySet,
-        now: Mono,
-    ) -> Option<(StoreCommand, PlacesTicket)> {
-        let epoch = self.heal_status().epoch?;
-        let shows = self.clock.with(|clock| clock.store_time(now))?;
-        let clock = self.clock.with(|clock| clock.relation(now));
-        loop {
-            let (from, reservations) = self.reserved.with(|reserved| {
-                let from = reserved.telling;
-                (from, reserved.to_tell(epoch, TOLD_AT_ONCE))
-            });
-            let places = reservations.iter().flat_map(|reservation| {
-                let charged = reservation.charged.iter();
-                charged.map(move |charged| (reservation.id, reservation.ends, charged))
-            });
-            let operations = places.filter_map(|(id, ends, charged)| {
-                let (_, limit) = policies.limit(charged.key.limit)?;
-                let is_place = limit.algorithm == Algorithm::Concurrency && shows < ends;
-                // A record's newest label is that of now.
-                let label = limit.window.label_at(self.cluster_time(now));
-                let bounds = LabelBounds::of(limit.window, label, clock);
-                let (lasts, lapse) = (ends.since(shows), Lapse::GivenBack);
-                is_place.then_some(Operation {
-                    key: charged.key,
-                    action: Action::Hold { amount: charged.cost },
-                    label,
-                    not_before: bounds.not_before,
-                    not_after: bounds.not_after,
-                    ceiling: 0,
-                    floor: Counts::default(),
-                    enforce: false,
-                    expires: bounds.expires,
-                    claim: None,
-                    rule: Rule::Concurrency,
-                    hold: Some(Terms { id, lasts, lapse }),
-                })
-            });
-            let operations: Vec<_> = operations.collect();
-            if !operations.is_empty() {
-                return Some((StoreCommand::new(operations), PlacesTicket { epoch, from }));
-            }
-            if self.reserved.with(|reserved| reserved.telling.is_none()) {
-                return None;
-            }
-        }
-    }
-
-    /// Takes what became of such a command. One that failed is tried again.
-    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
-    pub fn handle_told(&self, now: Mono, ticket: PlacesTicket, outcome: &Outcome) {
-        if let Outcome::Reply(reply) = outcome {
-            self.handle_epoch(now, reply.epoch());
-            return;
-        }
-        self.reserved.with(|reserved| {
-            if reserved.told == Some(ticket.epoch) {
-                let from = ticket.from.unwrap_or(HoldId(0));
-                reserved.telling = Some(reserved.telling.map_or(from, |at| at.min(from)));
-            }
-        });
-    }
-}
-
-/// What a remembered answer says now: spans have grown shorter.
-pub(super) fn as_of(first: &Remembered, now: StoreTime) -> Remembered {
-    let passed = now.since(first.at);
-    let mut first = first.clone();
-    for (_, reply) in &mut first.operations {
-        if let Some(weighed) = &mut reply.weighed {
-            weighed.wait = Span(weighed.wait.0.saturating_sub(passed.0));
-            weighed.reset = Span(weighed.reset.0.saturating_sub(passed.0));
-        }
-    }
-    first
 }

@@ -65,12 +65,15 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 1..120)
 }
 
+/// A command on its way, what is to be asked next, and of whom it wants how much.
+type Begun = (Spread, (Key, StoreCommand), Vec<u64>, u64);
+
 struct World {
     tables: Vec<Table>,
     now: StoreTime,
     /// What nodes have counted of each caller: the floors of all commands.
     admitted: BTreeMap<u64, u64>,
-    begun: Vec<(Spread, (Key, StoreCommand), Vec<u64>, u64)>,
+    begun: Vec<Begun>,
     ends: Vec<(Key, StoreCommand)>,
     names: u64,
     /// Whether confirmations arrive, and their answers.

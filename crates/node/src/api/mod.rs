@@ -120,7 +120,7 @@ pub struct Wish<'a> {
 }
 
 /// Why a check with a wish is not answered.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// As for any check.
     #[error(transparent)]

@@ -27,7 +27,7 @@ use crate::{
     config::{self, Cluster, Config, ConfigError, RedisTls, Seed},
     faults::{Baseline, Faults},
     guard::Mutexes,
-    limiter::Limiter,
+    limiter::{self, Limiter},
     membership::{self, Membership, MembershipError},
     store::{RedisSettings, RedisStore, Store, StoreGuard, Tls, snapshot::Lock},
     telemetry::Metrics,
@@ -204,10 +204,9 @@ impl Server {
             Arc::clone(&store),
             store_guard(&config, clock),
             Arc::clone(&policies),
-            secret,
+            limiter::Settings { secret, remember: clock::span(config.remember) },
             Arc::clone(&metrics),
             clock,
-            clock::span(config.remember),
         );
         let faults = options.enable_faults.then(|| faults(&config, options.wan.as_ref()));
         let mut cluster = None;
