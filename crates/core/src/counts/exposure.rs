@@ -34,6 +34,7 @@ impl Shard {
         let slots = |label: Label| slots(label).map_or(&[][..], |cell| &*cell.slots);
         let (current, previous) = (slots(label), slots(label.previous()));
         let elapsed = cluster.since(window.start(label)).max(RATE_OVER_MIN);
+        let took = window.length_of(label.previous()).max(RATE_OVER_MIN);
         let of_region = |(region, age): &(RegionIndex, Option<Span>)| {
             let used = sum(current, *region, |slot| slot.tally.counts.net());
             let room = quantity.saturating_sub(used);
@@ -43,7 +44,7 @@ impl Shard {
                 u128::from(offered) * u128::from(age.0) / u128::from(over.0)
             };
             let now = in_age(sum(current, *region, offered), elapsed);
-            let before = in_age(sum(previous, *region, offered), window.length());
+            let before = in_age(sum(previous, *region, offered), took);
             u64::try_from(now.max(before)).unwrap_or(u64::MAX).min(room)
         };
         ages.iter().map(of_region).fold(0, u64::saturating_add)

@@ -1,7 +1,7 @@
 //! Reads a policy file as a whole, or says everything that is wrong in it.
 //!
-//! What a later version brings (other algorithms, calendar windows, tiers, ...) is refused here by
-//! name, so that no file means something else than what it says.
+//! What a later version brings (other algorithms, tiers, ...) is refused here by name, so that no file
+//! means something else than what it says.
 
 use alloc::{boxed::Box, collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
 
@@ -12,11 +12,12 @@ use super::{
     fields::{Field, Fields},
     mistake::{Mistake, Notes, Shown},
     nesting::{DEPTH_MAX, too_deep},
+    suggest::{any_of, nearest, similar},
 };
 use crate::{
     algorithm::{Bucket, sliding_log::QUANTITY_MAX as LOG_QUANTITY_MAX},
     ids::LimitId,
-    time::{Span, Window},
+    time::{DATA_VERSION, Span, Unit, Window, Zone},
 };
 
 /// The longest policy file, in bytes.
@@ -218,14 +219,24 @@ fn limit<'a>(
     ids: &mut BTreeMap<LimitId, String>,
 ) -> Option<Limit> {
     fields.allow(
-        &["name", "quantity", "window", "algorithm", "burst", "scope", "consistency", "overdraft"],
-        &[("time_zone", "calendar windows")],
+        &[
+            "name",
+            "quantity",
+            "window",
+            "time_zone",
+            "algorithm",
+            "burst",
+            "scope",
+            "consistency",
+            "overdraft",
+        ],
+        &[],
     );
     let name = name(fields, "\"hourly\"", names);
     let quantity = fields
         .require("quantity", "how much may be used in one window, such as quantity = 5000")
         .and_then(|field| field.whole(1, QUANTITY_MAX));
-    let window = fields.require("window", "window = \"1h\"").and_then(|field| window(&field));
+    let window = window(fields);
     let algorithm = algorithm(fields, quantity, window);
     let scope = fields.get("scope").map_or(Some(Scope::Region), |field| {
         field.choice(&[Scope::Region, Scope::Global].map(|scope| (scope.as_str(), scope)), &[])
@@ -241,8 +252,8 @@ fn limit<'a>(
             "{word} is not built yet for global limits: write algorithm = \"fixed-window\", or scope = \"region\""
         ));
     }
-    let micros = format!("{}", window.length().0);
-    let mut shape = Vec::from([policy?, name, algorithm.as_str(), &micros, scope.as_str()]);
+    let cut = window.shape();
+    let mut shape = Vec::from([policy?, name, algorithm.as_str(), &cut, scope.as_str()]);
     if consistency.is_some_and(Consistency::has_rights) {
         // Of what was used without rights no region knows its part: rights begin with nothing used.
         shape.push("rights");
@@ -275,6 +286,15 @@ fn algorithm(
         Some(field) => field.choice(&known.map(|word| (word, word)), &["concurrency"])?,
         None => FIXED,
     };
+    if let Some((unit, _)) = window.and_then(Window::unit)
+        && word != FIXED
+        && let Some(field) = fields.get("algorithm")
+    {
+        let unit = unit.as_str();
+        return field.refuse(format_args!(
+            "{word} reckons with a length, and a {unit} of the calendar has none: write algorithm = \"fixed-window\", or a length as window, such as \"1d\""
+        ));
+    }
     let burst = fields.get("burst");
     let has_burst = word.ends_with("bucket");
     if let Some(field) = burst.as_ref().filter(|_| !has_burst) {
@@ -314,18 +334,51 @@ fn algorithm(
     }
 }
 
-fn window(field: &Field<'_>) -> Option<Window> {
+/// A length, or a unit of the calendar in a time zone: in UTC if it does not say.
+fn window(fields: &Fields<'_>) -> Option<Window> {
+    let zone = fields.get("time_zone");
+    let field = fields.require("window", "window = \"1h\"")?;
     let text = field.text()?;
-    if let "day" | "week" | "month" = text {
-        return field.refuse("calendar windows are not built yet: write a length, such as \"1d\"");
+    if let Some(unit) = Unit::of(text) {
+        let zone = match &zone {
+            Some(field) => time_zone(field),
+            None => Zone::named("UTC"),
+        };
+        return Some(Window::calendar(unit, zone?));
     }
-    let length = text
-        .parse::<Span>()
-        .map_or_else(|error| field.refuse(format_args!("{} is {error}", Shown(text))), Some)?;
+    if let Some(field) = &zone {
+        field.refuse_key::<()>(
+            "is for windows of the calendar, \"day\", \"week\" and \"month\": a window that is a length has it everywhere; leave it out",
+        );
+    }
+    let length = text.parse::<Span>().map_or_else(
+        |error| {
+            let shown = Shown(text);
+            let near = nearest(text, &Unit::ALL.map(Unit::as_str));
+            let meant = near.map(|word| format!(", or did you mean \"{word}\"?"));
+            field.refuse(format_args!("{shown} is {error}{}", meant.unwrap_or_default()))
+        },
+        Some,
+    )?;
     Window::new(length).map_or_else(
         || field.refuse(format_args!("{} is not within \"1ms\" to \"400d\"", Shown(text))),
         Some,
     )
+}
+
+/// A zone of the database that is compiled in.
+fn time_zone(field: &Field<'_>) -> Option<Zone> {
+    let name = field.text()?;
+    Zone::named(name).or_else(|| {
+        let meant = match &*similar(name, Zone::names()) {
+            [] => "names are such as \"Europe/Zurich\" or \"UTC\"".into(),
+            similar => format!("did you mean {}?", any_of(similar)),
+        };
+        field.refuse(format_args!(
+            "{} is no time zone of the IANA database, release {DATA_VERSION}: {meant}",
+            Shown(name)
+        ))
+    })
 }
 
 /// What a global limit promises: `eventual` if it does not say.
