@@ -30,6 +30,21 @@ fn a_unit_of_the_calendar_is_a_window() {
 }
 
 #[test]
+fn the_example_says_what_it_shows() {
+    let text = include_str!("../../../../../../config/quotas.example.toml");
+    let set = PolicySet::parse(text).expect("the example is right");
+    let limits: Vec<_> = set.policies.iter().flat_map(|policy| &policy.limits).collect();
+    let shown = limits.iter().map(|limit| (&*limit.name, limit.window, limit.consistency));
+    let shown: Vec<_> = shown.collect();
+    let expected = [
+        ("monthly", window(Unit::Month, "Europe/Zurich"), Consistency::Strict),
+        ("daily", window(Unit::Day, "Europe/Zurich"), Consistency::Eventual),
+        ("weekly", window(Unit::Week, "America/Sao_Paulo"), Consistency::Plain),
+    ];
+    assert_eq!(shown, expected);
+}
+
+#[test]
 fn a_calendar_without_a_zone_is_that_of_utc() {
     let (said, left_out) =
         (limit("window = \"day\"\ntime_zone = \"UTC\""), limit("window = \"day\""));
