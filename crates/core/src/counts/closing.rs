@@ -200,7 +200,7 @@ impl Shard {
     }
 
     /// Looks after cells whose label has ended, `budget` of them: measures those that ended `grace` before
-    /// `now`, and collects those that ended a window before that (INV-5), unless they are to be held.
+    /// `now`, and collects those whose next label ended so long ago too (INV-5), unless they are to be held.
     /// Returns how many were collected.
     pub(crate) fn sweep(
         &mut self,

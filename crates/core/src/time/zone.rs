@@ -203,7 +203,7 @@ mod tests {
         for name in Zone::names() {
             let zone = Zone::named(name).expect(name);
             assert_eq!(zone.name(), *name);
-            assert!(zone.0.stretches.len() <= 1_000, "{name}: {}", zone.0.stretches.len());
+            assert!(zone.0.stretches.len() <= 640, "{name}: {}", zone.0.stretches.len());
         }
         assert_ne!(DATA_VERSION, "of no known release");
     }
@@ -229,6 +229,6 @@ mod tests {
     fn a_table_is_small() {
         let bytes = |zone: Zone| size_of_val(&*zone.0.stretches);
         let all: usize = Zone::names().iter().filter_map(|name| Zone::named(name)).map(bytes).sum();
-        assert!(all < 6 << 20, "{all}");
+        assert!(all < 2 << 20, "{all}");
     }
 }
