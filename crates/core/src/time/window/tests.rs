@@ -123,13 +123,11 @@ fn check(unit: Unit, zone: &str) {
         assert_eq!(window.start(label.next()), ends);
         assert_eq!(window.length_of(label), ends.since(starts));
         assert!(starts <= ends, "{zone} {unit:?} {label:?}");
-        if starts < ends {
-            assert_eq!(window.label_at(starts), label, "{zone} {unit:?} at its first instant");
-            assert_eq!(
-                window.label_at(ends - Span::micros(1)),
-                label,
-                "{zone} {unit:?} at its last"
-            );
+        // Also where the clocks go back behind its beginning.
+        let minutes = [0, 1, 20, 45, 70, 130, 200].map(|n| Span::secs(60 * n));
+        let within = minutes.into_iter().map(|after| starts + after).filter(|at| *at < ends);
+        for instant in within.chain((starts < ends).then(|| ends - Span::micros(1))) {
+            assert_eq!(window.label_at(instant), label, "{zone} {unit:?} at {instant:?}");
         }
         starts = ends;
     }
@@ -185,6 +183,19 @@ fn a_day_begins_with_the_first_instant_where_there_is_no_midnight() {
     // 0:00 by the old clock, 1:00 by the new one.
     assert_eq!(window.start(label), at("2018-11-04T03:00:00Z"));
     assert_eq!(window.end(label), at("2018-11-05T02:00:00Z"));
+}
+
+#[test]
+fn a_day_that_has_begun_goes_on_where_its_eve_comes_back() {
+    let window = in_zone(Unit::Day, "America/St_Johns");
+    // At 0:01 of the 7th it is 23:01 of the 6th again.
+    let midnight = at("2010-11-07T02:30:00Z");
+    let day = window.label_at(midnight);
+    assert_eq!(window.start(day), midnight);
+    assert_eq!(window.label_at(midnight - Span::micros(1)), day.previous());
+    for again in ["2010-11-07T02:31:00Z", "2010-11-07T02:45:00Z", "2010-11-07T03:30:00Z"] {
+        assert_eq!(window.label_at(at(again)), day, "{again}");
+    }
 }
 
 #[test]
