@@ -11,6 +11,7 @@ use alloc::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::time::Span;
 
 mod calendar;
 
