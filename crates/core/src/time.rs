@@ -5,6 +5,14 @@
 
 use core::ops::{Add, AddAssign, Sub};
 
+pub use calendar::{Unit, day_of};
+pub use window::Window;
+pub use zone::{DATA_VERSION, Zone};
+
+mod calendar;
+mod window;
+mod zone;
+
 /// A length of time, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Span(pub u64);
@@ -122,64 +130,5 @@ impl Label {
     /// The label before this one (label 0 is its own).
     pub const fn previous(self) -> Self {
         Self(self.0.saturating_sub(1))
-    }
-}
-
-/// The length of a fixed window, in microseconds; never zero.
-///
-/// Windows are aligned: label *n* is the time from `n * length` to `(n + 1) * length` since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Window(Span);
-
-impl Window {
-    /// The shortest window that may be configured.
-    pub const MIN: Span = Span::millis(1);
-    /// The longest window that may be configured: 400 days.
-    pub const MAX: Span = Span::secs(400 * 86_400);
-
-    /// A window of this length, if it is within [`MIN`](Self::MIN) and [`MAX`](Self::MAX).
-    pub fn new(length: Span) -> Option<Self> {
-        (Self::MIN..=Self::MAX).contains(&length).then_some(Self(length))
-    }
-
-    /// How long it is.
-    pub const fn length(self) -> Span {
-        self.0
-    }
-
-    /// The label of the window that holds `now`.
-    pub const fn label_at(self, now: ClusterTime) -> Label {
-        Label(now.0 / self.0.0)
-    }
-
-    /// The first instant of a label.
-    pub const fn start(self, label: Label) -> ClusterTime {
-        ClusterTime(label.0.saturating_mul(self.0.0))
-    }
-
-    /// The first instant after a label.
-    pub const fn end(self, label: Label) -> ClusterTime {
-        self.start(label.next())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_cover_time_without_gap_or_overlap() {
-        let window = Window::new(Span::millis(250)).expect("in range");
-        let label = window.label_at(ClusterTime(1_000_000));
-        assert_eq!(label, Label(4));
-        assert_eq!(window.end(label.previous()), window.start(label));
-        assert_eq!(window.label_at(window.end(label)), label.next());
-        assert_eq!(window.label_at(window.end(label) - Span::micros(1)), label);
-    }
-
-    #[test]
-    fn a_window_has_bounds() {
-        assert!(Window::new(Span::ZERO).is_none());
-        assert!(Window::new(Span::secs(401 * 86_400)).is_none());
     }
 }

@@ -8,7 +8,7 @@ use tidegate_core::{
     counts::Tally,
     ids::{Boot, Caller, Key, LimitId, NodeId, RegionNumber, Session, StoreEpoch},
     store::Counts,
-    time::{Label, Window},
+    time::{Label, Unit, Window},
 };
 
 /// The version of the format that is understood.
@@ -22,6 +22,9 @@ const KIND_RIGHTS: u8 = 10;
 const KIND_RELAYED: u8 = 7;
 /// The kind of the section that says: you tell your siblings what changes here.
 const KIND_RELAY: u8 = 9;
+
+/// The kind of a section of slots or rights whose windows are a calendar's: unit and zone stand before it.
+const KIND_CALENDAR: u8 = 13;
 
 /// One session's slot, as a frame tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +44,12 @@ pub struct ToldSlot {
 /// The slots of a frame, in its order; `None` if its bytes are no frame.
 pub fn slots_of(bytes: &[u8]) -> Option<Vec<ToldSlot>> {
     let mut told = Vec::new();
-    for (kind, mut section) in sections(bytes)? {
+    for (mut kind, mut section) in sections(bytes)? {
+        if kind == KIND_CALENDAR {
+            section.byte()?; // which unit
+            section.text()?; // in which zone
+            kind = section.byte()?;
+        }
         if [KIND_SLOTS, KIND_HEARSAY].contains(&kind) {
             section.slots(kind == KIND_HEARSAY, &mut told)?;
         }
@@ -83,7 +91,7 @@ pub fn claim_used(frame: &mut Vec<u8>, key: &Key, window: Window, label: Label, 
     for part in [used, 0, 0, 0] {
         number(&mut section, part); // used, refunded, refused, and nothing of demand
     }
-    append(frame, KIND_SLOTS, &section);
+    append(frame, KIND_SLOTS, window, &section);
 }
 
 /// Appends to a frame that the sender's region, in this epoch of its store, has granted so much of a limit to
@@ -109,17 +117,31 @@ pub fn claim_granted(
         number(&mut section, amount);
     }
     section.extend([0, 0]); // asks nothing, has heard nothing
-    append(frame, KIND_RIGHTS, &section);
+    append(frame, KIND_RIGHTS, window, &section);
 }
 
 fn limit(section: &mut Vec<u8>, key: &Key, window: Window) {
     number(section, u64::from(key.limit.0));
-    number(section, window.length().0);
+    number(section, window.length().map_or(0, |length| length.0));
 }
 
-fn append(frame: &mut Vec<u8>, kind: u8, section: &[u8]) {
+fn append(frame: &mut Vec<u8>, mut kind: u8, window: Window, section: &[u8]) {
+    let mut calendar = Vec::new();
+    if let Some((unit, zone)) = window.unit() {
+        let unit = match unit {
+            Unit::Day => 1,
+            Unit::Week => 2,
+            Unit::Month => 3,
+        };
+        calendar.push(unit);
+        number(&mut calendar, zone.name().len() as u64);
+        calendar.extend(zone.name().bytes());
+        calendar.push(kind);
+        kind = KIND_CALENDAR;
+    }
     frame.push(kind);
-    number(frame, section.len() as u64);
+    number(frame, (calendar.len() + section.len()) as u64);
+    frame.extend(calendar);
     frame.extend(section);
 }
 
@@ -218,7 +240,7 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::time::Span;
+    use tidegate_core::time::{Span, Zone};
 
     use super::*;
 
@@ -261,9 +283,11 @@ mod tests {
 
     #[test]
     fn a_lie_is_read_like_the_truth() {
-        let window = Window::new(Span::secs(1)).expect("in range");
+        let second = Window::new(Span::secs(1)).expect("in range");
+        let month = Window::calendar(Unit::Month, Zone::named("Asia/Tokyo").expect("a zone"));
         let key = Key { caller: Caller::from_bytes([7; 16]), limit: LimitId(300) };
-        for used in [0, 250, 251, 70_000, 1 << 40] {
+        let lies = [0, 250, 251, 70_000, 1 << 40].map(|used| [(second, used), (month, used)]);
+        for (window, used) in lies.into_iter().flatten() {
             let mut bytes = frame();
             claim_used(&mut bytes, &key, window, Label(1 << 33), used);
             let told = slots_of(&bytes).expect("a frame");

@@ -173,6 +173,7 @@ fn every_shipped_scenario_is_good() {
     let expected = [
         "compare.toml",
         "cut-and-heal.toml",
+        "daylight-saving.toml",
         "naive-10x.toml",
         "restart.toml",
         "rights-many.toml",
@@ -182,6 +183,42 @@ fn every_shipped_scenario_is_good() {
         "three-regions.toml",
     ];
     assert_eq!(names, expected);
+}
+
+/// What was admitted in all, by the report.
+fn admitted(report: &Report) -> u64 {
+    report.regions.values().map(|region| region.admitted).sum()
+}
+
+#[test]
+fn days_of_a_time_zone_end_where_its_clocks_say() {
+    let at = |zone, date, begin| {
+        [("Asia/Beirut", zone), ("date = \"2027-03-26\"", date), ("begin = \"86392s\"", begin)]
+    };
+    let (left_out, apia) = ("date = \"2011-12-29\"", "begin = \"86392s\"");
+    for changes in [
+        // No midnight.
+        &[][..],
+        // Days of 23 and of 25 hours, which end where others would not.
+        &at("Europe/Zurich", "date = \"2027-03-27\"", "begin = \"82792s\""),
+        &at("Europe/Zurich", "date = \"2027-10-30\"", "begin = \"89992s\""),
+        // Behind the 29th comes the 31st.
+        &at("Pacific/Apia", left_out, apia),
+    ] {
+        let scenario = shipped("daylight-saving.toml", changes);
+        let report = result(&scenario, 1);
+        assert_holds(&report);
+        assert_eq!(report, result(&scenario, 1), "one seed is one run");
+        // 120 a second ask for each limit, 8 s long on either side: 300 of `strict` are spent twice, and no more;
+        // of `eventual` about as many.
+        let all = admitted(&report);
+        assert!((1_160..=1_230).contains(&all), "{all} {report}");
+    }
+    // Without the end of the day there is one of each.
+    let whole = [("begin = \"86392s\"", "begin = \"3600s\"")];
+    let report = result(&shipped("daylight-saving.toml", &whole), 1);
+    assert_holds(&report);
+    assert!((580..=615).contains(&admitted(&report)), "{report}");
 }
 
 #[test]

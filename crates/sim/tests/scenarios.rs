@@ -69,6 +69,33 @@ fn unknown_fields_and_bad_spans_are_told_with_their_line() {
 }
 
 #[test]
+fn a_day_is_no_length_to_count_windows_by() {
+    let day = "window = \"day\"\ntime_zone = \"Europe/Zurich\"";
+    assert_said("window = \"1s\"", day, &["windows", "give `duration`"]);
+    let text = GOOD.replace("window = \"1s\"", day).replace("windows = 5", "duration = \"5s\"");
+    assert!(parse(&text).is_ok());
+    let dated = |line: &str| parse(&text.replace("policies =", &format!("{line}\npolicies =")));
+    for bad in [
+        "2027-02-29",
+        "2027-13-01",
+        "2027-3-28",
+        "1969-12-31",
+        "27-03-28",
+        "today",
+        "2027-03-28T00",
+    ] {
+        let said = dated(&format!("date = \"{bad}\"")).expect_err(bad).to_string();
+        assert!(said.contains("is no date"), "{said}");
+    }
+    // Midnight of the 28th in Zurich is the first after midnight of the 27th in UTC; that day has 23 hours.
+    let scenario = dated("date = \"2027-03-27\"\nbegin = \"82799s\"").expect("good");
+    let begins = scenario.schedule.cluster_time(scenario.schedule.load_start);
+    assert_eq!(begins.0, 1_806_271_199_000_000, "2027-03-28T21:59:59Z");
+    let said = dated("date = \"2027-03-27\"\nbegin = \"82800s\"").expect_err("too far").to_string();
+    assert!(said.contains("shorter than a window"), "{said}");
+}
+
+#[test]
 fn mistakes_in_policies_are_told_with_their_line() {
     assert_said("quantity = 100", "quantity = 0", &["policies:6", "quantity"]);
     assert_said("scope = \"global\"", "scope = \"galactic\"", &["policies:9", "galactic"]);

@@ -44,9 +44,10 @@ pub struct Bucket {
 
 impl Bucket {
     /// One that drains `quantity` tokens in a window and holds `capacity`; `None` if it does not fit into 2^53 with
-    /// a tick of at most a thousandth of the window, or takes longer than 4,000 days to drain.
+    /// a tick of at most a thousandth of the window, or takes longer than 4,000 days to drain,
+    /// or if the window has no length.
     pub fn new(quantity: u64, window: Window, capacity: u64) -> Option<Self> {
-        let length = window.length().0;
+        let length = window.length()?.0;
         let mut tick = 1;
         while tick <= (length / TICKS_MIN).max(1) {
             if let Some(per_tick) = quantity.checked_mul(tick) {

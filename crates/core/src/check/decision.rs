@@ -96,6 +96,11 @@ impl LimitVerdict {
     pub fn limit(&self) -> &Limit {
         &self.policy.limits[self.index]
     }
+
+    /// How long the window is that it was weighed in: of a day, week or month, what that one has.
+    pub fn window_length(&self) -> Span {
+        self.limit().window.length_of(self.label)
+    }
 }
 
 /// The answer to a check.

@@ -64,7 +64,7 @@ impl LabelBounds {
             starts,
             not_before: starts - LABEL_TOLERANCE,
             not_after: clock.store_time_of(end) + LABEL_TOLERANCE,
-            expires: clock.store_time_of(end) + window.length() + LABEL_TOLERANCE.times(2),
+            expires: clock.store_time_of(window.kept_until(end)) + LABEL_TOLERANCE.times(2),
         }
     }
 

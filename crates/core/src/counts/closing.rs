@@ -15,7 +15,7 @@ use crate::{
     ids::{LimitId, RegionIndex},
     memory,
     policy::Scope,
-    time::{ClusterTime, Span, Window},
+    time::{ClusterTime, Span},
 };
 
 /// By how much a global limit was exceeded in the labels that have ended, as far as is known here.
@@ -200,7 +200,7 @@ impl Shard {
     }
 
     /// Looks after cells whose label has ended, `budget` of them: measures those that ended `grace` before
-    /// `now`, and collects those that ended a window before that (INV-5), unless they are to be held.
+    /// `now`, and collects those whose next label ended so long ago too (INV-5), unless they are to be held.
     /// Returns how many were collected.
     pub(crate) fn sweep(
         &mut self,
@@ -212,9 +212,10 @@ impl Shard {
         self.measure(now, grace, budget);
         let mut collected = 0;
         while collected < budget {
-            let due = self.by_end.keys().copied().find(|(end, shape)| {
+            let mut ended = self.by_end.keys().copied().take_while(|(end, _)| *end + grace <= now);
+            let due = ended.find(|(end, shape)| {
                 let window = self.in_use(*shape).map(|shape| shape.window);
-                *end + window.map_or(Span::ZERO, Window::length) + grace <= now
+                window.map_or(*end, |window| window.kept_until(*end)) + grace <= now
             });
             let Some(due) = due else { break };
             let global = self.in_use(due.1).is_some_and(|shape| shape.scope == Scope::Global);
@@ -327,7 +328,7 @@ mod tests {
     }
 
     fn shape() -> Shape {
-        let window = Window::new(SECOND).expect("a second");
+        let window = crate::time::Window::new(SECOND).expect("a second");
         Shape { limit: LimitId(1), window, scope: Scope::Global }
     }
 

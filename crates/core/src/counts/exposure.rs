@@ -34,6 +34,7 @@ impl Shard {
         let slots = |label: Label| slots(label).map_or(&[][..], |cell| &*cell.slots);
         let (current, previous) = (slots(label), slots(label.previous()));
         let elapsed = cluster.since(window.start(label)).max(RATE_OVER_MIN);
+        let took = window.length_of(label.previous()).max(RATE_OVER_MIN);
         let of_region = |(region, age): &(RegionIndex, Option<Span>)| {
             let used = sum(current, *region, |slot| slot.tally.counts.net());
             let room = quantity.saturating_sub(used);
@@ -43,7 +44,7 @@ impl Shard {
                 u128::from(offered) * u128::from(age.0) / u128::from(over.0)
             };
             let now = in_age(sum(current, *region, offered), elapsed);
-            let before = in_age(sum(previous, *region, offered), window.length());
+            let before = in_age(sum(previous, *region, offered), took);
             u64::try_from(now.max(before)).unwrap_or(u64::MAX).min(room)
         };
         ages.iter().map(of_region).fold(0, u64::saturating_add)
@@ -90,6 +91,7 @@ mod tests {
         forecast::Note,
         ids::{Caller, SessionIndex},
         store::Counts,
+        time::{Unit, Zone},
     };
 
     const KEY: Key = Key { caller: Caller([1, 0]), limit: LimitId(1) };
@@ -128,6 +130,23 @@ mod tests {
         assert_eq!(exposure(&ages(millis(2_000), millis(0))), 400);
         assert_eq!(exposure(&ages(millis(60_000), millis(0))), 900, "all that is left to it");
         assert_eq!(exposure(&ages(millis(100), None)), 20 + 1_000, "never heard: anything");
+    }
+
+    #[test]
+    fn behind_a_date_that_was_left_out_it_is_the_new_days_own() {
+        let zone = Zone::named("Pacific/Apia").expect("a zone");
+        let window = Window::calendar(Unit::Day, zone);
+        // The first minute of 2011-12-31, which came after the 29th.
+        let (now, label) = (ClusterTime(1_325_239_260_000_000), Label(15_339));
+        assert_eq!(window.label_at(now), label);
+        let shape = Shape { limit: KEY.limit, window, scope: Scope::Global };
+        let tally = Tally { counts: Counts::default(), offered: 600 };
+        let (caller, session, note) = (KEY.caller, SessionIndex(1), Note::default());
+        let entry = Entry { caller, shape, label, session, tally, note };
+        let mut shard = Shard::new(100);
+        shard.merge(&entry, US, false, Tick::default()).expect("room");
+        let ages = vec![(US, Some(Span::millis(100)))];
+        assert_eq!(shard.exposure(KEY, (window, 1_000), now, &ages), 1, "600 in a minute");
     }
 
     #[test]

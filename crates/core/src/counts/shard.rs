@@ -41,7 +41,7 @@ pub(super) const SHAPES_MAX: usize = 4_096;
 pub(crate) struct Shape {
     /// Which limit.
     pub(crate) limit: LimitId,
-    /// How long its labels are.
+    /// What its labels are.
     pub(crate) window: Window,
     /// Who must hear of it.
     pub(crate) scope: Scope,
@@ -412,8 +412,8 @@ impl Shard {
         };
         let (before, current) = (of(label.previous()), of(label));
         let Some(forecast) = self.watched.watch(key, window, label, now, whose) else { return };
-        let began = now - elapsed;
-        let told = [(label.previous(), before, began - window.length(), began)]
+        let (began, took) = (now - elapsed, window.length_of(label.previous()));
+        let told = [(label.previous(), before, began - took, began)]
             .into_iter()
             .chain([(label, current, began, now)]);
         for (label, slots, since, told) in told {

@@ -39,7 +39,7 @@ const FOUNDING: Span = Span::secs(5);
 /// Whether more than one unit of a limit may be on its way at a time, if it is asked for as much as it
 /// allows: else `eventual` is `plain`.
 fn may_be_under_way(quantity: u64, window: Window) -> bool {
-    u128::from(quantity) * u128::from(STALENESS_MAX.0) >= u128::from(window.length().0)
+    u128::from(quantity) * u128::from(STALENESS_MAX.0) >= u128::from(window.usual_length().0)
 }
 
 impl<G: Guarding> Engine<G> {

@@ -405,7 +405,8 @@ impl<G: Guarding> Engine<G> {
         }
         let time_left = limit.window.end(label).since(sighted.cluster);
         let shares = self.shares(shard, key, limit, label, forecast, sighted);
-        let mut grants = rights::grants(self.own_region, &shares, time_left, limit.window.length());
+        let length = limit.window.length_of(label);
+        let mut grants = rights::grants(self.own_region, &shares, time_left, length);
         let waits = |to: RegionNumber| {
             let share = shares.iter().find(|share| share.region == to);
             share.is_some_and(|share| share.is_hungry(self.settings.gossip))

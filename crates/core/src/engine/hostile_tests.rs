@@ -12,7 +12,7 @@ use crate::{
     policy::Scope,
     store::COUNT_MAX,
     time::Window,
-    wire::{Frame, Header, Section, SlotEntry, Slots, Speaker},
+    wire::{Frame, Header, Section, SlotEntry, Slots, Speaker, micros_of},
 };
 
 /// Which limit of the policy a lie is about.
@@ -46,7 +46,7 @@ fn lie(of: Option<Speaker>, limit: usize, used: u64) -> Slots {
     Slots {
         of,
         limit: limit.id.0,
-        window: window.length().0,
+        window: micros_of(window),
         global: limit.scope == Scope::Global,
         label: window.label_at(START).0,
         entries: vec![SlotEntry {

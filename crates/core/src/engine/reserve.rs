@@ -148,7 +148,8 @@ impl<G: Guarding> Engine<G> {
     /// Under which terms a planned limit's charge is held, if it is.
     pub(super) fn terms(&self, plan: &Planned, reserve: Option<Reserve>) -> Option<Terms> {
         let limit = plan.limit();
-        let lease = (limit.algorithm == Algorithm::Concurrency).then(|| limit.window.length());
+        let lease =
+            (limit.algorithm == Algorithm::Concurrency).then(|| limit.window.usual_length());
         let Reserve { id, lasts } = match (reserve, lease) {
             (Some(reserve), Some(lease)) => Reserve { lasts: reserve.lasts.min(lease), ..reserve },
             (Some(reserve), None) => reserve,

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod audit;
+mod calendar;
 mod heal;
 mod join;
 mod meters;

@@ -16,15 +16,15 @@ use crate::{
     policy::Scope,
     time::Mono,
     wire::{
-        ConfigReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker, WalkEnd,
-        stamp_of,
+        ConfigReading, FRAME_BYTES_MAX, Frame, Header, Section, SlotEntry, Slots, Speaker,
+        WRAPPING_BYTES_MAX, WalkEnd, micros_of, stamp_of,
     },
 };
 
 /// Slots that one batch of frames to one peer carries at most.
 const BATCH_ENTRIES_MAX: usize = 1_024;
 /// The most bytes of a slots section without its entries, and of one entry (all varints at their longest).
-const SECTION_BYTES_MAX: usize = 200;
+const SECTION_BYTES_MAX: usize = 200 + WRAPPING_BYTES_MAX;
 const ENTRY_BYTES_MAX: usize = 52;
 /// Room for version, header and the small sections.
 const HEAD_BYTES_MAX: usize = 128;
@@ -199,6 +199,7 @@ pub(super) fn pack(
         let of = sessions.region_of(group[0].session);
         let ordinary = listener.is_some_and(|listener| of == RegionIndex::OWN || of == listener);
         let section = if ordinary { Section::Slots(slots) } else { Section::Hearsay(slots) };
+        let section = Section::of_window(group[0].shape.window, section);
         packer.push(section, SECTION_BYTES_MAX + group.len() * ENTRY_BYTES_MAX);
     }
     packer
@@ -210,7 +211,7 @@ fn section(sessions: &Sessions, group: &[Entry]) -> Slots {
     Slots {
         of: others.then(|| Speaker::of(sessions.session(first.session))),
         limit: first.shape.limit.0,
-        window: first.shape.window.length().0,
+        window: micros_of(first.shape.window),
         global: first.shape.scope == Scope::Global,
         label: first.label.0,
         entries: group.iter().map(SlotEntry::of).collect(),

@@ -11,12 +11,15 @@ use crate::{
     policy::Scope,
     rights::{REGIONS_MAX, Received, Regions, Row, Statement},
     store::COUNT_MAX,
-    time::{Label, Mono, Span, Window},
-    wire::{FrameError, HeardEntry, Rights, RightsEntry, Section},
+    time::{Label, Mono},
+    wire::{
+        Calendar, FrameError, HeardEntry, Rights, RightsEntry, Section, WRAPPING_BYTES_MAX,
+        micros_of, window_of,
+    },
 };
 
 /// The most bytes of a rights section without its entries, and of an entry without its row.
-const SECTION_BYTES_MAX: usize = 48;
+const SECTION_BYTES_MAX: usize = 48 + WRAPPING_BYTES_MAX;
 const ENTRY_BYTES_MAX: usize = 16 + 9 + 9 + 1 + 1 + 1;
 /// The most bytes of one region's amount, and of what is held of one region.
 const AMOUNT_BYTES_MAX: usize = 5 + 9;
@@ -111,7 +114,7 @@ pub(super) fn pack<S: Shards>(
             let needs = SECTION_BYTES_MAX + part.iter().map(needs).sum::<usize>();
             let section = Rights {
                 limit: shape.limit.0,
-                window: shape.window.length().0,
+                window: micros_of(shape.window),
                 label: group[0].0.label.0,
                 entries: part.iter().map(entry).collect(),
             };
@@ -120,7 +123,7 @@ pub(super) fn pack<S: Shards>(
             } else {
                 Section::RightsPassedOn(of.0, section)
             };
-            packer.push(section, needs);
+            packer.push(Section::of_window(shape.window, section), needs);
         }
     }
 }
@@ -188,14 +191,15 @@ fn told_of(
     Ok((caller, Told::Statement(Statement { from, epoch, given, ceiling, heard })))
 }
 
-/// Checks what a region tells of its rights; or what a sibling passes on of another region's.
+/// Checks what a region tells of its rights; or what a sibling passes on of another region's. Nothing comes of it if
+/// its window is a calendar's that this release does not know.
 pub(super) fn checked(
     (from, own): (&Session, &Session),
     passed_on: Option<u32>,
     regions: &Regions,
-    rights: Rights,
-) -> Result<Stated, FrameError> {
-    let window = Window::new(Span(rights.window)).ok_or(FrameError::Unsound)?;
+    (calendar, rights): (Option<&Calendar>, Rights),
+) -> Result<Option<Stated>, FrameError> {
+    let Some(window) = window_of(calendar, rights.window)? else { return Ok(None) };
     let shape = Shape { limit: LimitId(rights.limit), window, scope: Scope::Global };
     let (speaker, own_region) =
         (RegionNumber::of(&from.id.region), RegionNumber::of(&own.id.region));
@@ -210,7 +214,7 @@ pub(super) fn checked(
     if !regions.has(from) {
         statements.clear();
     }
-    Ok(Stated { shape, label: Label(rights.label), statements })
+    Ok(Some(Stated { shape, label: Label(rights.label), statements }))
 }
 
 impl Exchange {

@@ -15,7 +15,10 @@ use crate::{
     ids::{LimitId, RegionIndex, Session, SessionIndex},
     policy::Scope,
     time::{Label, Mono, Span, Window},
-    wire::{Ask, ClockReading, ConfigReading, Digests, FrameError, Heard, Section, Slots, WalkEnd},
+    wire::{
+        Ask, Calendar, ClockReading, ConfigReading, Digests, FrameError, Heard, Section, Slots,
+        WalkEnd, window_of,
+    },
 };
 
 /// A frame's slots, checked: nothing of it has been merged yet.
@@ -83,12 +86,21 @@ impl Exchange {
     ) -> Result<(Vec<Told>, Remarks), FrameError> {
         let (mut told, mut remarks) = (Vec::<Told>::new(), Remarks::default());
         for section in sections {
+            let (calendar, section) = match section {
+                Section::Calendar(calendar, wrapped) => (Some(calendar), *wrapped),
+                section => (None, section),
+            };
+            let calendar = calendar.as_ref();
             match section {
                 Section::WalkEnd(end) => remarks.walk_end = Some(end),
                 Section::Clock(reading) => remarks.readings.push(reading),
                 Section::Config(reading) => remarks.config = Some(reading),
-                Section::Slots(slots) => told.extend(self.checked_slots(from, slots, false)?),
-                Section::Hearsay(slots) => told.extend(self.checked_slots(from, slots, true)?),
+                Section::Slots(slots) => {
+                    told.extend(self.checked_slots(from, (calendar, slots), false)?);
+                }
+                Section::Hearsay(slots) => {
+                    told.extend(self.checked_slots(from, (calendar, slots), true)?);
+                }
                 Section::Digests(digests) => remarks.digests.push(digests),
                 Section::Ask(ask) => remarks.asks.push(ask),
                 Section::Relay => remarks.role = Some(Role::Relay),
@@ -96,12 +108,15 @@ impl Exchange {
                 Section::Heard(heard) => remarks.heard.push(heard),
                 Section::Rights(rights) => {
                     let who = (from, self.sessions.own());
-                    remarks.stated.push(rights::checked(who, None, &self.regions, rights)?);
+                    let told = (calendar, rights);
+                    remarks.stated.extend(rights::checked(who, None, &self.regions, told)?);
                 }
                 Section::RightsPassedOn(of, rights) => {
                     let who = (from, self.sessions.own());
-                    remarks.stated.push(rights::checked(who, Some(of), &self.regions, rights)?);
+                    let told = (calendar, rights);
+                    remarks.stated.extend(rights::checked(who, Some(of), &self.regions, told)?);
                 }
+                Section::Calendar(..) => return Err(FrameError::Malformed), // it wraps no other
             }
         }
         // What a relay is told of the sender's region is for its siblings too.
@@ -116,10 +131,10 @@ impl Exchange {
     fn checked_slots(
         &mut self,
         from: &Session,
-        slots: Slots,
+        (calendar, slots): (Option<&Calendar>, Slots),
         hearsay: bool,
     ) -> Result<Option<Told>, FrameError> {
-        let window = Window::new(Span(slots.window)).ok_or(FrameError::Unsound)?;
+        let Some(window) = window_of(calendar, slots.window)? else { return Ok(None) };
         if !slots.entries.iter().all(|entry| entry.tally().is_sound()) {
             return Err(FrameError::Unsound); // INV-3
         }
@@ -196,7 +211,7 @@ impl Exchange {
             // A node that starts may be ahead of the others and not know it. What they tell it first would
             // be over by its clock and told only once: where nobody with that clock would have kept it, it
             // is to be told again, and else it is kept.
-            let gone = window.end(label) + window.length() + grace <= cluster;
+            let gone = window.kept_until(window.end(label)) + grace <= cluster;
             if label > current.next() || (past && gone && !clock.settled) {
                 merged.ahead = true;
                 continue;

@@ -18,7 +18,7 @@ pub(super) struct Memory {
 impl Memory {
     /// As is right for limits of this window.
     pub(super) fn of(window: Window) -> Self {
-        let part = |n, least, most| window.length().divided_by(n).max(least).min(most);
+        let part = |n, least, most| window.usual_length().divided_by(n).max(least).min(most);
         Self {
             usual: part(8, Span::millis(150), Span::secs(2)),
             slow: part(2, Span::millis(500), Span::secs(5)),

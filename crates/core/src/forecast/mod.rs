@@ -351,7 +351,7 @@ impl Forecast {
     /// anything was decided there is nothing to compare with.
     fn most(&self) -> Option<(f64, f64)> {
         let quantity = (self.quantity > 0).then_some(self.quantity as f64)?;
-        let per = seconds(self.window.length().min(Span::secs(1)));
+        let per = seconds(self.window.usual_length().min(Span::secs(1)));
         Some((DEMAND_MAX * quantity / per, quantity))
     }
 

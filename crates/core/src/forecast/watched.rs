@@ -116,7 +116,7 @@ impl Watched {
             self.refused += 1;
             return None;
         }
-        let idle_after = window.length().times(2).max(IDLE_MIN).min(Span::secs(3_600));
+        let idle_after = window.usual_length().times(2).max(IDLE_MIN).min(Span::secs(3_600));
         let forecast = Forecast::new(window, label, now);
         let at = self.slab.insert(Watch {
             key: *key,

@@ -31,10 +31,12 @@ fn policy(hash: CallerHasher, policy: &Arc<Policy>) -> CallerHasher {
 fn limit(hash: CallerHasher, limit: &Limit) -> CallerHasher {
     // The number is made of the other fields.
     let Limit { name, quantity, window, algorithm, scope, consistency, id: _ } = limit;
-    hash.part(name)
-        .number(*quantity)
-        .number(window.length().0)
-        .part(algorithm.as_str())
+    let mut hash = hash.part(name).number(*quantity).part(&window.shape());
+    if let Some((_, zone)) = window.unit() {
+        // Releases may know other rules by the same name.
+        hash = hash.number(zone.fingerprint());
+    }
+    hash.part(algorithm.as_str())
         .number(limit.capacity())
         .part(if limit.shapes() { "shaper" } else { "" })
         .part(scope.as_str())

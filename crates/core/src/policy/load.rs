@@ -1,7 +1,7 @@
 //! Reads a policy file as a whole, or says everything that is wrong in it.
 //!
-//! What a later version brings (other algorithms, calendar windows, tiers, ...) is refused here by
-//! name, so that no file means something else than what it says.
+//! What a later version brings (other algorithms, tiers, ...) is refused here by name, so that no file
+//! means something else than what it says.
 
 use alloc::{boxed::Box, collections::BTreeMap, format, string::String, sync::Arc, vec::Vec};
 
@@ -17,8 +17,10 @@ use crate::{
     algorithm::{Bucket, sliding_log::QUANTITY_MAX as LOG_QUANTITY_MAX},
     ids::LimitId,
     store::HOLDS_MAX,
-    time::{Span, Window},
+    time::Window,
 };
+
+mod window;
 
 /// The longest policy file, in bytes.
 pub const FILE_BYTES_MAX: usize = 4 << 20;
@@ -223,6 +225,7 @@ fn limit<'a>(
             "name",
             "quantity",
             "window",
+            "time_zone",
             "algorithm",
             "burst",
             "shaper",
@@ -230,13 +233,13 @@ fn limit<'a>(
             "consistency",
             "overdraft",
         ],
-        &[("time_zone", "calendar windows")],
+        &[],
     );
     let name = name(fields, "\"hourly\"", names);
     let quantity = fields
         .require("quantity", "how much may be used in one window, such as quantity = 5000")
         .and_then(|field| field.whole(1, QUANTITY_MAX));
-    let window = fields.require("window", "window = \"1h\"").and_then(|field| window(&field));
+    let window = window::of(fields);
     let algorithm = algorithm(fields, quantity, window);
     let scope = fields.get("scope").map_or(Some(Scope::Region), |field| {
         field.choice(&[Scope::Region, Scope::Global].map(|scope| (scope.as_str(), scope)), &[])
@@ -252,8 +255,8 @@ fn limit<'a>(
             "{word} is not built yet for global limits: write algorithm = \"fixed-window\", or scope = \"region\""
         ));
     }
-    let micros = format!("{}", window.length().0);
-    let mut shape = Vec::from([policy?, name, algorithm.as_str(), &micros, scope.as_str()]);
+    let cut = window.shape();
+    let mut shape = Vec::from([policy?, name, algorithm.as_str(), &cut, scope.as_str()]);
     if consistency.is_some_and(Consistency::has_rights) {
         // Of what was used without rights no region knows its part: rights begin with nothing used.
         shape.push("rights");
@@ -288,6 +291,15 @@ fn algorithm(
         Some(field) => field.choice(&known.map(|word| (word, word)), &[])?,
         None => FIXED,
     };
+    if let Some((unit, _)) = window.and_then(Window::unit)
+        && word != FIXED
+        && let Some(field) = fields.get("algorithm")
+    {
+        let unit = unit.as_str();
+        return field.refuse(format_args!(
+            "{word} reckons with a length, and a {unit} of the calendar has none: write algorithm = \"fixed-window\", or a length as window, such as \"1d\""
+        ));
+    }
     let burst = fields.get("burst");
     let has_burst = word.ends_with("bucket");
     if let Some(field) = burst.as_ref().filter(|_| !has_burst) {
@@ -340,20 +352,6 @@ fn algorithm(
         }
         _ => Some(Algorithm::FixedWindow),
     }
-}
-
-fn window(field: &Field<'_>) -> Option<Window> {
-    let text = field.text()?;
-    if let "day" | "week" | "month" = text {
-        return field.refuse("calendar windows are not built yet: write a length, such as \"1d\"");
-    }
-    let length = text
-        .parse::<Span>()
-        .map_or_else(|error| field.refuse(format_args!("{} is {error}", Shown(text))), Some)?;
-    Window::new(length).map_or_else(
-        || field.refuse(format_args!("{} is not within \"1ms\" to \"400d\"", Shown(text))),
-        Some,
-    )
 }
 
 /// What a global limit promises: `eventual` if it does not say.

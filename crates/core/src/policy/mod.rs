@@ -152,7 +152,7 @@ pub struct Limit {
     pub name: Box<str>,
     /// How much may be used in one window, 1 to [`QUANTITY_MAX`].
     pub quantity: u64,
-    /// How long a window is.
+    /// What a window is: a length, or a unit of the calendar.
     pub window: Window,
     /// How use is counted.
     pub algorithm: Algorithm,
@@ -197,7 +197,7 @@ impl Limit {
     /// How the store counts by it in a label that starts then, by the store's clock, if the region is known to have
     /// used so much in the label `before`.
     pub const fn rule(&self, starts: StoreTime, before: u64) -> Rule {
-        let label = LabelTime { starts, length: self.window.length(), before };
+        let label = LabelTime { starts, length: self.window.usual_length(), before };
         match self.algorithm {
             Algorithm::FixedWindow => Rule::FixedWindow,
             Algorithm::SlidingWindow => Rule::SlidingWindow(label),
@@ -311,7 +311,7 @@ impl PolicySet {
                     "{place}: {consistency} with a quantity below {RIGHTS_QUANTITY}: regions hold so few units each that requests may wait for a grant; eventual refuses less"
                 ));
             }
-            if limit.window.length() < clock_error.times(10) {
+            if limit.window.usual_length() < clock_error.times(10) {
                 warnings.push(format!(
                     "{place}: {consistency} with a window below ten times cluster.clock_error: what regions spend in one window may fall into parts of two"
                 ));

@@ -34,7 +34,7 @@ const BLOCK_MIN: u64 = 20;
 /// It is what a region can spend at once without waiting for another, and, with the block that a ceiling is
 /// told ahead by, what it can spend while it is cut off, and what is lost of a label when its store is.
 pub fn block(base: u64, window: Window) -> Option<u64> {
-    (window.length() > SHORT).then(|| (base / BLOCKS).max(BLOCK_MIN))
+    (window.usual_length() > SHORT).then(|| (base / BLOCKS).max(BLOCK_MIN))
 }
 
 /// What a store's account is reopened with.

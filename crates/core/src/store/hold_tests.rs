@@ -120,7 +120,7 @@ proptest! {
     fn a_bucket_gives_back_no_more_than_it_was_charged(events in events()) {
         let window = Window::new(Span::secs(10)).expect("in range");
         let bucket = Bucket::new(QUANTITY, window, QUANTITY).expect("it fits");
-        let label = LabelTime { starts: START, length: window.length(), before: 0 };
+        let label = LabelTime { starts: START, length: Span::secs(10), before: 0 };
         let rule = Rule::Bucket(label, bucket);
         let mut table = Table::new(10, StoreEpoch(1));
         let mut now = START;

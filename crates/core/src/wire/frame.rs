@@ -1,16 +1,19 @@
 //! A frame: a header that keeps the exchange going, and sections that carry what it is about.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use bincode::{Decode, Encode};
 
-use super::codec::{self, FRAME_BYTES_MAX, Malformed};
+use super::{
+    calendar::Calendar,
+    codec::{self, FRAME_BYTES_MAX, Malformed},
+};
 use crate::{
     ids::ConfigEpoch,
     memory,
     rights::{Adopted, Fingerprints, Regions},
     store::COUNT_MAX,
-    time::{ClusterTime, Mono, Span},
+    time::{ClusterTime, Mono, Span, Window},
 };
 
 /// The version of this format.
@@ -31,6 +34,7 @@ const KIND_RELAY: u8 = 9;
 const KIND_RIGHTS: u8 = 10;
 const KIND_RIGHTS_PASSED_ON: u8 = 11;
 const KIND_CONFIG: u8 = 12;
+const KIND_CALENDAR: u8 = 13;
 
 /// The unit of stamps.
 const STAMP_UNIT: Span = Span::micros(100);
@@ -120,7 +124,8 @@ pub(crate) struct Slots {
     /// Whose; `None`: the sender's own.
     pub(crate) of: Option<Speaker>,
     pub(crate) limit: u32,
-    /// Length of the limit's window in µs, so that a receiver without its policy can keep the counts.
+    /// Length of the limit's window in µs, so that a receiver without its policy can keep the counts; 0 if the
+    /// section is wrapped in a calendar.
     pub(crate) window: u64,
     /// Whether the limit is global.
     pub(crate) global: bool,
@@ -161,7 +166,7 @@ pub(crate) struct HeardEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Rights {
     pub(crate) limit: u32,
-    /// Length of the limit's window in µs.
+    /// Length of the limit's window in µs; 0 if the section is wrapped in a calendar.
     pub(crate) window: u64,
     pub(crate) label: u64,
     pub(crate) entries: Vec<RightsEntry>,
@@ -312,9 +317,19 @@ pub(crate) enum Section {
     /// The number of another region, and its word, told by a sibling that was told it for the whole region.
     RightsPassedOn(u32, Rights),
     Config(ConfigReading),
+    /// Slots, hearsay or rights of a limit whose windows are a calendar's.
+    Calendar(Calendar, Box<Self>),
 }
 
 impl Section {
+    /// A section of slots, hearsay or rights, wrapped if its window has no length.
+    pub(crate) fn of_window(window: Window, section: Self) -> Self {
+        match Calendar::of(window) {
+            Some(calendar) => Self::Calendar(calendar, Box::new(section)),
+            None => section,
+        }
+    }
+
     /// Bytes held beside itself.
     pub(crate) fn memory_bytes(&self) -> usize {
         let of_speaker = |speaker: &Speaker| speaker.region.capacity() + speaker.node.capacity();
@@ -334,6 +349,9 @@ impl Section {
                     .iter()
                     .map(|entry| memory::of_vec(&entry.given) + memory::of_vec(&entry.heard));
                 memory::of_vec(&rights.entries) + rows.sum::<usize>()
+            }
+            Self::Calendar(calendar, section) => {
+                calendar.memory_bytes() + size_of::<Self>() + section.memory_bytes()
             }
             Self::WalkEnd(_) | Self::Clock(_) | Self::Relayed | Self::Relay | Self::Config(_) => 0,
         }
@@ -467,7 +485,46 @@ impl Section {
                 codec::encode(reading, to);
                 KIND_CONFIG
             }
+            Self::Calendar(calendar, section) => {
+                codec::encode(calendar, to);
+                let at = to.len();
+                to.push(0);
+                to[at] = section.encode(to);
+                KIND_CALENDAR
+            }
         }
+    }
+}
+
+impl Section {
+    /// Reads a section; nothing if it is of a later version.
+    fn decode(kind: u8, payload: &[u8]) -> Result<Option<Self>, Malformed> {
+        Ok(Some(match kind {
+            KIND_SLOTS => Self::Slots(codec::decode_all(payload)?),
+            KIND_WALK_END => Self::WalkEnd(codec::decode_all(payload)?),
+            KIND_CLOCK => Self::Clock(codec::decode_all(payload)?),
+            KIND_HEARSAY => Self::Hearsay(codec::decode_all(payload)?),
+            KIND_DIGESTS => Self::Digests(codec::decode_all(payload)?),
+            KIND_ASK => Self::Ask(codec::decode_all(payload)?),
+            KIND_RELAYED => Self::Relayed,
+            KIND_HEARD => Self::Heard(codec::decode_all(payload)?),
+            KIND_RELAY => Self::Relay,
+            KIND_RIGHTS => Self::Rights(codec::decode_all(payload)?),
+            KIND_CONFIG => Self::Config(codec::decode_all(payload)?),
+            KIND_RIGHTS_PASSED_ON => {
+                let (of, rights) = codec::decode_all(payload)?;
+                Self::RightsPassedOn(of, rights)
+            }
+            KIND_CALENDAR => {
+                let (calendar, rest) = codec::decode(payload)?;
+                let (kind, payload) = rest.split_first().ok_or(Malformed)?;
+                let wraps = [KIND_SLOTS, KIND_HEARSAY, KIND_RIGHTS, KIND_RIGHTS_PASSED_ON];
+                let section =
+                    if wraps.contains(kind) { Self::decode(*kind, payload)? } else { None };
+                return Ok(section.map(|section| Self::Calendar(calendar, Box::new(section))));
+            }
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -506,24 +563,7 @@ impl Frame {
             let (payload, behind) =
                 behind_length.split_at_checked(length).ok_or(FrameError::Malformed)?;
             rest = behind;
-            sections.extend(match *kind {
-                KIND_SLOTS => Some(Section::Slots(codec::decode_all(payload)?)),
-                KIND_WALK_END => Some(Section::WalkEnd(codec::decode_all(payload)?)),
-                KIND_CLOCK => Some(Section::Clock(codec::decode_all(payload)?)),
-                KIND_HEARSAY => Some(Section::Hearsay(codec::decode_all(payload)?)),
-                KIND_DIGESTS => Some(Section::Digests(codec::decode_all(payload)?)),
-                KIND_ASK => Some(Section::Ask(codec::decode_all(payload)?)),
-                KIND_RELAYED => Some(Section::Relayed),
-                KIND_HEARD => Some(Section::Heard(codec::decode_all(payload)?)),
-                KIND_RELAY => Some(Section::Relay),
-                KIND_RIGHTS => Some(Section::Rights(codec::decode_all(payload)?)),
-                KIND_CONFIG => Some(Section::Config(codec::decode_all(payload)?)),
-                KIND_RIGHTS_PASSED_ON => {
-                    let (of, rights) = codec::decode_all(payload)?;
-                    Some(Section::RightsPassedOn(of, rights))
-                }
-                _ => None, // of a later version
-            });
+            sections.extend(Section::decode(*kind, payload)?);
         }
         Ok(Self { header, sections })
     }

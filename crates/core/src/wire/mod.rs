@@ -8,6 +8,7 @@
 //! A reader skips sections of a kind it does not know, so that a later version can add some. Every
 //! length is limited, and reading arbitrary bytes gives an error at worst.
 
+pub(crate) use calendar::{Calendar, WRAPPING_BYTES_MAX, micros_of, window_of};
 pub use codec::FRAME_BYTES_MAX;
 pub use frame::FrameError;
 pub(crate) use frame::{
@@ -16,6 +17,7 @@ pub(crate) use frame::{
 };
 pub use hello::{Hello, HelloError};
 
+mod calendar;
 mod codec;
 mod frame;
 mod hello;

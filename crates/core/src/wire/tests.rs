@@ -68,7 +68,16 @@ fn section() -> impl Strategy<Value = Section> {
     );
     let rights = (any::<(u32, u64, u64)>(), prop::collection::vec(rights, 0..8))
         .prop_map(|((limit, window, label), entries)| Rights { limit, window, label, entries });
+    let windowed = prop_oneof![
+        rights.clone().prop_map(Section::Rights),
+        (any::<u32>(), rights.clone()).prop_map(|(of, rights)| Section::RightsPassedOn(of, rights)),
+        slots.clone().prop_map(Section::Slots),
+        slots.clone().prop_map(Section::Hearsay),
+    ];
     prop_oneof![
+        (any::<u8>(), "[A-Z][a-z/_]{0,30}", windowed).prop_map(|(unit, zone, section)| {
+            Section::Calendar(Calendar { unit, zone }, section.into())
+        }),
         rights.clone().prop_map(Section::Rights),
         any::<(u64, [u64; 3], Option<(u64, u64, Option<u64>, u64)>, u64)>().prop_map(
             |(epoch, fingerprints, adopted, yours)| {
@@ -138,6 +147,41 @@ proptest! {
         codec::encode(&(payload.len() as u64), &mut bytes);
         bytes.extend_from_slice(&payload);
         prop_assert_eq!(Frame::decode(&bytes), Ok(frame));
+    }
+}
+
+/// A frame whose only section is of kind 13 with this payload.
+fn with_calendar(payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, 0, 0, 13];
+    bytes.push(payload.len() as u8);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+#[test]
+fn a_calendar_is_a_unit_and_a_zone_before_what_it_wraps() {
+    let slots =
+        Slots { of: None, limit: 5, window: 0, global: true, label: 30, entries: Vec::new() };
+    let bytes = with_calendar(b"\x03\x03UTC\x01\x00\x05\x00\x01\x1e\x00");
+    let frame = Frame::decode(&bytes).expect("sound");
+    let calendar = Calendar { unit: 3, zone: "UTC".into() };
+    assert_eq!(frame.sections, [Section::Calendar(calendar, Section::Slots(slots).into())]);
+    assert_eq!(frame.encode(), bytes);
+}
+
+#[test]
+fn a_calendar_wraps_slots_and_rights_alone() {
+    // Itself, the end of a walk, and a kind of a later version.
+    for wrapped in [&b"\x0d\x03\x03UTC\x01"[..], b"\x02\x00", b"\x63\x00\x01"] {
+        let mut payload = b"\x03\x03UTC".to_vec();
+        payload.extend_from_slice(wrapped);
+        let frame = Frame::decode(&with_calendar(&payload)).expect("it is skipped");
+        assert_eq!(frame.sections, [], "{wrapped:?}");
+    }
+    for short in
+        [&b""[..], b"\x03", b"\x03\x03UT", b"\x03\x03UTC", b"\x03\x03UTC\x01", b"\x03\x01\xff\x01"]
+    {
+        assert_eq!(Frame::decode(&with_calendar(short)), Err(FrameError::Malformed), "{short:?}");
     }
 }
 

@@ -67,7 +67,7 @@ fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict) {
     out.raw(r#"{"policy":"#).text(Some(&verdict.policy.name));
     out.raw(r#","name":"#).text(Some(&limit.name));
     out.raw(r#","quantity":"#).number(Some(limit.quantity));
-    out.raw(r#","window_ms":"#).number(Some(limit.window.length().as_millis()));
+    out.raw(r#","window_ms":"#).number(Some(verdict.window_length().as_millis()));
     out.raw(r#","label":"#).number(Some(verdict.label.0));
     out.raw(r#","algorithm":"#).text(Some(limit.algorithm.as_str()));
     out.raw(r#","scope":"#).text(Some(scope(limit)));

@@ -59,7 +59,7 @@ fn write_policies(out: &mut Values, decision: &Decision) {
         let limit = verdict.limit();
         out.raw(if index == 0 { "" } else { ", " }).name(&limit.name);
         out.raw(";q=").number(limit.quantity.min(INTEGER_MAX));
-        let window = limit.window.length();
+        let window = verdict.window_length();
         // Whole seconds cannot say how long a shorter window is.
         if window >= Span::secs(1) {
             out.raw(";w=").number(window.as_secs_ceil());

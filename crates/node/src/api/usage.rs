@@ -124,7 +124,7 @@ fn limit_usage(verdict: &LimitVerdict) -> LimitUsage<'_> {
     LimitUsage {
         name: &limit.name,
         quantity: limit.quantity,
-        window_ms: limit.window.length().as_millis(),
+        window_ms: verdict.window_length().as_millis(),
         label: verdict.label.0,
         algorithm: limit.algorithm.as_str(),
         scope: answer::scope(limit),

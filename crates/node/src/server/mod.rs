@@ -16,7 +16,7 @@ use tidegate_core::{
     engine::{Engine, Settings},
     ids::{Boot, Secret, Session},
     policy::PolicySet,
-    time::ClusterTime,
+    time::{ClusterTime, DATA_VERSION},
 };
 use tokio::{net::TcpListener, sync::watch, task};
 use tracing::{error, info, warn};
@@ -274,7 +274,7 @@ impl Server {
         info!(
             region = %config.id.region, node = %config.id.node, boot = view.engine.session().boot.0,
             http = %http.local_addr()?, admin = %admin.local_addr()?, store = ?store,
-            policy_hash = %limiter.policies().hash, "started"
+            policy_hash = %limiter.policies().hash, time_zones = DATA_VERSION, "started"
         );
         let (stop_http, http_stopped) = watch::channel(false);
         let (stop_rest, rest_stopped) = watch::channel(false);

@@ -555,7 +555,8 @@ impl Book {
             self.window_mut(step.key, step.label, closed);
             let facts = &self.keys[step.key];
             let (regional, quantity) = (facts.region.is_some(), facts.least(step.label));
-            let length = facts.window.length() + RECORD_AFTER;
+            let ends = facts.window.end(step.label);
+            let length = facts.window.kept_until(ends).since(ends) + RECORD_AFTER;
             let Self { lives, open, weighed, told, met, facts: all, .. } = self;
             let Some(window) = open[step.key].iter_mut().rev().find(|w| w.label == step.label)
             else {

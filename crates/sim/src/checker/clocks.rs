@@ -77,7 +77,7 @@ impl Clocks {
 
     /// Whether clocks agreed on the labels of a window, from one instant to another.
     pub fn agree(&self, window: Window, from: Instant, to: Instant) -> bool {
-        let most = APART.min(window.length().divided_by(2));
+        let most = APART.min(window.usual_length().divided_by(2));
         // Who was apart when they were looked at last is taken to be so still.
         let meets =
             |apart: &&Apart| apart.from <= to && (from <= apart.to || apart.to == self.looked);

@@ -1,9 +1,12 @@
 //! A scenario file as it is written: TOML, unknown fields refused, nothing checked yet beyond shape.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use serde::{Deserialize, Deserializer, de::Error};
-use tidegate_core::{breaker, time::Span};
+use tidegate_core::{
+    breaker,
+    time::{ClusterTime, Span, day_of},
+};
 
 pub(super) use super::file_faults::{
     Clock, Config, Cut, Lie, LinkFault, Pause, Restart, StoreFault, StoreLoss,
@@ -25,6 +28,33 @@ impl<'de> Deserialize<'de> for Length {
     }
 }
 
+/// The midnight in UTC that a date begins with, such as `"2027-03-28"`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Date(pub(super) ClusterTime);
+
+/// The years that runs may be in.
+const YEARS: RangeInclusive<i64> = 1970..=2200;
+
+impl<'de> Deserialize<'de> for Date {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || {
+            D::Error::custom(format_args!(
+                "\"{text}\" is no date of the years {} to {}, such as \"2027-03-28\"",
+                YEARS.start(),
+                YEARS.end()
+            ))
+        };
+        let parts: Vec<i64> = text.split('-').filter_map(|part| part.parse().ok()).collect();
+        let [year, month, day] = parts[..] else { return Err(wrong()) };
+        let is_date = text.len() == 10 && YEARS.contains(&year) && (1..=12).contains(&month);
+        let ends = if month == 12 { day_of(year + 1, 1, 1) } else { day_of(year, month + 1, 1) };
+        let days = day_of(year, month, day);
+        let days = u64::try_from(days).ok().filter(|_| is_date && day >= 1 && days < ends);
+        Ok(Self(ClusterTime(days.ok_or_else(wrong)? * 86_400_000_000)))
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -35,6 +65,7 @@ pub(super) struct File {
     pub(super) windows: Option<u64>,
     pub(super) warm_up: Option<u64>,
     pub(super) duration: Option<Length>,
+    pub(super) date: Option<Date>,
     pub(super) begin: Option<Length>,
     #[serde(default = "gossip")]
     pub(super) gossip: Length,

@@ -24,7 +24,7 @@ impl World<'_> {
         if self.quiet {
             for key in 0..watched {
                 // Merges into a window end with the next one: a short one is over before counts converge.
-                if self.subjects.keys[key].window.length() >= schedule.converge_within() {
+                if self.subjects.keys[key].window.usual_length() >= schedule.converge_within() {
                     self.view_the_last(now, key);
                 }
             }

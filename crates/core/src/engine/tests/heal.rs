@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     store::{Action, Counts, OperationReply},
     time::Window,
+    wire::micros_of,
 };
 
 /// The label of `hourly` at the start.
@@ -403,7 +404,7 @@ fn lied_to(window_of: impl Fn(&PolicySet) -> Window) -> World {
     let slots = |boot| Slots {
         of: Some(speaker(boot)),
         limit: key.limit.0,
-        window: window.length().0,
+        window: micros_of(window),
         global: true,
         label: window.label_at(START).0,
         entries: vec![SlotEntry {

@@ -11,6 +11,9 @@ use alloc::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::time::Span;
+
+mod calendar;
 
 const EXAMPLE: &str = include_str!("../../../../../config/policies.example.toml");
 
@@ -54,7 +57,7 @@ fn the_example_says_what_it_shows() {
     assert_eq!((policy.on_store_failure, policy.shadow), (OnStoreFailure::Degrade, false));
     let [per_second, hourly] = &policy.limits[..] else { panic!("two limits") };
     assert_eq!((&*per_second.name, per_second.quantity), ("per-second", 100));
-    assert_eq!(per_second.window.length(), Span::secs(1));
+    assert_eq!(per_second.window.length(), Some(Span::secs(1)));
     assert_eq!(per_second.scope, Scope::Region);
     let expected = Limit {
         name: "hourly".into(),
@@ -87,7 +90,7 @@ fn what_is_left_out_has_its_default() {
     assert!(!policy.shadow && policy.matches.is_empty() && policy.key.is_empty());
     let limit = &policy.limits[0];
     assert_eq!((limit.algorithm, limit.scope), (Algorithm::FixedWindow, Scope::Region));
-    assert_eq!(limit.window.length(), Span::millis(250));
+    assert_eq!(limit.window.length(), Some(Span::millis(250)));
 }
 
 #[test]
@@ -139,7 +142,7 @@ window = "1d"
             r#"5: policy "public-api", field "on_store_failure": unknown value "opened"; did you mean "open"? known are "degrade", "open", "closed""#,
             r#"9: policy "public-api", limit "burst", field "quantity": must be a whole number from 1 to 9007199254740991"#,
             r#"12: policy "public-api", limit "hourly", field "window": is missing: write window = "1h""#,
-            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "algorithm", "burst", "shaper", "scope", "consistency", "overdraft""#,
+            r#"15: policy "public-api", limit "hourly", field "windw": unknown; did you mean "window"? known are "name", "quantity", "window", "time_zone", "algorithm", "burst", "shaper", "scope", "consistency", "overdraft""#,
             r#"20: policy "public-api", field "name": line 3 has this name already: names are unique"#,
             r#"21: policy "public-api", field "key": is a string, must be a list of attribute names, or of lists of them, such as ["api_key", ["tenant", "route"]]"#,
         ]
@@ -308,20 +311,12 @@ fn quantities_and_windows_have_ranges() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
-    for window in ["day", "week", "month"] {
-        assert!(
-            of_limit(&format!("window = \"{window}\""))
-                .contains("calendar windows are not built yet")
-        );
-    }
     let others = ["sliding-window", "sliding-log", "token-bucket", "leaky-bucket", "concurrency"];
     for algorithm in others {
         let global = format!("window = \"1s\"\nscope = \"global\"\nalgorithm = \"{algorithm}\"");
         let mistake = of_limit(&global);
         assert!(mistake.contains(&format!("{algorithm} is not built yet for global")), "{mistake}");
     }
-    let mistake = of_limit("window = \"1s\"\ntime_zone = \"UTC\"");
-    assert!(mistake.contains("calendar windows are not built yet"), "{mistake}");
     for field in ["tier.premium.quantity.l = 2", "override = []"] {
         assert!(of_policy(&format!("key = []\n{field}")).contains("not built yet"), "{field}");
     }

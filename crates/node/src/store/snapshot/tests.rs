@@ -112,8 +112,9 @@ fn every_live_record_comes_back_in_a_later_epoch() {
 fn meters_come_back() {
     let place = Place::new();
     let now = place.clock.steady();
-    let hour = Window::new(Span::secs(3_600)).unwrap();
-    let label = LabelTime { starts: now, length: hour.length(), before: 0 };
+    let length = Span::secs(3_600);
+    let hour = Window::new(length).unwrap();
+    let label = LabelTime { starts: now, length, before: 0 };
     let bucket = Bucket::new(10, hour, 10).unwrap();
     let rules = [Rule::SlidingWindow(label), Rule::SlidingLog(label), Rule::Bucket(label, bucket)];
     let charge = |store: &MemoryStore, n: usize, cost: u64| {

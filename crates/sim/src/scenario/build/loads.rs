@@ -148,12 +148,12 @@ pub(super) fn subject<'a>(
 /// The longest window of any limit that a load meets.
 pub(super) fn longest_window(files: &[file::Load], loads: &[Load], policies: &PolicySet) -> Span {
     let met = files.iter().zip(loads).flat_map(|(file, load)| met(file, load, policies));
-    met.map(|limit| limit.window.length()).max().unwrap_or_default()
+    met.map(|limit| limit.window.usual_length()).max().unwrap_or_default()
 }
 
 /// Units per second that a limit allows to all callers of a load.
 fn allowed(limit: &Limit, callers: u64) -> f64 {
-    limit.quantity as f64 * 1e6 / limit.window.length().0 as f64 * callers.max(1) as f64
+    limit.quantity as f64 * 1e6 / limit.window.usual_length().0 as f64 * callers.max(1) as f64
 }
 
 /// By how much a load exceeds what one of its limits allows.
@@ -195,7 +195,7 @@ fn traffic(
     let once = allowed(limit, file.callers) / cost.mean();
     let added = file.split.as_ref().filter(|split| split.shape == "flash");
     let added = added.and_then(|split| {
-        split.add.map(|add| shapes::mean_of_flash(split, add, limit.window.length()))
+        split.add.map(|add| shapes::mean_of_flash(split, add, limit.window.usual_length()))
     });
     let per_second = match (file.multiple, file.per_second, added) {
         (Some(multiple), None, None) => multiple * once,
@@ -218,7 +218,7 @@ fn traffic(
             ),
         );
     }
-    let window = limit.window.length();
+    let window = limit.window.usual_length();
     let shape = shapes::build(notes, place, file, topology, window, per_second / once);
     let bursts = file.bursty.as_ref().map(|file| shapes::bursts(notes, place, file));
     Traffic { per_second, shape, bursts, cost }

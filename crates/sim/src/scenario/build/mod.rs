@@ -237,7 +237,12 @@ fn build_schedule(
     longest: Span,
     multiple: f64,
 ) -> Option<Schedule> {
-    let length = window.length();
+    let length = window.usual_length();
+    if let (Some(_), Some((unit, _))) = (file.windows, window.unit()) {
+        let unit = unit.as_str();
+        notes.add("windows", format_args!("the limit's windows are each a {unit} of the calendar, which differ in length: give `duration`"));
+        return None;
+    }
     let lengths = match (file.windows, file.duration) {
         (Some(windows), None) => lengths_in_windows(notes, file, windows, length, multiple),
         (None, Some(all)) => lengths_in_time(notes, file, all.0, length),
@@ -259,15 +264,17 @@ fn build_schedule(
         return None;
     }
     let begin = file.begin.map_or(Span::ZERO, |length| length.0);
-    if begin >= length {
+    // The first edge of a window from the epoch on.
+    let from = file.date.map_or(EPOCH, |date| date.0);
+    let label = window.label_at(from);
+    let first = if window.start(label) == from { label } else { label.next() };
+    if begin >= window.length_of(first) {
         notes.add("begin", "must be shorter than a window: it is how far into one the load begins");
         return None;
     }
     let load_start = Instant(0) + LEAD_IN;
     let measured_to = load_start + lengths.measured;
     let load_end = load_start + lengths.all;
-    // The first edge of a window from the epoch on.
-    let edge = window.start(window.label_at(EPOCH + length - Span::micros(1)));
     Some(Schedule {
         window,
         load_start,
@@ -275,7 +282,7 @@ fn build_schedule(
         measured_to,
         load_end,
         end: load_end + within,
-        epoch: edge + begin - LEAD_IN,
+        epoch: window.start(first) + begin - LEAD_IN,
     })
 }
 
