@@ -20,7 +20,7 @@ use crate::{
     ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Algorithm, Limit, OnStoreFailure, PolicySet, Scope},
-    store::{Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
+    store::{CallerBucket, Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -191,8 +191,8 @@ impl<G: Guarding> Engine<G> {
 
     /// What the store is told of when its labels are whole. Nothing before its epoch was first heard of.
     fn opening(&self, now: Mono, unused: Option<ClusterTime>) -> Option<Opening> {
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        let epoch = (epoch > 0).then_some(StoreEpoch(epoch))?;
+        // Limits under rights are kept by stores of one bucket.
+        let epoch = self.epoch_of(CallerBucket::ALL)?;
         if self.is_outdated(now) {
             return None;
         }
@@ -350,8 +350,10 @@ impl<G: Guarding> Engine<G> {
 
     /// Turns a store call's outcome into the decision, and counts what was admitted (INV-1).
     pub fn complete(&self, now: Mono, mut ticket: Ticket, outcome: Outcome) -> Completion {
-        if let Outcome::Reply(reply) = &outcome {
-            self.handle_epoch(now, reply.epoch());
+        if let Outcome::Reply(reply) = &outcome
+            && let Some(plan) = ticket.planned.first()
+        {
+            self.handle_epoch(now, self.bucket_of(plan.key.caller), reply.epoch());
         }
         match outcome {
             Outcome::Reply(StoreReply::Done {

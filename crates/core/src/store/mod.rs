@@ -12,11 +12,13 @@ use crate::{
     time::{ClusterTime, Label, StoreTime},
 };
 
+pub use buckets::{BUCKETS, CallerBucket};
 pub use claim::{Bound, Claim, Holding};
 pub use marker::Marker;
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;
 
+mod buckets;
 mod claim;
 mod marker;
 mod step;

@@ -19,17 +19,24 @@ use tidegate_core::{
     algorithm::{Bucket, LabelTime, Rule, Weighed},
     ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
     rights::{Adopted, Proposed, Receipts, Received, Row},
-    store::{Action, COUNT_MAX, Claim, Counts, Holding, OperationReply, StoreCommand, StoreReply},
+    store::{
+        Action, COUNT_MAX, CallerBucket, Claim, Counts, Holding, OperationReply, StoreCommand,
+        StoreReply,
+    },
     time::{ClusterTime, Label, Span, StoreTime},
 };
 use tokio::{sync::watch, time};
 
 use super::{Doubt, StoreError};
+pub use cluster::{Door, GuardMaker, RedisCluster};
+use names::Names;
 use place::Place;
-pub use place::wrong_with;
-use probe::PROBE_TIMEOUT;
+pub use place::{is_cluster, wrong_with};
+use probe::{PROBE_TIMEOUT, load_script};
 pub use tls::Tls;
 
+mod cluster;
+mod names;
 mod place;
 mod probe;
 mod rights;
@@ -40,10 +47,11 @@ const SCRIPT: &str = include_str!("step.lua");
 /// Where Redis is, and how it is used.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port/database`, `rediss://…`, or
-    /// `redis-sentinel://[user:password@]host:port,host:port/name/database`.
+    /// `redis://[user:password@]host:port/database`, `rediss://…`,
+    /// `redis-sentinel://[user:password@]host:port,host:port/name/database`, or
+    /// `redis-cluster://[user:password@]host:port,host:port`, `rediss-cluster://…`.
     pub url: String,
-    /// With `rediss://`: by which certificates.
+    /// With `rediss://` and `rediss-cluster://`: by which certificates.
     pub tls: Option<Tls>,
     /// How long a call may take before it counts as unanswered.
     pub timeout: Duration,
@@ -81,8 +89,7 @@ pub struct RedisStore {
     doubt: watch::Sender<Option<Doubt>>,
     /// Hex of the script's SHA-1, by which it is called.
     hash: String,
-    /// The key of the marker.
-    marker: String,
+    names: Names,
 }
 
 impl RedisStore {
@@ -93,10 +100,10 @@ impl RedisStore {
     /// A sentence on what is wrong with the URL.
     pub fn new(settings: RedisSettings) -> Result<Self, String> {
         let place = Place::new(&settings)?;
-        let marker = marker_name(&settings.namespace);
+        let names = Names::on_one(&settings.namespace);
         Ok(Self {
             settings,
-            marker,
+            names,
             place,
             manager: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
@@ -105,7 +112,7 @@ impl RedisStore {
             breaks: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             doubt: watch::Sender::new(Some(Doubt::NotSeen)),
-            hash: redis::Script::new(SCRIPT).get_hash().to_owned(),
+            hash: hash(),
         })
     }
 
@@ -118,17 +125,14 @@ impl RedisStore {
     pub async fn agree_on_secret(&self, ours: Secret) -> Result<Secret, StoreError> {
         let manager = self.manager.load_full().ok_or(StoreError::Unreachable)?;
         let mut connection = (*manager).clone();
-        let key = format!("{}:secret", self.settings.namespace);
+        let key = self.names.secret();
         let mut pipeline = redis::pipe();
         pipeline.cmd("SET").arg(&key).arg(&ours.0[..]).arg("NX").ignore();
         pipeline.cmd("GET").arg(&key);
         let call = pipeline.query_async::<(Vec<u8>,)>(&mut connection);
         let answer = time::timeout(PROBE_TIMEOUT, call).await.map_err(|_| StoreError::Timeout)?;
         let (found,) = self.noted(answer.map_err(|e| StoreError::from_redis(&e)))?;
-        let bytes = found.try_into().map_err(|_| {
-            StoreError::Refused(format!("`{key}` is not a secret of 16 bytes: remove it"))
-        })?;
-        Ok(Secret(bytes))
+        read_secret(&key, found)
     }
 
     /// Carries out one command. How many do so at a time is for callers to bound: see
@@ -163,20 +167,14 @@ impl RedisStore {
         let answer = match packed.query_async::<Value>(connection).await {
             // A restarted Redis has forgotten the script, and has not run it.
             Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                match self.load_script(connection).await {
+                match load_script(connection).await {
                     Ok(()) => packed.query_async::<Value>(connection).await,
                     Err(e) => Err(e),
                 }
             }
             other => other,
         };
-        let answer = answer.map_err(|e| StoreError::from_redis(&e))?;
-        let measured = |at: usize| command.operations[at].rule != Rule::FixedWindow;
-        let mut reply = read_reply(answer, command.operations.len(), measured)?;
-        if let StoreReply::Done { adopted, .. } = &mut reply {
-            *adopted = adopted.filter(|_| command.speaks_of_rights());
-        }
-        Ok(reply)
+        read_answer(command, answer.map_err(|e| StoreError::from_redis(&e))?)
     }
 
     /// What a call is told while the last probe has failed: what Redis refused, or that it is not there.
@@ -186,66 +184,78 @@ impl RedisStore {
     }
 
     fn call(&self, command: &StoreCommand) -> redis::Cmd {
-        let mut keys: Vec<Key> = Vec::with_capacity(command.operations.len());
-        let mut places = Vec::with_capacity(command.operations.len());
-        for operation in &command.operations {
-            let known = keys.iter().position(|key| *key == operation.key);
-            places.push(known.unwrap_or_else(|| {
-                keys.push(operation.key);
-                keys.len() - 1
-            }));
-        }
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(&self.hash).arg(keys.len() + 1).arg(&self.marker);
-        for key in &keys {
-            call.arg(record_name(&self.settings.namespace, key));
-        }
-        match self.history.load().as_deref() {
-            Some((breaks, history)) if *breaks == self.breaks.load(Ordering::Acquire) => {
-                call.arg(history)
-            }
-            _ => call.arg(""),
+        let history = self.history.load();
+        let known =
+            history.as_deref().filter(|(breaks, _)| *breaks == self.breaks.load(Ordering::Acquire));
+        let history = known.map_or("", |(_, history)| history.as_str());
+        call(&self.names, CallerBucket::ALL, &self.hash, history, command)
+    }
+}
+
+/// The script's SHA-1 in hex.
+fn hash() -> String {
+    redis::Script::new(SCRIPT).get_hash().to_owned()
+}
+
+/// A call of the script: a command whose records are in one bucket, told to a server of this history, or of one
+/// that is not known.
+fn call(
+    names: &Names,
+    bucket: CallerBucket,
+    hash: &str,
+    history: &str,
+    command: &StoreCommand,
+) -> redis::Cmd {
+    let mut keys: Vec<Key> = Vec::with_capacity(command.operations.len());
+    let mut places = Vec::with_capacity(command.operations.len());
+    for operation in &command.operations {
+        let known = keys.iter().position(|key| *key == operation.key);
+        places.push(known.unwrap_or_else(|| {
+            keys.push(operation.key);
+            keys.len() - 1
+        }));
+    }
+    let mut call = names.call(hash, bucket, keys.iter());
+    call.arg(history);
+    let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
+    call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
+    let Proposed { epoch, from, agreed, since, until } = command.proposed;
+    let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
+    let since = since.map_or(0, |since| since.0 + 1);
+    for number in [epoch.0, from, agreed, since, until.0] {
+        call.arg(number.min(COUNT_MAX));
+    }
+    for (place, operation) in places.into_iter().zip(&command.operations) {
+        let (action, cost) = match operation.action {
+            Action::Peek => (0, 0),
+            Action::Charge { cost } => (1, cost),
+            Action::Heal => (2, 0),
+            Action::Grant => (3, 0),
+            Action::Refund { amount } => (4, amount),
         };
-        let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
-        call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
-        let Proposed { epoch, from, agreed, since, until } = command.proposed;
-        let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
-        let since = since.map_or(0, |since| since.0 + 1);
-        for number in [epoch.0, from, agreed, since, until.0] {
+        let claim = operation.claim.as_deref().map(claim_numbers);
+        let (rule, of_rule) = rule_numbers(&operation.rule);
+        let more = claim.unwrap_or(of_rule);
+        let numbers = [
+            // The marker is the first of the keys, and Lua counts from one.
+            place as u64 + 2,
+            action + 8 * rule,
+            cost,
+            operation.label.0,
+            operation.not_before.0,
+            operation.not_after.0,
+            operation.ceiling,
+            operation.floor.used,
+            operation.floor.refunded,
+            u64::from(operation.enforce),
+            operation.expires.0,
+            more.len() as u64,
+        ];
+        for number in numbers.into_iter().chain(more) {
             call.arg(number.min(COUNT_MAX));
         }
-        for (place, operation) in places.into_iter().zip(&command.operations) {
-            let (action, cost) = match operation.action {
-                Action::Peek => (0, 0),
-                Action::Charge { cost } => (1, cost),
-                Action::Heal => (2, 0),
-                Action::Grant => (3, 0),
-                Action::Refund { amount } => (4, amount),
-            };
-            let claim = operation.claim.as_deref().map(claim_numbers);
-            let (rule, of_rule) = rule_numbers(&operation.rule);
-            let more = claim.unwrap_or(of_rule);
-            let numbers = [
-                // The marker is the first of the keys, and Lua counts from one.
-                place as u64 + 2,
-                action + 8 * rule,
-                cost,
-                operation.label.0,
-                operation.not_before.0,
-                operation.not_after.0,
-                operation.ceiling,
-                operation.floor.used,
-                operation.floor.refunded,
-                u64::from(operation.enforce),
-                operation.expires.0,
-                more.len() as u64,
-            ];
-            for number in numbers.into_iter().chain(more) {
-                call.arg(number.min(COUNT_MAX));
-            }
-        }
-        call
     }
+    call
 }
 
 /// A rule as the number and the numbers that the script reads.
@@ -297,12 +307,6 @@ fn push_told(numbers: &mut Vec<u64>, told: &[Received]) {
     numbers.extend(told.iter().flat_map(each));
 }
 
-/// The key of a record: `namespace:{caller}limit`, caller and limit in hex. The braces make the caller
-/// the hash tag, so that all limits of a caller are in one slot of a cluster.
-fn record_name(namespace: &str, key: &Key) -> String {
-    format!("{namespace}:{{{:?}}}{:08x}", key.caller, key.limit.0)
-}
-
 /// What Redis or the script says when a record cannot be used: its key holds something else. Older
 /// servers put these words behind others of their own, and the client library sets the first word apart.
 const OF_ONE_RECORD: [&str; 5] = [
@@ -312,13 +316,6 @@ const OF_ONE_RECORD: [&str; 5] = [
     "Bad data format in input",
     "bytes in input",
 ];
-
-/// The key of the marker: which history the records are of. All records of a server are one bucket, of
-/// number 0. Where buckets lie on several servers, each has its marker, and their number is the hash tag of
-/// marker and records.
-fn marker_name(namespace: &str) -> String {
-    format!("{namespace}:{{0}}epoch")
-}
 
 /// Whether Redis refused for want of a right, to the caller or to the script.
 fn is_for_want_of_rights(error: &RedisError) -> bool {
@@ -363,6 +360,22 @@ pub(super) fn fuzz_reply(bytes: &[u8]) {
             assert_eq!(operations.len(), expected);
         }
     }
+}
+
+/// What a secret's key holds.
+fn read_secret(key: &str, found: Vec<u8>) -> Result<Secret, StoreError> {
+    let wrong = |_| StoreError::Refused(format!("`{key}` is not a secret of 16 bytes: remove it"));
+    found.try_into().map(Secret).map_err(wrong)
+}
+
+/// Reads the answer to a command.
+fn read_answer(command: &StoreCommand, answer: Value) -> Result<StoreReply, StoreError> {
+    let measured = |at: usize| command.operations[at].rule != Rule::FixedWindow;
+    let mut reply = read_reply(answer, command.operations.len(), measured)?;
+    if let StoreReply::Done { adopted, .. } = &mut reply {
+        *adopted = adopted.filter(|_| command.speaks_of_rights());
+    }
+    Ok(reply)
 }
 
 /// Reads the answer to so many operations, of which some are `measured` by meters.

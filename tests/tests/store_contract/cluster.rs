@@ -1,0 +1,269 @@
+//! A Redis Cluster as a store: what is where, what moves, and what is gone.
+
+use super::*;
+use tidegate_node::store::Door;
+
+/// How soon what changed must be known.
+const SEEN: Duration = Duration::from_secs(20);
+
+impl Subject {
+    fn servers(&self) -> &redis_cluster::RedisCluster {
+        self.cluster.as_ref().expect("a cluster")
+    }
+
+    async fn try_outcome(&self, operations: Vec<Operation>) -> Result<Outcome, StoreError> {
+        self.store.apply(&StoreCommand::new(operations)).await.map(Outcome::of)
+    }
+
+    /// Where the bucket is: its slot, and the place of its server.
+    async fn place(&self) -> (u16, usize) {
+        let slot = self.servers().slot_of_bucket(self.bucket).await;
+        (slot, self.servers().owner(slot).await)
+    }
+
+    fn marker(&self) -> String {
+        format!("test:{{{}}}epoch", self.bucket)
+    }
+
+    /// The key of a caller's record, which is there.
+    async fn record(&self, caller: u64) -> String {
+        let Key { caller, limit } = self.key(caller);
+        format!("test:{{{}}}{caller:?}{:08x}", self.bucket, limit.0)
+    }
+
+    fn door(&self) -> Result<Door, StoreError> {
+        let Store::Cluster(cluster) = &*self.store else { panic!("a cluster") };
+        cluster.door(&StoreCommand::new(vec![self.charge(1, 5, 1, 10)]))
+    }
+}
+
+fn is_unserved(outcome: &Result<Outcome, StoreError>) -> bool {
+    outcome.as_ref().is_err_and(|error| {
+        assert!(error.nothing_done());
+        matches!(error, StoreError::Unserved(_))
+    })
+}
+
+#[tokio::test]
+async fn callers_of_several_buckets_in_one_command_are_refused_and_nothing_is_done() {
+    let s = Subject::cluster().await;
+    let here = s.charge(1, 5, 1, 10);
+    let s = s.in_bucket(1);
+    let error = s.try_outcome(vec![here, s.charge(1, 5, 1, 10)]).await.expect_err("two buckets");
+    assert!(error.to_string().contains("limits of several callers"), "{error}");
+    assert!(error.nothing_done());
+    assert_eq!(s.used(1, 5).await, 0);
+    let s = s.in_bucket(0);
+    assert_eq!(s.used(1, 5).await, 0);
+}
+
+#[tokio::test]
+async fn records_are_on_all_servers_and_each_bucket_has_a_marker_of_its_own() {
+    let mut s = Subject::cluster().await;
+    for bucket in 0..60 {
+        s = s.in_bucket(bucket);
+        assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    }
+    let mut records = 0;
+    for at in 0..3 {
+        let here: i64 = s.servers().ask(at, &["DBSIZE"]).await;
+        let markers: Vec<String> = s.servers().ask(at, &["KEYS", "test:*epoch"]).await;
+        assert!((300..380).contains(&markers.len()), "{} markers on {at}", markers.len());
+        let here = here - markers.len() as i64;
+        assert!(here > 10, "{here} records on {at}");
+        records += here;
+    }
+    assert_eq!(records, 60);
+}
+
+#[tokio::test]
+async fn a_server_that_is_wiped_begins_new_epochs_of_its_buckets_only_even_if_nobody_asks() {
+    let s = Subject::cluster().await;
+    let (_, at) = s.place().await;
+    let before = s.store.epochs();
+    s.servers().ask::<()>(at, &["FLUSHALL"]).await;
+    let mut lost = 0;
+    for bucket in 0..1_024 {
+        let owner = s.servers().slot_of_bucket(bucket).await / 5_462;
+        lost += usize::from(usize::from(owner) == at);
+    }
+    let newer = || {
+        let both = before.iter().zip(s.store.epochs());
+        both.filter(|((bucket, old), (same, new))| {
+            assert_eq!(bucket, same);
+            new > old
+        })
+        .count()
+    };
+    eventually(SEEN, "all its buckets are in a new epoch", async || {
+        let newer = newer();
+        ensure(newer == lost, || format!("{newer} of {lost}"))
+    })
+    .await;
+    // Others are looked at too, and have not begun one.
+    let looks = || s.servers().ask::<String>((at + 1) % 3, &["INFO", "commandstats"]);
+    let evals = |info: String| {
+        let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        let calls = line.and_then(|line| line.split(',').next()?.parse::<u64>().ok());
+        calls.expect("a number")
+    };
+    let first = evals(looks().await);
+    eventually(SEEN, "further looks at another server", async || {
+        let now = evals(looks().await);
+        ensure(now >= first + 4, || format!("{now} after {first}"))
+    })
+    .await;
+    assert_eq!(newer(), lost);
+}
+
+#[tokio::test]
+async fn a_server_that_has_forgotten_the_script_is_told_it_again() {
+    let s = Subject::cluster().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    for at in 0..3 {
+        s.servers().ask::<()>(at, &["SCRIPT", "FLUSH"]).await;
+    }
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 3, 10)]).await));
+    assert!(!admitted(&s.outcome(vec![s.charge(1, 5, 1, 10)]).await));
+}
+
+/// Step by step: whatever of a slot's keys has moved, a command is carried out on all of its keys or not at all.
+#[tokio::test]
+async fn while_a_slot_moves_a_command_sees_all_its_keys_or_is_not_carried_out() {
+    let s = Subject::cluster().await;
+    let (slot, from) = s.place().await;
+    let to = (from + 1) % 3;
+    for caller in [1, 2] {
+        assert!(admitted(&s.outcome(vec![s.charge(caller, 5, 7, 10)]).await));
+    }
+    let before = s.epoch().await;
+    let (one, marker) = (s.record(1).await, s.marker());
+    let servers = s.servers();
+
+    servers.begin_to_move(slot, from, to).await;
+    assert_eq!(s.used(1, 5).await, 7, "nothing has moved");
+    // Its record is nowhere: it might have moved.
+    assert!(is_unserved(&s.try_outcome(vec![s.charge(3, 5, 1, 10)]).await));
+
+    servers.move_keys(std::slice::from_ref(&one), from, to).await;
+    assert!(
+        is_unserved(&s.try_outcome(vec![s.charge(1, 5, 1, 10)]).await),
+        "its marker has not moved"
+    );
+    assert!(admitted(&s.outcome(vec![s.charge(2, 5, 1, 10)]).await));
+
+    servers.move_keys(&[marker], from, to).await;
+    assert!(
+        is_unserved(&s.try_outcome(vec![s.charge(2, 5, 1, 10)]).await),
+        "its record has not moved"
+    );
+    let there = s.ask(vec![s.charge(1, 5, 1, 10)]).await;
+    assert!(there.epoch() > before, "the other server's history is another one");
+    let after = there.epoch();
+    assert!(admitted(&Outcome::of(there)));
+
+    while servers.move_some(slot, from, to).await {}
+    assert!(admitted(&s.outcome(vec![s.charge(2, 5, 1, 10)]).await));
+    servers.end_move(slot, from, to).await;
+    eventually(SEEN, "the slot has moved", async || {
+        let moved = s.try_outcome(vec![s.charge(3, 5, 1, 10)]).await;
+        moved.map(|moved| assert!(admitted(&moved))).map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!((s.used(1, 5).await, s.used(2, 5).await), (8, 9), "nothing is lost");
+    assert!(!admitted(&s.outcome(vec![s.charge(1, 5, 3, 10)]).await));
+    assert_eq!(s.ask(vec![]).await.epoch(), after, "it begins once");
+    // What is known of where slots are follows: nobody is redirected for ever.
+    eventually(SEEN, "no more redirections", async || {
+        let redirected = async || {
+            let info: String = servers.try_ask(from, &["INFO", "errorstats"]).await?;
+            Ok::<_, String>(info.lines().find(|l| l.contains("MOVED")).unwrap_or("none").to_owned())
+        };
+        let before = redirected().await?;
+        assert_eq!(s.used(1, 5).await, 8);
+        let after = redirected().await?;
+        ensure(before == after, || format!("{before}, {after}"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_dead_server_holds_up_no_other_and_is_named() {
+    let mut s = Subject::cluster().await;
+    let (_, at) = s.place().await;
+    assert!(s.door().is_ok_and(|door| door.reachable));
+    let mut cluster = s.cluster.take().expect("a cluster");
+    cluster.server_mut(at).kill().expect("killed");
+    s.cluster = Some(cluster);
+    eventually(SEEN, "its calls fail", async || {
+        let answer = s.try_outcome(vec![s.charge(1, 5, 1, 10)]).await;
+        ensure(answer == Err(StoreError::Unreachable), || format!("{answer:?}"))
+    })
+    .await;
+    assert!(s.door().is_ok_and(|door| !door.reachable));
+    assert!(s.store.is_reachable());
+    let port = s.servers().server(at).port().to_string();
+    let ailing = s.store.ailing();
+    assert!(ailing.len() == 1 && ailing[0].contains(&port), "{ailing:?}");
+    for bucket in [0, 1, 3] {
+        s = s.in_bucket(bucket);
+        let answer = s.try_outcome(vec![s.charge(1, 5, 1, 10)]).await;
+        let is_there = s.servers().slot_of_bucket(bucket).await / 5_462 != at as u16;
+        assert_eq!(answer.is_ok(), is_there, "{bucket}: {answer:?}");
+    }
+    // It comes back empty, in other epochs.
+    let before = s.store.epochs();
+    let mut cluster = s.cluster.take().expect("a cluster");
+    cluster.server_mut(at).restart().await.expect("restarted");
+    s.cluster = Some(cluster);
+    eventually(SEEN, "it is found again, in other epochs", async || {
+        let (ailing, epochs) = (s.store.ailing(), s.store.epochs());
+        let newer = before.iter().zip(epochs).filter(|((_, old), (_, new))| new > old).count();
+        ensure(ailing.is_empty() && newer > 300, || format!("{ailing:?}, {newer} newer"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_is_no_cluster_and_who_is_one_are_told_apart() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let cluster = redis_cluster::RedisCluster::start(1, 0).await;
+    let no_cluster = format!("redis-cluster://127.0.0.1:{}", redis.port());
+    let one_of_many = format!("redis://127.0.0.1:{}/0", cluster.server(0).port());
+    for (url, said) in [(no_cluster, "cluster support disabled"), (one_of_many, "redis-cluster://")]
+    {
+        let s = Subject::at(&url);
+        eventually(SEEN, said, async || {
+            let answer = s.try_outcome(vec![s.charge(1, 5, 1, 10)]).await;
+            let error = answer.map(|_| String::new()).unwrap_or_else(|error| error.to_string());
+            ensure(error.contains(said) && !s.store.is_reachable(), || error.clone())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_names_the_rights_that_a_user_lacks() {
+    let cluster = redis_cluster::RedisCluster::start(1, 0).await;
+    let enough = "+evalsha +script|load +info +time +get +set +cluster|nodes +cluster|info +asking";
+    let set = async |rights: &str| {
+        let mut words = vec!["ACL", "SETUSER", "gate", "reset", "on", ">word", "~test:*"];
+        words.extend(rights.split(' '));
+        cluster.ask::<()>(0, &words).await;
+    };
+    set(&enough.replace(" +cluster|info", "").replace(" +get", "")).await;
+    let s = Subject::at(&cluster.url().replace("://", "://gate:word@"));
+    eventually(SEEN, "the rights are named", async || {
+        let answer = s.try_outcome(vec![s.charge(1, 5, 1, 10)]).await;
+        let error = answer.map(|_| String::new()).unwrap_or_else(|error| error.to_string());
+        ensure(error.contains("+get on keys ~test:*, +cluster|info"), || error.clone())
+    })
+    .await;
+    set(enough).await;
+    s.until_whole().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 7, 10)]).await));
+    let secret = tidegate_core::ids::Secret([1; 16]);
+    assert!(s.store.agree_on_secret(secret).await.expect("agreed") == secret);
+    let other = tidegate_core::ids::Secret([2; 16]);
+    assert!(s.store.agree_on_secret(other).await.expect("agreed") == secret);
+}
