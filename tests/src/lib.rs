@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod child;
 pub mod dev;
+pub mod faulted;
 pub mod forwarder;
 pub mod http;
 pub mod labels;

@@ -70,8 +70,11 @@ impl RedisCluster {
         }
         for at in primaries..count {
             let of = cluster.ids[at % primaries].clone();
+            eventually(SOON, "a replica is told whom to follow", async || {
+                cluster.try_ask::<()>(at, &["CLUSTER", "REPLICATE", &of]).await
+            })
+            .await;
             eventually(SOON, "a replica follows", async || {
-                cluster.try_ask::<()>(at, &["CLUSTER", "REPLICATE", &of]).await?;
                 let info = cluster.try_ask::<String>(at, &["INFO", "replication"]).await?;
                 ensure(info.contains("master_link_status:up"), || info.clone())
             })
@@ -231,6 +234,36 @@ impl RedisCluster {
         self.begin_to_move(slot, from, to).await;
         while self.move_some(slot, from, to).await {}
         self.end_move(slot, from, to).await;
+    }
+
+    /// Gives all slots of a primary that is gone to another, which has none of the records, and has all others forget
+    /// the one that is gone.
+    ///
+    /// # Panics
+    ///
+    /// If they do not come to agree.
+    pub async fn give_away(&self, gone: usize, to: usize) {
+        let [from, end] = [gone, gone + 1].map(|at| usize::from(SLOTS) * at / self.primaries);
+        let others: Vec<_> = (0..self.servers.len()).filter(|at| *at != gone).collect();
+        let range = [from, end - 1].map(|slot| slot.to_string());
+        for at in &others {
+            // Whoever knows that the slots are somebody's does not take them.
+            let words = ["CLUSTER", "DELSLOTSRANGE", &range[0], &range[1]];
+            self.ask::<()>(*at, &words).await;
+        }
+        self.ask::<()>(to, &["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]).await;
+        self.ask::<String>(to, &["CLUSTER", "BUMPEPOCH"]).await;
+        for at in &others {
+            eventually(SOON, "the others agree", async || {
+                // One that is forgotten may be told of again until everybody has forgotten it.
+                let _ = self.try_ask::<()>(*at, &["CLUSTER", "FORGET", &self.ids[gone]]).await;
+                let info = self.try_ask::<String>(*at, &["CLUSTER", "INFO"]).await?;
+                let is_well =
+                    info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384");
+                ensure(is_well, || info.clone())
+            })
+            .await;
+        }
     }
 
     async fn ports(&self, at: usize) -> [u16; 2] {

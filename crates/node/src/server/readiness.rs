@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     config::{Config, Seed},
     limiter::Limiter,
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// How long start sync waits for seeds that do not answer.
@@ -105,7 +105,8 @@ async fn agree_on_secret(limiter: &Limiter, store: &Store, view: &View) {
                 view.secret_agreed.send_replace(true);
             }
             Err(reason) => {
-                if store.is_reachable() && !told {
+                // Of a cluster the server that has the secret may be found later than others.
+                if store.is_reachable() && reason != StoreError::Unreachable && !told {
                     told = true;
                     warn!(%reason, "cannot agree on a secret");
                 }

@@ -1,0 +1,238 @@
+//! A region whose store is a Redis Cluster: exact under load, while slots move, and while servers die.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use tidegate_tests::{
+    ensure, eventually,
+    faulted::{self, Figures},
+    redis_cluster::RedisCluster,
+    redis_server::RedisServer,
+    site::Site,
+};
+
+const SOON: Duration = Duration::from_secs(60);
+const QUANTITY: u64 = 60;
+const NODES: usize = 4;
+const CLIENTS: usize = 64;
+const KEYS: usize = 12;
+
+const POLICIES: &str = r#"
+[[policy]]
+name = "all"
+key = ["api_key"]
+on_store_failure = "closed"
+[[policy.limit]]
+name = "quota"
+quantity = 60
+window = "400d"
+[[policy.limit]]
+name = "bucket"
+quantity = 60
+window = "300d"
+algorithm = "token-bucket"
+"#;
+
+fn say(figures: &Figures) {
+    writeln!(io::stdout(), "{}", figures.line()).expect("standard output takes a line");
+}
+
+/// Three times as much is asked for as there is, of several callers on all servers, at four nodes by 64 clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_nodes_admit_exactly_the_limit() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let site = Site::new(POLICIES);
+    let places: Vec<_> = (0..NODES).map(|n| site.place("eu", &format!("eu-{n}"))).collect();
+    // Nothing may be answered without the store, however busy this machine is.
+    let store = format!(
+        "kind = \"redis\"\nurl = \"{}\"\ntimeout = \"5s\"\n[store.breaker]\np95 = \"off\"",
+        cluster.url()
+    );
+    let mut served = Vec::new();
+    for place in &places {
+        let seeds: Vec<_> = places.iter().filter(|seed| seed.node != place.node).collect();
+        served.push(site.serve(place, &site.config_with(place, &seeds, &store)));
+    }
+    for node in served.iter().map(|served| &served.node) {
+        node.ready(SOON).await;
+        eventually(SOON, "the store is whole", async || {
+            let (_, body) = node.readyz().await?;
+            ensure(body["store"] == "ok", || body.to_string())
+        })
+        .await;
+    }
+    let each = 3 * QUANTITY as usize * KEYS / CLIENTS;
+    let clients = (0..CLIENTS).map(|client| {
+        let node = served[client % NODES].node.clone();
+        tokio::spawn(async move {
+            let mut admitted = [0; KEYS];
+            for turn in 0..each {
+                let at = (client / NODES + turn) % KEYS;
+                let key = format!("key-{at}");
+                let check = node.try_check(&[("api_key", &key)]).await.expect("answered");
+                assert!(!check.degraded, "{check:?}");
+                admitted[at] += u64::from(check.allowed);
+            }
+            admitted
+        })
+    });
+    let mut admitted = [0; KEYS];
+    for client in clients.collect::<Vec<_>>() {
+        let by_one = client.await.expect("no panic");
+        admitted.iter_mut().zip(by_one).for_each(|(sum, more)| *sum += more);
+    }
+    assert_eq!(admitted, [QUANTITY; KEYS]);
+    // They are on all servers.
+    for at in 0..3 {
+        let keys: Vec<String> = cluster.ask(at, &["KEYS", "tidegate:{*}????????????????*"]).await;
+        assert!(!keys.is_empty(), "server {at}");
+    }
+    for served in served {
+        served.stop().await;
+    }
+}
+
+/// While keys are on their way, commands wait for them a moment. Of what a few slots' moving holds up longer than a
+/// deadline, no more than one in a hundred checks is answered without the store.
+#[tokio::test]
+async fn slots_that_move_under_load_admit_nothing_wrong() {
+    let figures = faulted::slots_move().await;
+    say(&figures);
+    figures.assert_exact();
+    assert!(100 * figures.degraded <= figures.admitted, "{figures:?}");
+}
+
+#[tokio::test]
+async fn a_primary_that_is_lost_is_replaced_by_its_replica() {
+    let figures = faulted::primary_with_replica_lost().await;
+    say(&figures);
+    figures.assert_exact();
+    assert!(figures.degraded > 0);
+}
+
+#[tokio::test]
+async fn a_primary_that_comes_back_empty_is_healed() {
+    let figures = faulted::primary_without_replica_restarted().await;
+    say(&figures);
+    figures.assert_exact();
+    assert!(figures.degraded > 0);
+}
+
+#[tokio::test]
+async fn slots_of_a_lost_primary_are_served_by_who_is_given_them() {
+    let figures = faulted::slots_of_a_lost_primary_given_away().await;
+    say(&figures);
+    figures.assert_exact();
+    assert!(figures.degraded > 0);
+}
+
+#[tokio::test]
+async fn sentinels_replace_a_primary_that_is_lost() {
+    let figures = faulted::sentinels_primary_lost().await;
+    say(&figures);
+    figures.assert_exact();
+    assert!(figures.degraded > 0);
+}
+
+/// What a cluster cannot serve is refused at the start and on reload, by its name.
+#[tokio::test]
+async fn limits_under_rights_are_refused_and_other_reloads_go_on() {
+    let cluster = RedisCluster::start(1, 0).await;
+    let strict = POLICIES.replace(
+        "window = \"400d\"",
+        "window = \"400d\"\nscope = \"global\"\nconsistency = \"strict\"",
+    );
+    let site = Site::new(&strict);
+    let place = site.place("eu", "eu-0");
+    let store = format!("kind = \"redis\"\nurl = \"{}\"", cluster.url());
+    let config = site.config_with(&place, &[], &store) + "regions = { eu = 1 }\n";
+    let (code, log) = site.refused(&place, &config).await;
+    let said = "policy \"all\", limit \"quota\", field \"consistency\": strict needs a store with one primary";
+    assert!(code == Some(2) && log.contains(said), "{code:?} {log}");
+
+    site.write("policies.toml", POLICIES);
+    let served = site.serve_ready(&place, &config).await;
+    assert_eq!(served.node.spend(&[("api_key", "k")], 7).await, 7);
+    site.write("policies.toml", &strict);
+    eventually(SOON, "the reload is refused", async || {
+        ensure(served.process.log().contains(said), || served.process.log())
+    })
+    .await;
+    assert_eq!(served.node.spend(&[("api_key", "k")], QUANTITY).await, QUANTITY - 7);
+    served.stop().await;
+}
+
+/// One dead server of three: the node stays ready, says which it is, and serves the callers of the others.
+#[tokio::test]
+async fn a_dead_server_is_named_and_the_callers_of_others_are_served() {
+    let mut cluster = RedisCluster::start(3, 0).await;
+    let site = Site::new(POLICIES);
+    let place = site.place("eu", "eu-0");
+    let store = format!("kind = \"redis\"\nurl = \"{}\"\ntimeout = \"1s\"", cluster.url());
+    let served = site.serve_ready(&place, &site.config_alone(&place, &store)).await;
+    eventually(SOON, "the store is whole", async || {
+        let (_, body) = served.node.readyz().await?;
+        ensure(body["store"] == "ok", || body.to_string())
+    })
+    .await;
+    cluster.server_mut(1).kill().expect("killed");
+    let port = cluster.server(1).port().to_string();
+    eventually(SOON, "the node names the dead server", async || {
+        let (status, body) = served.node.readyz().await?;
+        let named = body["reasons"].to_string().contains(&port);
+        ensure(status == 200 && body["store"] == "partial" && named, || format!("{status} {body}"))
+    })
+    .await;
+    let (mut by_store, mut without) = (0, 0);
+    for number in 0..40 {
+        let key = format!("key-{number}");
+        let check = served.node.check(&[("api_key", &key)], 1).await;
+        by_store += u64::from(check.allowed && !check.degraded);
+        without += u64::from(check.degraded);
+    }
+    assert!(by_store > 10 && without > 3 && by_store + without == 40, "{by_store}, {without}");
+    let series = "tidegate_store_errors_total{kind=\"unreachable\"}";
+    assert!(served.node.metric(series).await.expect("counted") >= without as f64);
+    served.stop().await;
+}
+
+/// Several policies that match one check count several callers, who may be on several servers.
+#[tokio::test]
+async fn checks_of_several_callers_are_refused_by_the_store_and_no_breaker_opens() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let second = "\n[[policy]]\nname = \"users\"\nmatch = { route = \"/both\" }\nkey = [\"user\"]\non_store_failure = \"closed\"\n[[policy.limit]]\nname = \"quota\"\nquantity = 60\nwindow = \"400d\"\n";
+    let site = Site::new(&format!("{POLICIES}{second}"));
+    let place = site.place("eu", "eu-0");
+    let store = format!("kind = \"redis\"\nurl = \"{}\"", cluster.url());
+    let served = site.serve_ready(&place, &site.config_alone(&place, &store)).await;
+    for number in 0..20 {
+        let (key, user) = (format!("key-{number}"), format!("user-{number}"));
+        let check =
+            served.node.check(&[("api_key", &key), ("user", &user), ("route", "/both")], 1).await;
+        assert!(!check.allowed && check.degraded, "{check:?}");
+    }
+    assert_eq!(served.node.metric("tidegate_breaker_state").await, Ok(0.0));
+    // One of them alone is decided.
+    assert!(served.node.check(&[("api_key", "key-1")], 1).await.allowed);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_cluster_keeps_the_node_unready_and_says_why() {
+    let redis = RedisServer::start().await.expect("redis-server");
+    let site = Site::new(POLICIES);
+    let place = site.place("eu", "eu-0");
+    let store = format!("kind = \"redis\"\nurl = \"redis-cluster://127.0.0.1:{}\"", redis.port());
+    let served = site.serve(&place, &site.config_alone(&place, &store));
+    eventually(SOON, "the node says why", async || {
+        let (status, body) = served.node.readyz().await?;
+        let said = body["reasons"].to_string();
+        ensure(status == 503 && said.contains("cluster support disabled"), || {
+            format!("{status} {body}")
+        })
+    })
+    .await;
+    served.stop().await;
+}
