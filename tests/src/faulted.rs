@@ -67,8 +67,8 @@ pub struct Figures {
     pub errors: u64,
     /// Answers that the store did not give.
     pub degraded: u64,
-    /// All answers of plenty.
-    pub admitted: u64,
+    /// All answers.
+    pub answers: u64,
     /// The slowest answer.
     pub slowest: Duration,
     /// From the fault until only the store answered.
@@ -81,7 +81,7 @@ impl Figures {
         json!({
             "fault": self.fault, "wrong_admits": self.wrong, "lost": self.lost,
             "charged_twice": self.charged_twice, "errors": self.errors, "degraded": self.degraded,
-            "admitted": self.admitted, "slowest_ms": self.slowest.as_millis() as u64,
+            "answers": self.answers, "slowest_ms": self.slowest.as_millis() as u64,
             "normal_after_ms": self.normal_after.as_millis() as u64,
         })
         .to_string()
@@ -89,11 +89,9 @@ impl Figures {
 
     /// One row of the table in `docs/faults.md`.
     pub fn row(&self) -> String {
-        let Self { fault, wrong, lost, errors, degraded, admitted, normal_after, .. } = self;
+        let Self { fault, wrong, lost, errors, degraded, answers, normal_after, .. } = self;
         let normal = normal_after.as_millis();
-        format!(
-            "| {fault} | {wrong} | {lost} | {errors} | {degraded} of {admitted} | {normal} ms |"
-        )
+        format!("| {fault} | {wrong} | {lost} | {errors} | {degraded} of {answers} | {normal} ms |")
     }
 
     /// What must be so of every fault.
@@ -237,7 +235,7 @@ impl Region {
             charged_twice: used.saturating_sub(admitted),
             errors: all.iter().map(|seen| seen.errors.len() as u64).sum(),
             degraded: all.iter().map(|seen| seen.degraded).sum(),
-            admitted,
+            answers: all.iter().map(|seen| seen.answers).sum(),
             slowest: all.iter().map(|seen| seen.slowest).max().unwrap_or_default(),
             normal_after,
         }

@@ -270,7 +270,7 @@ impl<G: Guarding> Engine<G> {
             let (shard, place) = walk.at;
             let next = self.shards[shard].with(|shard| {
                 let full = operations_max;
-                shard.collect_live((place, &mut *places), cluster, &is_of_bucket, full, &mut live)
+                shard.collect_live((place, &mut *places), cluster, is_of_bucket, full, &mut live)
             });
             walk.at = next.map_or((shard + self.epochs.len(), 0), |place| (shard, place));
         }

@@ -155,7 +155,7 @@ impl Store {
     /// Its clock, or that of one of its servers.
     pub async fn read_clock(&self) -> Result<StoreTime, StoreError> {
         if let Self::Cluster(cluster) = self {
-            return cluster.read_clock().await;
+            return Box::pin(cluster.read_clock()).await;
         }
         // A command without operations does nothing, and is answered with the time.
         match self.apply(&StoreCommand::default()).await? {

@@ -65,7 +65,8 @@ impl Inner {
             }
             match self.ask_for_map(looks as usize).await {
                 Ok(map) => {
-                    (self.trouble.store(None), told = None);
+                    self.trouble.store(None);
+                    told = None;
                     self.adopt(map, &begin).await;
                 }
                 Err(reason) => {

@@ -134,7 +134,7 @@ impl RedisCluster {
     /// Connects to all servers, and from then on watches whose the slots are and whether the servers live. Never
     /// returns; drop it to stop.
     pub async fn keep_connected(&self) {
-        self.0.keep_connected().await;
+        Box::pin(self.0.keep_connected()).await;
     }
 
     /// Carries out one command, whose callers are of one bucket. How many do so at a time is for callers to bound: see
@@ -182,7 +182,7 @@ impl RedisCluster {
         let (slot, mut found) = (slot_of(&key), Value::Nil);
         for command in [set, get] {
             let until = Instant::now() + PROBE_TIMEOUT;
-            found = self.0.routed(slot, &Question::Plain(command), until).await?;
+            found = Box::pin(self.0.routed(slot, &Question::Plain(command), until)).await?;
         }
         let found = Vec::<u8>::from_redis_value(found);
         read_secret(&key, found.map_err(|e| StoreError::Unreadable(e.to_string()))?)
@@ -281,7 +281,8 @@ impl Inner {
         within: Duration,
     ) -> Result<StoreReply, StoreError> {
         let (slot, until) = (self.slots[bucket.index()], Instant::now() + within);
-        let answer = self.routed(slot, &Question::Step(command, bucket), until).await?;
+        // It is part of many other futures.
+        let answer = Box::pin(self.routed(slot, &Question::Step(command, bucket), until)).await?;
         read_answer(command, answer)
     }
 

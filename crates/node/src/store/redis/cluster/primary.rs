@@ -200,7 +200,7 @@ impl Primary {
     pub(super) fn tell(&self, namespace: &str) {
         match self.trouble() {
             None => {
-                info!(server = %self.address, %namespace, "a redis of the cluster is reachable")
+                info!(server = %self.address, %namespace, "a redis of the cluster is reachable");
             }
             Some(reason) => warn!(
                 server = %self.address, %reason,
