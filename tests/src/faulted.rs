@@ -250,18 +250,6 @@ async fn used_by(node: &Node, callers: &[Caller]) -> Result<u64, String> {
     Ok(used)
 }
 
-/// The slots of records that a server has.
-async fn slots_of(cluster: &RedisCluster, at: usize) -> Vec<u16> {
-    let keys: Vec<String> = cluster.ask(at, &["KEYS", "tidegate:{*}????????????????*"]).await;
-    let mut slots = Vec::new();
-    for key in keys {
-        slots.push(cluster.slot_of(&key).await);
-    }
-    slots.sort_unstable();
-    slots.dedup();
-    slots
-}
-
 /// Slots with records in them move from one server to another, and on, under load.
 ///
 /// # Panics
@@ -275,7 +263,7 @@ pub async fn slots_move() -> Figures {
     let mut from = 0;
     while moved < SLOTS_MOVED {
         let to = (from + 1) % 3;
-        for slot in slots_of(&cluster, from).await {
+        for slot in cluster.slots_of("tidegate", from).await {
             cluster.move_slot(slot, from, to).await;
             moved += 1;
         }

@@ -172,6 +172,18 @@ impl RedisCluster {
         self.slot_of(&format!("{{{bucket}}}")).await
     }
 
+    /// The slots in which a server has records of a namespace.
+    pub async fn slots_of(&self, namespace: &str, at: usize) -> Vec<u16> {
+        let keys: Vec<String> = self.ask(at, &["KEYS", &format!("{namespace}:{{*}}*")]).await;
+        let mut slots = Vec::new();
+        for key in keys.iter().filter(|key| !key.ends_with("}epoch")) {
+            slots.push(self.slot_of(key).await);
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
     /// Which server says that it has a slot itself.
     ///
     /// # Panics

@@ -10,8 +10,9 @@ use tidegate_tests::{
     faulted::{self, Figures},
     redis_cluster::RedisCluster,
     redis_server::RedisServer,
-    site::Site,
+    site::{Served, Site},
 };
+use tokio::time::Instant;
 
 const SOON: Duration = Duration::from_secs(60);
 const QUANTITY: u64 = 60;
@@ -39,59 +40,124 @@ fn say(figures: &Figures) {
     writeln!(io::stdout(), "{}", figures.line()).expect("standard output takes a line");
 }
 
-/// Three times as much is asked for as there is, of several callers on all servers, at four nodes by 64 clients.
+/// Four nodes of a region whose store is a cluster.
+struct Region {
+    served: Vec<Served>,
+    _site: Site,
+}
+
+impl Region {
+    async fn start(cluster: &RedisCluster) -> Self {
+        let site = Site::new(POLICIES);
+        let places: Vec<_> = (0..NODES).map(|n| site.place("eu", &format!("eu-{n}"))).collect();
+        // Nothing is to be answered without the store because this machine is busy.
+        let store = format!(
+            "kind = \"redis\"\nurl = \"{}\"\ntimeout = \"5s\"\n[store.breaker]\np95 = \"off\"",
+            cluster.url()
+        );
+        let mut served = Vec::new();
+        for place in &places {
+            let seeds: Vec<_> = places.iter().filter(|seed| seed.node != place.node).collect();
+            served.push(site.serve(place, &site.config_with(place, &seeds, &store)));
+        }
+        for node in served.iter().map(|served| &served.node) {
+            node.ready(SOON).await;
+            eventually(SOON, "the store is whole", async || {
+                let (_, body) = node.readyz().await?;
+                ensure(body["store"] == "ok", || body.to_string())
+            })
+            .await;
+        }
+        Self { served, _site: site }
+    }
+
+    /// Asks for three times as much as there is of several callers, by 64 clients. Returns what was admitted of each,
+    /// and how many answers the store did not give.
+    async fn ask_for_three_times_as_much(&self) -> ([u64; KEYS], u64) {
+        let each = 3 * QUANTITY as usize * KEYS / CLIENTS;
+        let clients = (0..CLIENTS).map(|client| {
+            let node = self.served[client % NODES].node.clone();
+            tokio::spawn(async move {
+                let (mut admitted, mut degraded) = ([0; KEYS], 0);
+                for turn in 0..each {
+                    let at = (client / NODES + turn) % KEYS;
+                    let key = format!("key-{at}");
+                    let check = node.try_check(&[("api_key", &key)]).await.expect("answered");
+                    admitted[at] += u64::from(check.allowed);
+                    degraded += u64::from(check.degraded);
+                }
+                (admitted, degraded)
+            })
+        });
+        let (mut admitted, mut degraded) = ([0; KEYS], 0);
+        for client in clients.collect::<Vec<_>>() {
+            let (more, without) = client.await.expect("no panic");
+            admitted.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+            degraded += without;
+        }
+        (admitted, degraded)
+    }
+
+    async fn stop(self) {
+        for served in self.served {
+            served.stop().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_nodes_admit_exactly_the_limit() {
     let cluster = RedisCluster::start(3, 0).await;
-    let site = Site::new(POLICIES);
-    let places: Vec<_> = (0..NODES).map(|n| site.place("eu", &format!("eu-{n}"))).collect();
-    // Nothing may be answered without the store, however busy this machine is.
-    let store = format!(
-        "kind = \"redis\"\nurl = \"{}\"\ntimeout = \"5s\"\n[store.breaker]\np95 = \"off\"",
-        cluster.url()
-    );
-    let mut served = Vec::new();
-    for place in &places {
-        let seeds: Vec<_> = places.iter().filter(|seed| seed.node != place.node).collect();
-        served.push(site.serve(place, &site.config_with(place, &seeds, &store)));
-    }
-    for node in served.iter().map(|served| &served.node) {
-        node.ready(SOON).await;
-        eventually(SOON, "the store is whole", async || {
-            let (_, body) = node.readyz().await?;
-            ensure(body["store"] == "ok", || body.to_string())
-        })
-        .await;
-    }
-    let each = 3 * QUANTITY as usize * KEYS / CLIENTS;
-    let clients = (0..CLIENTS).map(|client| {
-        let node = served[client % NODES].node.clone();
-        tokio::spawn(async move {
-            let mut admitted = [0; KEYS];
-            for turn in 0..each {
-                let at = (client / NODES + turn) % KEYS;
-                let key = format!("key-{at}");
-                let check = node.try_check(&[("api_key", &key)]).await.expect("answered");
-                assert!(!check.degraded, "{check:?}");
-                admitted[at] += u64::from(check.allowed);
-            }
-            admitted
-        })
-    });
-    let mut admitted = [0; KEYS];
-    for client in clients.collect::<Vec<_>>() {
-        let by_one = client.await.expect("no panic");
-        admitted.iter_mut().zip(by_one).for_each(|(sum, more)| *sum += more);
-    }
-    assert_eq!(admitted, [QUANTITY; KEYS]);
+    let region = Region::start(&cluster).await;
+    assert_eq!(region.ask_for_three_times_as_much().await, ([QUANTITY; KEYS], 0));
     // They are on all servers.
     for at in 0..3 {
-        let keys: Vec<String> = cluster.ask(at, &["KEYS", "tidegate:{*}????????????????*"]).await;
-        assert!(!keys.is_empty(), "server {at}");
+        assert!(!cluster.slots_of("tidegate", at).await.is_empty(), "server {at}");
     }
-    for served in served {
-        served.stop().await;
+    region.stop().await;
+}
+
+/// All slots with records in them move round and round while their limits are spent: nothing is over, nothing is left,
+/// and nobody is answered without the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_nodes_admit_exactly_the_limit_while_slots_move() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let region = Region::start(&cluster).await;
+    let mut moves = 0;
+    let asked = region.ask_for_three_times_as_much();
+    tokio::pin!(asked);
+    let (admitted, degraded) = loop {
+        let round = async {
+            for from in 0..3 {
+                for slot in cluster.slots_of("tidegate", from).await {
+                    cluster.move_slot(slot, from, (from + 1) % 3).await;
+                    moves += 1;
+                }
+            }
+        };
+        tokio::pin!(round);
+        // A move that was begun is ended, whoever is done first.
+        let done = tokio::select! {
+            done = &mut asked => Some(done),
+            () = &mut round => None,
+        };
+        if let Some(done) = done {
+            round.await;
+            break done;
+        }
+    };
+    assert!(moves >= KEYS, "{moves} moves");
+    assert_eq!((admitted, degraded), ([QUANTITY; KEYS], 0), "{moves} moves");
+    // Every move was a new epoch, in which the nodes wrote what they knew: that changed nothing.
+    cluster.agree().await;
+    for at in 0..KEYS {
+        let key = format!("key-{at}");
+        for served in &region.served {
+            let used = served.node.usages(&[("api_key", &key)]).await.expect("answered");
+            assert_eq!(used[0]["used"].as_u64(), Some(QUANTITY), "{key}: {used:?}");
+        }
     }
+    region.stop().await;
 }
 
 /// While keys are on their way, commands wait for them a moment. Of what a few slots' moving holds up longer than a
@@ -195,6 +261,71 @@ async fn a_dead_server_is_named_and_the_callers_of_others_are_served() {
     assert!(by_store > 10 && without > 3 && by_store + without == 40, "{by_store}, {without}");
     let series = "tidegate_store_errors_total{kind=\"unreachable\"}";
     assert!(served.node.metric(series).await.expect("counted") >= without as f64);
+    served.stop().await;
+}
+
+/// A server that hangs is found out by its own calls alone: they wait for a deadline until its breaker opens, and those
+/// of other servers never do.
+#[tokio::test]
+async fn a_server_that_hangs_holds_up_no_other() {
+    const DEADLINE: Duration = Duration::from_millis(200);
+    let cluster = RedisCluster::start(3, 0).await;
+    let site = Site::new(&POLICIES.replace("quantity = 60", "quantity = 100000"));
+    let place = site.place("eu", "eu-0");
+    let store = format!(
+        "kind = \"redis\"\nurl = \"{}\"\ntimeout = \"{}ms\"\n[store.breaker]\np95 = \"off\"",
+        cluster.url(),
+        DEADLINE.as_millis()
+    );
+    let served = site.serve_ready(&place, &site.config_alone(&place, &store)).await;
+    eventually(SOON, "the store is whole", async || {
+        let (_, body) = served.node.readyz().await?;
+        ensure(body["store"] == "ok", || body.to_string())
+    })
+    .await;
+    let keys: Vec<_> = (0..30).map(|number| format!("key-{number}")).collect();
+    cluster.server(1).pause().expect("paused");
+    let mut of_it = Vec::new();
+    for key in &keys {
+        of_it.push(served.node.check(&[("api_key", key)], 1).await.degraded);
+    }
+    let hung = of_it.iter().filter(|degraded| **degraded).count();
+    assert!((2..28).contains(&hung), "{of_it:?}");
+    // The callers of the others are decided by the store, all at once and however many of its own wait.
+    for _ in 0..5 {
+        let checks = keys.iter().zip(&of_it).map(|(key, degraded)| {
+            let (node, key, degraded) = (served.node.clone(), key.clone(), *degraded);
+            tokio::spawn(async move {
+                let asked = Instant::now();
+                let check = node.check(&[("api_key", &key)], 1).await;
+                assert_eq!(check.degraded, degraded, "{key}: {check:?}");
+                (degraded, asked.elapsed())
+            })
+        });
+        for check in checks.collect::<Vec<_>>() {
+            let (degraded, took) = check.await.expect("no panic");
+            assert!(degraded || took < DEADLINE, "{took:?}");
+        }
+    }
+    // Now nobody waits for it any more.
+    eventually(SOON, "its callers are answered at once", async || {
+        let (_, body) = served.node.readyz().await?;
+        let asked = Instant::now();
+        for (key, _) in keys.iter().zip(&of_it).filter(|(_, degraded)| **degraded) {
+            served.node.check(&[("api_key", key)], 1).await;
+        }
+        let each = asked.elapsed() / u32::try_from(hung).expect("a few");
+        ensure(each < DEADLINE / 4, || format!("{each:?} {body}"))
+    })
+    .await;
+    cluster.server(1).resume().expect("resumed");
+    for key in &keys {
+        eventually(SOON, "the store decides again", async || {
+            let check = served.node.try_check(&[("api_key", key)]).await?;
+            ensure(check.allowed && !check.degraded, || format!("{check:?}"))
+        })
+        .await;
+    }
     served.stop().await;
 }
 

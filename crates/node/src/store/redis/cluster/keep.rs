@@ -1,10 +1,6 @@
 //! Watching a cluster: whose the slots are, whether their servers live, and in which epoch each bucket is.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use tidegate_core::store::{BUCKETS, CallerBucket, StoreCommand};
@@ -238,7 +234,6 @@ impl Inner {
             looks.extend(waiting.next().map(|bucket| self.look(*bucket)));
             // Who did not answer is asked again after the next probe.
             let Some(epoch) = epoch else { continue };
-            self.epochs[bucket.index()].fetch_max(epoch, Ordering::Relaxed);
             looked.of.insert(bucket, (Arc::clone(history), epoch));
         }
     }

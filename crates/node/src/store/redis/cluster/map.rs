@@ -118,23 +118,26 @@ impl Map {
         let mut places: BTreeMap<&str, u16> = BTreeMap::new();
         let mut map = Self { primaries: Vec::new(), owners: vec![0; SLOTS] };
         let mut epochs = vec![0_u64; SLOTS];
-        for (said_by, text) in words {
-            for line in text.lines().filter_map(|line| Line::parse(line, said_by, named)) {
-                let Line { id, server, epoch, slots } = line;
-                let place = match places.get(id) {
-                    Some(place) => *place,
-                    None if map.primaries.len() >= PRIMARIES_MAX => continue,
-                    None => {
-                        map.primaries.push(server);
-                        let place = map.primaries.len() as u16;
-                        places.insert(id, place);
-                        place
-                    }
-                };
-                for slot in slots.into_iter().flatten().map(usize::from) {
-                    if map.owners[slot] == 0 || epoch > epochs[slot] {
-                        (map.owners[slot], epochs[slot]) = (place, epoch);
-                    }
+        let lines = words.iter().flat_map(|(said_by, text)| {
+            text.lines().filter_map(move |line| Line::parse(line, said_by, named))
+        });
+        // Each says it in another order.
+        let mut lines: Vec<_> = lines.collect();
+        lines.sort_by(|a, b| (a.id, &a.server.address).cmp(&(b.id, &b.server.address)));
+        for Line { id, server, epoch, slots } in lines {
+            let place = match places.get(id) {
+                Some(place) => *place,
+                None if map.primaries.len() >= PRIMARIES_MAX => continue,
+                None => {
+                    map.primaries.push(server);
+                    let place = map.primaries.len() as u16;
+                    places.insert(id, place);
+                    place
+                }
+            };
+            for slot in slots.into_iter().flatten().map(usize::from) {
+                if map.owners[slot] == 0 || epoch > epochs[slot] {
+                    (map.owners[slot], epochs[slot]) = (place, epoch);
                 }
             }
         }
@@ -215,6 +218,7 @@ mod tests {
     fn whoever_claims_a_slot_with_the_highest_epoch_has_it() {
         let old = [A, &B.replace(" 7", ""), REPLICA].join("\n");
         let new = [A, B, "", "noise", "x y master - 0 0 z"].join("\r\n");
+        let mut first = None;
         for words in [
             [("10.0.0.1:7001", old.clone()), ("10.0.0.2:7002", new.clone())],
             [("10.0.0.2:7002", new), ("10.0.0.1:7001", old)],
@@ -226,6 +230,7 @@ mod tests {
             assert_eq!(owner(0), "10.0.0.1:7001");
             assert_eq!([owner(7), owner(16_383)], ["10.0.0.2:7002", "10.0.0.2:7002"]);
             assert_eq!((map.uncovered(), map.has_slots(0), map.has_slots(1)), (0, true, true));
+            assert_eq!(*first.get_or_insert_with(|| map.clone()), map, "in whichever order");
         }
     }
 

@@ -74,7 +74,7 @@ struct Inner {
     /// The slot of each bucket.
     slots: Box<[u16]>,
     routes: ArcSwap<Routes>,
-    /// The epoch of each bucket that was found by a look, 0 before the first.
+    /// The newest epoch of each bucket that an answer was of, 0 before the first.
     epochs: Box<[AtomicU64]>,
     /// Wakes who asks whose the slots are.
     stale: Notify,
@@ -222,7 +222,7 @@ impl RedisCluster {
         self.0.routes.load().primaries.iter().find_map(|primary| primary.doubt())
     }
 
-    /// The epochs of its buckets, as far as looks have found any.
+    /// The newest epochs of its buckets, as far as there were answers.
     pub fn epochs(&self) -> impl Iterator<Item = (CallerBucket, StoreEpoch)> {
         let epochs = self.0.epochs.iter().enumerate();
         epochs.filter_map(|(bucket, epoch)| {
@@ -283,7 +283,10 @@ impl Inner {
         let (slot, until) = (self.slots[bucket.index()], Instant::now() + within);
         // It is part of many other futures.
         let answer = Box::pin(self.routed(slot, &Question::Step(command, bucket), until)).await?;
-        read_answer(command, answer)
+        let reply = read_answer(command, answer)?;
+        // A look that is over by now may have found an older one.
+        self.epochs[bucket.index()].fetch_max(reply.epoch().0, Ordering::Relaxed);
+        Ok(reply)
     }
 
     /// The server that has a slot.
