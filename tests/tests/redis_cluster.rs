@@ -124,8 +124,7 @@ async fn four_nodes_admit_exactly_the_limit_while_slots_move() {
     let cluster = RedisCluster::start(3, 0).await;
     let region = Region::start(&cluster).await;
     let mut moves = 0;
-    let asked = region.ask_for_three_times_as_much();
-    tokio::pin!(asked);
+    let mut asked = Box::pin(region.ask_for_three_times_as_much());
     let (admitted, degraded) = loop {
         let round = async {
             for from in 0..3 {
@@ -147,6 +146,7 @@ async fn four_nodes_admit_exactly_the_limit_while_slots_move() {
         }
     };
     assert!(moves >= KEYS, "{moves} moves");
+    drop(asked);
     assert_eq!((admitted, degraded), ([QUANTITY; KEYS], 0), "{moves} moves");
     // Every move was a new epoch, in which the nodes wrote what they knew: that changed nothing.
     cluster.agree().await;

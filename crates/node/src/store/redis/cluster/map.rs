@@ -170,6 +170,7 @@ impl Map {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tidegate_core::store::BUCKETS;
 
     use super::*;
@@ -251,5 +252,22 @@ mod tests {
         assert_eq!(at(":9"), Address::new("seed", 9));
         let gone = "1 :0@0 master,noaddr - 0 0 0 disconnected 0-9";
         assert_eq!(Map::merged(&[(at("x:1"), format!("{gone}\n{REPLICA}"))], false), None);
+    }
+
+    proptest! {
+        /// Whatever servers say is read or left out, and every slot is somebody's who is known, or nobody's.
+        #[test]
+        fn whatever_servers_say_is_read(
+            words in prop::collection::vec("([a-c] (:|x:|::)[0-9]{1,6}@1(,h)? (master|slave)(,noaddr)? - 0 0 [0-9]{1,2} c( [0-9]{1,5}(-[0-9]{1,5})?)*\\PC{0,4}\n){0,4}", 0..3),
+            named in any::<bool>(),
+        ) {
+            let words: Vec<_> = words.into_iter().map(|text| (at("seed:1"), text)).collect();
+            if let Some(map) = Map::merged(&words, named) {
+                let covered = (0..SLOTS as u16).filter_map(|slot| map.owner(slot));
+                let covered: Vec<_> = covered.collect();
+                prop_assert!(covered.iter().all(|owner| *owner < map.primaries.len()));
+                prop_assert_eq!(covered.len() + map.uncovered(), SLOTS);
+            }
+        }
     }
 }
