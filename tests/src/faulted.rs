@@ -292,6 +292,33 @@ pub async fn primary_with_replica_lost() -> Figures {
     region.settle("a cluster's primary is killed, its replica promoted", began).await
 }
 
+/// A primary of a cluster stands still until its replica is promoted, and then goes on: it finds what was sent to it in
+/// its sockets, and that it is no primary any more.
+///
+/// # Panics
+///
+/// If it does not come to an end.
+pub async fn primary_stands_still_until_it_is_replaced() -> Figures {
+    let cluster = RedisCluster::start(3, 1).await;
+    let region = Region::start(&cluster.url()).await;
+    let began = Instant::now();
+    cluster.server(0).pause().expect("paused");
+    region.degraded().await;
+    eventually(SOON, "the replica is promoted", async || {
+        let info = cluster.try_ask::<String>(3, &["INFO", "replication"]).await?;
+        ensure(info.contains("role:master"), || info.clone())
+    })
+    .await;
+    region.normal().await;
+    cluster.server(0).resume().expect("resumed");
+    eventually(SOON, "it is a replica", async || {
+        let info = cluster.try_ask::<String>(0, &["INFO", "replication"]).await?;
+        ensure(info.contains("role:slave"), || info.clone())
+    })
+    .await;
+    region.settle("a cluster's primary stands still, is replaced, and goes on", began).await
+}
+
 /// A primary of a cluster that has no replica is killed, and restarted empty.
 ///
 /// # Panics

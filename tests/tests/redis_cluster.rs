@@ -179,6 +179,14 @@ async fn a_primary_that_is_lost_is_replaced_by_its_replica() {
 }
 
 #[tokio::test]
+async fn a_primary_that_goes_on_after_it_was_replaced_admits_nothing_twice() {
+    let figures = faulted::primary_stands_still_until_it_is_replaced().await;
+    say(&figures);
+    figures.assert_exact();
+    assert!(figures.degraded > 0);
+}
+
+#[tokio::test]
 async fn a_primary_that_comes_back_empty_is_healed() {
     let figures = faulted::primary_without_replica_restarted().await;
     say(&figures);

@@ -188,74 +188,76 @@ impl RedisStore {
         let known =
             history.as_deref().filter(|(breaks, _)| *breaks == self.breaks.load(Ordering::Acquire));
         let history = known.map_or("", |(_, history)| history.as_str());
-        call(&self.names, CallerBucket::ALL, &self.hash, history, command)
+        self.names.step(CallerBucket::ALL, &self.hash, history, command)
+    }
+}
+
+impl Names {
+    /// A call of the script: a command whose records are in one bucket, told to a server of this history, or of one
+    /// that is not known.
+    fn step(
+        &self,
+        bucket: CallerBucket,
+        hash: &str,
+        history: &str,
+        command: &StoreCommand,
+    ) -> redis::Cmd {
+        let mut keys: Vec<Key> = Vec::with_capacity(command.operations.len());
+        let mut places = Vec::with_capacity(command.operations.len());
+        for operation in &command.operations {
+            let known = keys.iter().position(|key| *key == operation.key);
+            places.push(known.unwrap_or_else(|| {
+                keys.push(operation.key);
+                keys.len() - 1
+            }));
+        }
+        let mut call = self.call(hash, bucket, keys.iter());
+        call.arg(history);
+        let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
+        call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
+        let Proposed { epoch, from, agreed, since, until } = command.proposed;
+        let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
+        let since = since.map_or(0, |since| since.0 + 1);
+        for number in [epoch.0, from, agreed, since, until.0] {
+            call.arg(number.min(COUNT_MAX));
+        }
+        for (place, operation) in places.into_iter().zip(&command.operations) {
+            let (action, cost) = match operation.action {
+                Action::Peek => (0, 0),
+                Action::Charge { cost } => (1, cost),
+                Action::Heal => (2, 0),
+                Action::Grant => (3, 0),
+                Action::Refund { amount } => (4, amount),
+            };
+            let claim = operation.claim.as_deref().map(claim_numbers);
+            let (rule, of_rule) = rule_numbers(&operation.rule);
+            let more = claim.unwrap_or(of_rule);
+            let numbers = [
+                // The marker is the first of the keys, and Lua counts from one.
+                place as u64 + 2,
+                action + 8 * rule,
+                cost,
+                operation.label.0,
+                operation.not_before.0,
+                operation.not_after.0,
+                operation.ceiling,
+                operation.floor.used,
+                operation.floor.refunded,
+                u64::from(operation.enforce),
+                operation.expires.0,
+                more.len() as u64,
+            ];
+            for number in numbers.into_iter().chain(more) {
+                call.arg(number.min(COUNT_MAX));
+            }
+        }
+        call
     }
 }
 
 /// The script's SHA-1 in hex.
 fn hash() -> String {
     redis::Script::new(SCRIPT).get_hash().to_owned()
-}
-
-/// A call of the script: a command whose records are in one bucket, told to a server of this history, or of one
-/// that is not known.
-fn call(
-    names: &Names,
-    bucket: CallerBucket,
-    hash: &str,
-    history: &str,
-    command: &StoreCommand,
-) -> redis::Cmd {
-    let mut keys: Vec<Key> = Vec::with_capacity(command.operations.len());
-    let mut places = Vec::with_capacity(command.operations.len());
-    for operation in &command.operations {
-        let known = keys.iter().position(|key| *key == operation.key);
-        places.push(known.unwrap_or_else(|| {
-            keys.push(operation.key);
-            keys.len() - 1
-        }));
-    }
-    let mut call = names.call(hash, bucket, keys.iter());
-    call.arg(history);
-    let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
-    call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
-    let Proposed { epoch, from, agreed, since, until } = command.proposed;
-    let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
-    let since = since.map_or(0, |since| since.0 + 1);
-    for number in [epoch.0, from, agreed, since, until.0] {
-        call.arg(number.min(COUNT_MAX));
-    }
-    for (place, operation) in places.into_iter().zip(&command.operations) {
-        let (action, cost) = match operation.action {
-            Action::Peek => (0, 0),
-            Action::Charge { cost } => (1, cost),
-            Action::Heal => (2, 0),
-            Action::Grant => (3, 0),
-            Action::Refund { amount } => (4, amount),
-        };
-        let claim = operation.claim.as_deref().map(claim_numbers);
-        let (rule, of_rule) = rule_numbers(&operation.rule);
-        let more = claim.unwrap_or(of_rule);
-        let numbers = [
-            // The marker is the first of the keys, and Lua counts from one.
-            place as u64 + 2,
-            action + 8 * rule,
-            cost,
-            operation.label.0,
-            operation.not_before.0,
-            operation.not_after.0,
-            operation.ceiling,
-            operation.floor.used,
-            operation.floor.refunded,
-            u64::from(operation.enforce),
-            operation.expires.0,
-            more.len() as u64,
-        ];
-        for number in numbers.into_iter().chain(more) {
-            call.arg(number.min(COUNT_MAX));
-        }
-    }
-    call
 }
 
 /// A rule as the number and the numbers that the script reads.

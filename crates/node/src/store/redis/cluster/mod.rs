@@ -28,8 +28,7 @@ use tokio::{
 };
 
 use super::{
-    Names, PROBE_TIMEOUT, RedisSettings, call, hash, load_script, place::Seeds, read_answer,
-    read_secret,
+    Names, PROBE_TIMEOUT, RedisSettings, hash, load_script, place::Seeds, read_answer, read_secret,
 };
 use crate::store::{Doubt, StoreError, StoreGuard};
 use hop::Hop;
@@ -380,7 +379,7 @@ impl Question<'_> {
             Question::Plain(command) => return send(&mut connection, command, asking).await,
             Question::Step(command, bucket) => (*command, *bucket),
         };
-        let packed = call(&store.names, bucket, &store.hash, &link.history.load(), command);
+        let packed = store.names.step(bucket, &store.hash, &link.history.load(), command);
         match send(&mut connection, &packed, asking).await {
             // A restarted server, or one that was never asked, does not know the script, and has not run it.
             Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {

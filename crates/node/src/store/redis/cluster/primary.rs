@@ -34,6 +34,8 @@ pub(super) struct Primary {
     reachable: AtomicBool,
     /// Why the last probe failed.
     trouble: ArcSwapOption<StoreError>,
+    /// What the log was told last: nothing of one that has not been tried, of others what kind of trouble it was.
+    told: Mutex<Option<Option<&'static str>>>,
     doubt: Mutex<Option<Doubt>>,
     /// Wakes its keeper: the connection broke, or it is no primary any more.
     pub(super) wake: Notify,
@@ -64,6 +66,7 @@ impl Primary {
             link: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
             trouble: ArcSwapOption::empty(),
+            told: Mutex::new(None),
             doubt: Mutex::new(None),
             wake: Notify::new(),
             retired: AtomicBool::new(false),
@@ -131,13 +134,12 @@ impl Primary {
     /// news.
     pub(super) fn handle_probe(&self, answer: Result<&Arc<Link>, StoreError>) -> bool {
         let link = answer.as_ref().ok().map(|link| Arc::clone(link));
-        let is_up = link.is_some();
+        let (is_up, trouble) = (link.is_some(), answer.err());
+        let kind = trouble.as_ref().map(StoreError::kind);
         self.link.store(link);
-        let trouble = answer.err().map(Arc::new);
-        let kind = |trouble: Option<&Arc<StoreError>>| trouble.map(|trouble| trouble.kind());
-        let before = self.trouble.swap(trouble.clone());
-        let was_up = self.reachable.swap(is_up, Ordering::Relaxed);
-        was_up != is_up || kind(before.as_ref()) != kind(trouble.as_ref())
+        self.trouble.store(trouble.map(Arc::new));
+        self.reachable.store(is_up, Ordering::Relaxed);
+        self.told.lock().replace(kind) != Some(kind)
     }
 
     // -- asking it
