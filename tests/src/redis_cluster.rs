@@ -318,6 +318,8 @@ async fn try_server(more: &[&str]) -> io::Result<RedisServer> {
         &timeout,
         "--cluster-require-full-coverage",
         "no",
+        "--repl-diskless-sync-delay",
+        "0",
     ];
     RedisServer::start_with(&[&own, more].concat()).await
 }
