@@ -1,7 +1,14 @@
 //! A Redis Cluster as a store: what is where, what moves, and what is gone.
 
-use super::*;
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, AtomicU16, Ordering},
+};
+
 use tidegate_node::store::Door;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
 
 /// How soon what changed must be known.
 const SEEN: Duration = Duration::from_secs(20);
@@ -266,4 +273,84 @@ async fn a_cluster_names_the_rights_that_a_user_lacks() {
     assert!(s.store.agree_on_secret(secret).await.expect("agreed") == secret);
     let other = tidegate_core::ids::Secret([2; 16]);
     assert!(s.store.agree_on_secret(other).await.expect("agreed") == secret);
+}
+
+/// Passes bytes on between nodes and a server, and breaks a connection between a command and its answer.
+#[derive(Default)]
+struct Breaker {
+    /// Where the server listens.
+    server: AtomicU16,
+    /// Whether the next command that has these bytes in it is the last that its connection carries.
+    armed: AtomicBool,
+    word: parking_lot::Mutex<Vec<u8>>,
+}
+
+impl Breaker {
+    async fn pass_on(self: Arc<Self>, client: TcpStream) -> std::io::Result<()> {
+        let server = (Ipv4Addr::LOCALHOST, self.server.load(Ordering::SeqCst));
+        let server = TcpStream::connect(server).await?;
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        let (mut commands, mut answers) = ([0; 65_536], [0; 65_536]);
+        let mut last = false;
+        loop {
+            tokio::select! {
+                read = from_client.read(&mut commands) => {
+                    let said = &commands[..read?];
+                    let word = self.word.lock().clone();
+                    let is_it = !word.is_empty() && said.windows(word.len()).any(|bytes| bytes == word);
+                    last |= is_it && self.armed.swap(false, Ordering::SeqCst);
+                    to_server.write_all(said).await?;
+                    if said.is_empty() {
+                        return Ok(());
+                    }
+                }
+                read = from_server.read(&mut answers) => {
+                    let said = &answers[..read?];
+                    // It was carried out, and nobody hears of it.
+                    if last || said.is_empty() {
+                        return Ok(());
+                    }
+                    to_client.write_all(said).await?;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_carried_out_is_not_sent_again() {
+    let free = || async { TcpListener::bind("127.0.0.1:0").await.expect("a port") };
+    let listener = free().await;
+    let port = listener.local_addr().expect("one").port();
+    let bus = free().await.local_addr().expect("one").port().to_string();
+    let announced = port.to_string();
+    let of_cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+    let announces = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &announced];
+    let redis = RedisServer::start_with(&[of_cluster, announces].concat()).await;
+    let redis = redis.expect("redis-server");
+    redis.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.expect("it takes slots");
+    let breaker = Arc::new(Breaker::default());
+    breaker.server.store(redis.port(), Ordering::SeqCst);
+    let passing = tokio::spawn({
+        let breaker = Arc::clone(&breaker);
+        async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(Arc::clone(&breaker).pass_on(client));
+            }
+        }
+    });
+    let s = Subject::at(&format!("redis-cluster://127.0.0.1:{port}"));
+    s.until_whole().await;
+    assert!(admitted(&s.outcome(vec![s.charge(1, 5, 1, 100)]).await));
+    *breaker.word.lock() = s.record(1).await.into_bytes();
+    for broken in 1..=5 {
+        breaker.armed.store(true, Ordering::SeqCst);
+        let answer = s.try_outcome(vec![s.charge(1, 5, 1, 100)]).await;
+        let error = answer.expect_err("nobody heard of it");
+        assert!(matches!(error, StoreError::Broken(_)) && !error.nothing_done(), "{error:?}");
+        s.until_whole().await;
+        assert_eq!(s.used(1, 5).await, 1 + broken, "it was carried out once");
+    }
+    passing.abort();
 }
