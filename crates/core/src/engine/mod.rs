@@ -66,7 +66,7 @@ pub struct Settings {
     /// In how many parts the counts are kept: a power of two, 1 to 1,024.
     pub shards: usize,
     /// Into how many buckets the store divides callers, each with epochs of its own: 1, or
-    /// [`BUCKETS`](crate::store::BUCKETS) if it lies on several servers. A power of two, 1 to 1,024.
+    /// [`BUCKETS`] if it lies on several servers. A power of two, 1 to 1,024.
     pub buckets: usize,
     /// Cells (keys times live labels) that the node holds at most, beside those of checks that are under
     /// way; beyond, new keys are answered by `on_store_failure`, where `degrade` refuses them.
