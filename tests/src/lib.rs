@@ -7,14 +7,17 @@
 pub mod binary;
 pub mod child;
 pub mod dev;
+pub mod faulted;
 pub mod forwarder;
 pub mod http;
 pub mod labels;
 pub mod load;
 pub mod node;
 pub mod ports;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod region;
+pub mod sentinel;
 pub mod site;
 pub mod skewed_redis;
 pub mod soak;

@@ -21,6 +21,8 @@ const NORMAL: u64 = 10;
 pub struct Seen {
     /// Answers that admitted.
     pub admitted: u64,
+    /// All answers that were decisions.
+    pub answers: u64,
     /// Answers that the store did not give.
     pub degraded: u64,
     /// What was no decision.
@@ -58,6 +60,7 @@ impl Asker {
                     seen.slowest = seen.slowest.max(took);
                     match answer {
                         Ok(check) => {
+                            seen.answers += 1;
                             seen.admitted += u64::from(check.allowed);
                             seen.degraded += u64::from(check.degraded);
                             if check.degraded {

@@ -43,6 +43,11 @@ fn make(folder: &Path, name: &str) {
 
 /// A server that is spoken to by TLS only by who has a certificate of the authority in the folder; and its port.
 async fn server(folder: &Path) -> (RedisServer, u16) {
+    server_with(folder, &[]).await
+}
+
+/// The same, with further arguments.
+async fn server_with(folder: &Path, more: &[&str]) -> (RedisServer, u16) {
     for name in ["server", "node"] {
         make(folder, name);
     }
@@ -65,6 +70,7 @@ async fn server(folder: &Path) -> (RedisServer, u16) {
         "127.0.0.1",
         "127.0.0.2",
     ];
+    let arguments = [&arguments, more].concat();
     (RedisServer::start_with(&arguments).await.expect("redis-server with TLS"), port)
 }
 
@@ -130,4 +136,34 @@ async fn a_file_that_is_not_there_or_none_is_told_at_the_start() {
     let (code, said) = site.refused(&place, &config).await;
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("store"), "{said}");
+}
+
+/// Servers of a cluster that speak TLS among themselves name their ports of TLS to who speaks it.
+#[tokio::test]
+async fn servers_of_a_cluster_are_known_by_certificates_too() {
+    let site = Site::new(POLICIES);
+    let folder = site.authority("redis-ca");
+    let bus = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr());
+    let bus = bus.expect("a port").port().to_string();
+    let of_cluster = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", &bus];
+    let (redis, port) = server_with(&folder, &of_cluster).await;
+    redis.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.expect("it takes slots");
+    let of = |name: &str| folder.join(name).display().to_string();
+    let (ca, cert, key) = (of(certs::CA_CERT_FILE), of("node.pem"), of("node.key"));
+    let url = format!("url = \"rediss-cluster://127.0.0.1:{port}\"\n");
+    let whole = format!("{url}ca = \"{ca}\"\ncert = \"{cert}\"\nkey = \"{key}\"\n");
+    let served = serve(&site, "eu-0", &whole);
+    served.node.ready(SOON).await;
+    assert_eq!(served.node.spend(&KEY, 5).await, 3);
+    served.stop().await;
+
+    // Who has no certificate is not let in.
+    let served = serve(&site, "eu-1", &format!("{url}ca = \"{ca}\"\n"));
+    eventually(SOON, "the node is not let in", async || {
+        let (status, body) = served.node.readyz().await?;
+        ensure(status == 503 && body["store"] == "unreachable", || format!("{status} {body}"))
+    })
+    .await;
+    assert!(!served.node.check(&KEY, 1).await.allowed);
+    served.stop().await;
 }

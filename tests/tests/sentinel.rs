@@ -1,15 +1,10 @@
 //! A primary by the word of sentinels: when it is gone and a replica has taken its place, nodes go there.
 
-use std::{
-    fs,
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{net::TcpListener, time::Duration};
 
-use redis::FromRedisValue;
-use tempfile::TempDir;
-use tidegate_tests::{ensure, eventually, redis_server::RedisServer, site::Site};
+use tidegate_tests::{
+    ensure, eventually, redis_server::RedisServer, sentinel::Sentinel, site::Site,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 const QUANTITY: u64 = 20;
@@ -29,51 +24,6 @@ window = "300d"
 algorithm = "token-bucket"
 "#;
 const KEY: [(&str, &str); 1] = [("api_key", "k")];
-
-/// A sentinel of a test's own.
-struct Sentinel {
-    child: Child,
-    port: u16,
-    _home: TempDir,
-}
-
-impl Sentinel {
-    /// Watches the primary at a port, which it calls `main`, and needs nobody's consent.
-    fn of(primary: u16) -> Self {
-        let home = tempfile::tempdir().expect("a folder");
-        let port =
-            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
-        let file = home.path().join("sentinel.conf");
-        let text = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {primary} 1\n\
-             sentinel down-after-milliseconds main 1500\nsentinel failover-timeout main 2000\n",
-            home.path().display()
-        );
-        fs::write(&file, text).expect("a file");
-        let mut command = Command::new("redis-server");
-        command.arg(&file).arg("--sentinel").stdout(Stdio::null());
-        Self { child: command.spawn().expect("a sentinel"), port, _home: home }
-    }
-
-    async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T, String> {
-        let told = |error: redis::RedisError| error.to_string();
-        let client = redis::Client::open(("127.0.0.1", self.port)).map_err(told)?;
-        let mut connection = client.get_multiplexed_async_connection().await.map_err(told)?;
-        let mut command = redis::cmd("SENTINEL");
-        command.arg(words).query_async(&mut connection).await.map_err(told)
-    }
-
-    async fn primary(&self) -> Result<u16, String> {
-        let words = ["get-master-addr-by-name", "main"];
-        self.ask::<(String, u16)>(&words).await.map(|(_, port)| port)
-    }
-}
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = (self.child.kill(), self.child.wait());
-    }
-}
 
 #[tokio::test]
 async fn nodes_follow_a_primary_and_count_on_where_they_were() {
@@ -97,7 +47,7 @@ async fn nodes_follow_a_primary_and_count_on_where_they_were() {
     let nobody =
         TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
     // The first sentinel is not there.
-    let url = format!("redis-sentinel://127.0.0.1:{nobody},127.0.0.1:{}/main/0", sentinel.port);
+    let url = format!("redis-sentinel://127.0.0.1:{nobody},127.0.0.1:{}/main/0", sentinel.port());
     let store = format!("kind = \"redis\"\nurl = \"{url}\"");
     let place = site.place("eu", "eu-0");
     let served = site.serve_ready(&place, &site.config_alone(&place, &store)).await;
@@ -134,7 +84,7 @@ async fn nodes_leave_a_primary_that_has_become_a_replica() {
         RedisServer::start_with(&["--replicaof", "127.0.0.1", &port]).await.expect("one more");
     let sentinel = Sentinel::of(first.port());
     let site = Site::new(POLICIES);
-    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port);
+    let url = format!("redis-sentinel://127.0.0.1:{}/main", sentinel.port());
     let place = site.place("eu", "eu-0");
     let config = site.config_alone(&place, &format!("kind = \"redis\"\nurl = \"{url}\""));
     let served = site.serve_ready(&place, &config).await;

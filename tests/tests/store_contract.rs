@@ -5,19 +5,26 @@ use std::{sync::Arc, time::Duration};
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tidegate_core::{
     algorithm::Rule,
+    calls,
     ids::{Caller, ConfigEpoch, Key, LimitId, RegionNumber, StoreEpoch},
     rights::{Adopted, Bases, Proposed, Received, Reopening, Row},
     store::{
-        Action, Bound, Claim, Counts, Holding, Opening, Operation, OperationReply, StoreCommand,
-        StoreReply,
+        Action, Bound, CallerBucket, Claim, Counts, Holding, Opening, Operation, OperationReply,
+        StoreCommand, StoreReply,
     },
     time::{ClusterTime, Label, Span, StoreTime},
 };
 use tidegate_node::{
     clock::Clock,
-    store::{Doubt, MemoryStore, RedisSettings, RedisStore, Store, StoreError},
+    store::{
+        Doubt, MemoryStore, RedisCluster, RedisSettings, RedisStore, Store, StoreError, StoreGuard,
+        is_cluster,
+    },
 };
-use tidegate_tests::{ensure, eventually, forwarder::Forwarder, redis_server::RedisServer};
+use tidegate_tests::{
+    ensure, eventually, forwarder::Forwarder, redis_cluster, redis_server::RedisServer,
+    sentinel::Sentinel,
+};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -25,6 +32,8 @@ use tokio::{
     task::JoinHandle,
 };
 
+#[path = "store_contract/cluster.rs"]
+mod cluster;
 #[path = "store_contract/epochs.rs"]
 mod epochs;
 #[path = "store_contract/holds.rs"]
@@ -39,14 +48,59 @@ struct Subject {
     store: Arc<Store>,
     keeper: Option<JoinHandle<()>>,
     redis: Option<RedisServer>,
+    sentinel: Option<Sentinel>,
+    cluster: Option<redis_cluster::RedisCluster>,
     clock: Clock,
+    /// The bucket that all callers are in.
+    bucket: u16,
 }
 
 impl Subject {
+    /// One of each kind, by name.
+    async fn all() -> Vec<(&'static str, Self)> {
+        vec![
+            ("memory", Self::memory()),
+            ("standalone", Self::redis().await),
+            ("sentinel", Self::sentinel().await),
+            ("cluster", Self::cluster().await),
+        ]
+    }
+
+    async fn sentinel() -> Self {
+        let redis = RedisServer::start().await.expect("redis-server");
+        let sentinel = Sentinel::of(redis.port());
+        let mut subject = Self::at(&sentinel.url());
+        (subject.redis, subject.sentinel) = (Some(redis), Some(sentinel));
+        subject.until_reachable().await;
+        subject
+    }
+
+    /// On three primaries.
+    async fn cluster() -> Self {
+        let cluster = redis_cluster::RedisCluster::start(3, 0).await;
+        let mut subject = Self::at(&cluster.url());
+        subject.cluster = Some(cluster);
+        subject.until_whole().await;
+        subject
+    }
+
+    /// The same store, of which other callers are asked.
+    fn in_bucket(mut self, bucket: u16) -> Self {
+        self.bucket = bucket;
+        self
+    }
+
+    /// The epoch that the bucket was last seen in.
+    fn seen_epoch(&self) -> Option<StoreEpoch> {
+        let own = CallerBucket(if self.cluster.is_some() { self.bucket } else { 0 });
+        let mut epochs = self.store.epochs().into_iter();
+        epochs.find_map(|(bucket, epoch)| (bucket == own).then_some(epoch))
+    }
+
     fn memory() -> Self {
         let clock = Clock::start();
         let store = Arc::new(Store::Memory(MemoryStore::new(100_000, clock)));
-        Self { store, keeper: None, redis: None, clock }
+        Self { store, keeper: None, redis: None, sentinel: None, cluster: None, clock, bucket: 0 }
     }
 
     async fn redis() -> Self {
@@ -86,16 +140,28 @@ impl Subject {
             timeout: Duration::from_secs(2),
             namespace: "test".into(),
         };
-        let store = Arc::new(Store::Redis(Box::new(RedisStore::new(settings).expect("a URL"))));
+        let clock = Clock::start();
+        let store = Arc::new(if is_cluster(url) {
+            let guard = Box::new(move || {
+                let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
+                StoreGuard::new(calls::Settings::default(), clock, random)
+            });
+            Store::Cluster(Box::new(RedisCluster::new(settings, guard).expect("a URL")))
+        } else {
+            Store::Redis(Box::new(RedisStore::new(settings).expect("a URL")))
+        });
         let keeper = tokio::spawn({
             let store = Arc::clone(&store);
             async move {
-                if let Store::Redis(redis) = &*store {
-                    redis.keep_connected().await;
+                match &*store {
+                    Store::Redis(redis) => redis.keep_connected().await,
+                    Store::Cluster(cluster) => cluster.keep_connected().await,
+                    Store::Memory(_) => {}
                 }
             }
         });
-        Self { store, keeper: Some(keeper), redis: None, clock: Clock::start() }
+        let keeper = Some(keeper);
+        Self { store, keeper, redis: None, sentinel: None, cluster: None, clock, bucket: 0 }
     }
 
     /// A connection of the test's own.
@@ -121,6 +187,16 @@ impl Subject {
         .await;
     }
 
+    /// Waits until all parts of a cluster can be asked, and each bucket was looked at.
+    async fn until_whole(&self) {
+        eventually(Duration::from_secs(10), "the store is whole", async || {
+            let (ailing, epochs) = (self.store.ailing(), self.store.epochs().len());
+            let is_whole = self.store.is_reachable() && ailing.is_empty() && epochs == 1_024;
+            ensure(is_whole, || format!("{ailing:?}, {epochs} epochs, {:?}", self.store.trouble()))
+        })
+        .await;
+    }
+
     async fn ask(&self, operations: Vec<Operation>) -> StoreReply {
         self.store.apply(&StoreCommand::new(operations)).await.expect("answered")
     }
@@ -133,7 +209,7 @@ impl Subject {
     fn charge(&self, caller: u64, label: u64, cost: u64, ceiling: u64) -> Operation {
         let now = self.clock.steady();
         Operation {
-            key: Key { caller: Caller([caller, caller << 32]), limit: LimitId(caller as u32 % 3) },
+            key: self.key(caller),
             action: Action::Charge { cost },
             label: Label(label),
             not_before: now - Span::secs(3_600),
@@ -146,6 +222,12 @@ impl Subject {
             rule: Rule::FixedWindow,
             hold: None,
         }
+    }
+
+    fn key(&self, caller: u64) -> Key {
+        let place = u64::from(self.bucket) << 32;
+        let limit = LimitId(caller as u32 % 3);
+        Key { caller: Caller([caller | place, caller << 32]), limit }
     }
 
     /// A charge of a limit under rights, of which the region has a base of 10.
@@ -295,10 +377,15 @@ async fn contract(s: &Subject) {
     let epoch = s.epoch().await;
     assert!(epoch > StoreEpoch(0));
     let late = Operation { not_after: s.clock.steady() - Span::secs(60), ..s.charge(6, 5, 1, 9) };
+    // A command of no callers is one of the first bucket.
+    let nobody = s.bucket == 0 || s.cluster.is_none();
     for operations in [vec![], vec![late], vec![s.heal(11, 5, 6)]] {
+        if operations.is_empty() && !nobody {
+            continue;
+        }
         assert_eq!(s.ask(operations).await.epoch(), epoch);
     }
-    assert_eq!(s.store.epoch(), Some(epoch));
+    assert_eq!(s.seen_epoch(), Some(epoch));
 
     // A label outside its bounds is relabelled with the store's clock, and nothing is done.
     let now = s.clock.steady();
@@ -473,19 +560,16 @@ async fn contract_of_long_labels(s: &Subject) {
 }
 
 #[tokio::test]
-async fn memory_keeps_the_contract() {
-    let subject = Subject::memory();
-    contract(&subject).await;
-    contract_of_rights(&subject).await;
-    contract_of_long_labels(&subject).await;
-}
-
-#[tokio::test]
-async fn redis_keeps_the_contract() {
-    let subject = Subject::redis().await;
-    contract(&subject).await;
-    contract_of_rights(&subject).await;
-    contract_of_long_labels(&subject).await;
+async fn every_store_keeps_the_contract() {
+    for (kind, mut subject) in Subject::all().await {
+        // Three buckets that a cluster has on three servers.
+        for bucket in if kind == "cluster" { &[0, 1, 3][..] } else { &[0] } {
+            subject = subject.in_bucket(*bucket);
+            contract(&subject).await;
+            contract_of_rights(&subject).await;
+            contract_of_long_labels(&subject).await;
+        }
+    }
 }
 
 /// What some of three regions have told.
@@ -590,7 +674,16 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
 
 #[tokio::test]
 async fn redis_answers_as_memory_does() {
-    let (memory, redis) = (Subject::memory(), Subject::redis().await);
+    answers_as_memory_does(&Subject::redis().await).await;
+}
+
+#[tokio::test]
+async fn a_cluster_answers_as_memory_does() {
+    answers_as_memory_does(&Subject::cluster().await.in_bucket(700)).await;
+}
+
+async fn answers_as_memory_does(redis: &Subject) {
+    let memory = Subject::memory().in_bucket(redis.bucket);
     let seed = rand::random::<u64>();
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     for round in 0..4_000 {
@@ -743,7 +836,8 @@ async fn nodes_agree_on_the_secret_that_the_first_one_left() {
 async fn a_full_memory_store_takes_no_new_key() {
     let clock = Clock::start();
     let store = MemoryStore::new(64, clock);
-    let s = Subject { store: Arc::new(Store::Memory(store)), keeper: None, redis: None, clock };
+    let mut s = Subject::memory();
+    (s.store, s.clock) = (Arc::new(Store::Memory(store)), clock);
     let mut full = 0;
     for caller in 0..1_000 {
         let charge = vec![s.charge(caller, 5, 1, 10)];

@@ -24,7 +24,7 @@ use crate::{
     api::{self, CheckError, SettleError, UsageError, Wish},
     clock::{self, Clock},
     guard::Mutexes,
-    store::{Complaints, Permit, Store, StoreError, StoreGuard},
+    store::{Complaints, Door, Permit, Store, StoreError, StoreGuard},
     telemetry::Metrics,
 };
 
@@ -47,7 +47,8 @@ type Asked = (Decision, Option<StoreError>);
 struct Inner {
     engine: Arc<Engine<Mutexes>>,
     store: Arc<Store>,
-    /// What decides whether the store is asked; a store in memory always is.
+    /// What decides whether a store that is one server is asked; one in memory always is, and a cluster has one of
+    /// these before each server.
     guard: Option<Arc<StoreGuard>>,
     complaints: Complaints,
     policies: ArcSwap<PolicySet>,
@@ -148,9 +149,7 @@ impl Limiter {
     pub async fn read_clock(&self) -> bool {
         let inner = &self.0;
         let asked = inner.clock.now();
-        // A command without operations does nothing, and is answered with the time.
-        let reply = inner.store.apply(&StoreCommand::default()).await;
-        let Ok(StoreReply::Done { now: reading, .. }) = reply else { return false };
+        let Ok(reading) = inner.store.read_clock().await else { return false };
         inner.engine.handle_store_clock(asked, inner.clock.now(), reading);
         true
     }
@@ -162,8 +161,8 @@ impl Limiter {
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
         let inner = &self.0;
-        let mut permit = match &inner.guard {
-            Some(guard) => Some(guard.admit(inner.store.is_reachable())?),
+        let mut permit = match inner.door(command)? {
+            Some(door) => Some(door.guard.admit(door.reachable)?),
             None => None,
         };
         let asked = inner.clock.now();
@@ -194,6 +193,9 @@ impl Limiter {
 
     /// How the way to the store stands; `None` if nothing is in it.
     pub fn guard_state(&self) -> Option<calls::State> {
+        if let Store::Cluster(cluster) = &*self.0.store {
+            return Some(cluster.guard_state());
+        }
         let guard = self.0.guard.as_ref()?;
         Some(guard.state(self.0.store.is_reachable()))
     }
@@ -223,14 +225,20 @@ impl Limiter {
             Purpose::Charge => "check",
             Purpose::Usage => "usage",
         };
-        let Some(guard) = &inner.guard else {
-            return inner.carry_out(op, command, ticket, None).await;
+        let door = match inner.door(&command) {
+            Ok(door) => door,
+            Err(why) => return Ok(inner.without_store(ticket, why)),
         };
-        let permit = match guard.admit(inner.store.is_reachable()) {
+        if let Store::Memory(_) = &*inner.store {
+            return inner.carry_out(op, command, ticket, None).await;
+        }
+        let admit = |door: &Door| door.guard.admit(door.reachable);
+        let permit = match door.as_ref().map(admit).transpose() {
             Ok(permit) => permit,
             Err(why) => {
                 // What it refused says more than that it cannot be asked.
-                let refused = inner.store.trouble().filter(|t| matches!(t, StoreError::Refused(_)));
+                let trouble = door.and_then(|door| door.trouble);
+                let refused = trouble.filter(|t| matches!(t, StoreError::Refused(_)));
                 let why = refused.filter(|_| why == StoreError::Unreachable).unwrap_or(why);
                 return Ok(inner.without_store(ticket, why));
             }
@@ -238,7 +246,7 @@ impl Limiter {
         // The task owns the ticket: whoever drops the request's future, what Redis admits is counted.
         let task = tokio::spawn({
             let inner = Arc::clone(inner);
-            async move { inner.carry_out(op, command, ticket, Some(permit)).await }
+            async move { inner.carry_out(op, command, ticket, permit).await }
         });
         match task.await {
             Ok(answer) => answer,
@@ -257,6 +265,19 @@ impl Limiter {
 }
 
 impl Inner {
+    /// What decides whether the store is asked, or that one of its servers that has a command's records; nothing, if
+    /// it is in memory.
+    fn door(&self, command: &StoreCommand) -> Result<Option<Door>, StoreError> {
+        if let Store::Cluster(cluster) = &*self.store {
+            return cluster.door(command);
+        }
+        Ok(self.guard.as_ref().map(|guard| Door {
+            guard: Arc::clone(guard),
+            reachable: self.store.is_reachable(),
+            trouble: self.store.trouble(),
+        }))
+    }
+
     /// Has the store carry out a command, and once more if its labels did not fit.
     async fn carry_out(
         &self,

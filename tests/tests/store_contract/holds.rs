@@ -21,7 +21,7 @@ impl Subject {
     }
 
     /// A place of four.
-    fn place(&self, caller: u64, id: u64, lasts: Span) -> Operation {
+    fn a_place(&self, caller: u64, id: u64, lasts: Span) -> Operation {
         let rule = Rule::Concurrency;
         Operation { rule, ceiling: 4, ..self.held(caller, 1, id, lasts, Lapse::GivenBack) }
     }
@@ -100,10 +100,10 @@ async fn reservations(s: &Subject) {
 
 async fn places(s: &Subject) {
     for id in 1..=4 {
-        assert!(admitted(&s.outcome(vec![s.place(80, id, LONG)]).await));
+        assert!(admitted(&s.outcome(vec![s.a_place(80, id, LONG)]).await));
     }
     let StoreReply::Done { admitted: false, operations, .. } =
-        s.ask(vec![s.place(80, 5, LONG)]).await
+        s.ask(vec![s.a_place(80, 5, LONG)]).await
     else {
         panic!("a fifth of four")
     };
@@ -113,24 +113,24 @@ async fn places(s: &Subject) {
     // One that is given back can be taken.
     let release = Operation { rule: Rule::Concurrency, ..s.settle(80, 2, 0) };
     assert!(admitted(&s.outcome(vec![release]).await));
-    assert!(admitted(&s.outcome(vec![s.place(80, 5, Span::millis(150))]).await));
-    assert!(!admitted(&s.outcome(vec![s.place(80, 6, LONG)]).await));
+    assert!(admitted(&s.outcome(vec![s.a_place(80, 5, Span::millis(150))]).await));
+    assert!(!admitted(&s.outcome(vec![s.a_place(80, 6, LONG)]).await));
     // One whose holder is gone as well.
     eventually(Duration::from_secs(10), "a place ends", async || {
-        let taken = admitted(&s.outcome(vec![s.place(80, 6, LONG)]).await);
+        let taken = admitted(&s.outcome(vec![s.a_place(80, 6, LONG)]).await);
         ensure(taken, || "there is none".into())
     })
     .await;
     // A store that has forgotten is told of them, more than there are if need be, and of each once.
     let told = |id: u64| {
         let action = Action::Hold { amount: 2 };
-        Operation { action, enforce: false, ..s.place(81, id, LONG) }
+        Operation { action, enforce: false, ..s.a_place(81, id, LONG) }
     };
     assert!(s.outcome(vec![told(1), told(2), told(3), told(3)]).await != Outcome::Relabel(vec![]));
-    let peek = Operation { action: Action::Peek, ..s.place(81, 9, LONG) };
+    let peek = Operation { action: Action::Peek, ..s.a_place(81, 9, LONG) };
     let StoreReply::Done { operations, .. } = s.ask(vec![peek]).await else { panic!("relabel") };
     assert_eq!(operations[0].weighed.map(|weighed| weighed.used), Some(6));
-    assert!(!admitted(&s.outcome(vec![s.place(81, 9, LONG)]).await));
+    assert!(!admitted(&s.outcome(vec![s.a_place(81, 9, LONG)]).await));
 }
 
 /// A record holds so many and no more; then nothing is charged that is to be held.
@@ -197,21 +197,17 @@ async fn once_only(s: &Subject) {
 }
 
 #[tokio::test]
-async fn memory_holds() {
-    let memory = Subject::memory();
-    reservations(&memory).await;
-    places(&memory).await;
-    many_holds(&memory).await;
-    once_only(&memory).await;
-}
-
-#[tokio::test]
-async fn redis_holds() {
-    let redis = Subject::redis().await;
-    reservations(&redis).await;
-    places(&redis).await;
-    many_holds(&redis).await;
-    once_only(&redis).await;
+async fn every_store_holds() {
+    for (kind, mut subject) in Subject::all().await {
+        let buckets: &[u16] = if kind == "cluster" { &[0, 1, 3] } else { &[0] };
+        for bucket in buckets {
+            subject = subject.in_bucket(*bucket);
+            reservations(&subject).await;
+            places(&subject).await;
+            many_holds(&subject).await;
+            once_only(&subject).await;
+        }
+    }
 }
 
 #[tokio::test]

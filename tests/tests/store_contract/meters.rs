@@ -130,17 +130,11 @@ async fn mixed_limits(s: &Subject) {
 }
 
 #[tokio::test]
-async fn memory_counts_by_every_rule() {
-    let memory = Subject::memory();
-    of_every_rule(&memory).await;
-    mixed_limits(&memory).await;
-}
-
-#[tokio::test]
-async fn redis_counts_by_every_rule() {
-    let redis = Subject::redis().await;
-    of_every_rule(&redis).await;
-    mixed_limits(&redis).await;
+async fn every_store_counts_by_every_rule() {
+    for (_, subject) in Subject::all().await {
+        of_every_rule(&subject).await;
+        mixed_limits(&subject).await;
+    }
 }
 
 /// Random commands of every rule over few keys, at instants that mostly go on.

@@ -22,6 +22,8 @@ pub enum Failure {
     Record,
     /// The store refused, as it would anything; nothing was carried out.
     Refused,
+    /// The record is on its way between the store's servers, or none of them has it; nothing was carried out.
+    Unserved,
     /// No answer in time: the step may have been carried out.
     Timeout,
     /// The connection broke, or the answer cannot be read: the step may have been carried out.
@@ -31,7 +33,7 @@ pub enum Failure {
 impl Failure {
     /// Whether the step was certainly not carried out.
     pub const fn nothing_done(self) -> bool {
-        matches!(self, Self::NotLetThrough(_) | Self::Record | Self::Refused)
+        matches!(self, Self::NotLetThrough(_) | Self::Record | Self::Refused | Self::Unserved)
     }
 
     /// What the engine is told of a check.
@@ -43,11 +45,11 @@ impl Failure {
         }
     }
 
-    /// What the engine is told of a command that heals the store: one that was not sent says nothing of
-    /// the records in it, which are not to be given up for it.
+    /// What the engine is told of a command that heals the store: one that was not sent, or that nobody served,
+    /// says nothing of the records in it, which are not to be given up for it.
     pub const fn of_heal(self) -> engine::Outcome {
         match self {
-            Self::NotLetThrough(_) => engine::Outcome::Shed,
+            Self::NotLetThrough(_) | Self::Unserved => engine::Outcome::Shed,
             failure => failure.of_check(),
         }
     }
@@ -59,7 +61,8 @@ impl Failure {
             // A fault found with one record, or with one more of them, is an answer like another.
             Self::Record => (breaker::Outcome::Answered(took), Some(took)),
             Self::Timeout => (breaker::Outcome::Unanswered, Some(took)),
-            Self::NotLetThrough(NotLetThrough::Open | NotLetThrough::Overload) => {
+            // That a record has moved says nothing of the server that was asked.
+            Self::NotLetThrough(NotLetThrough::Open | NotLetThrough::Overload) | Self::Unserved => {
                 (breaker::Outcome::NotAsked, None)
             }
             Self::NotLetThrough(NotLetThrough::Unreachable) | Self::Refused | Self::Broken => {

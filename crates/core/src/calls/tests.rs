@@ -64,12 +64,13 @@ fn without_a_connection_nothing_passes_and_with_one_all_that_fits() {
 }
 
 /// All that a store may say, whether that opens a breaker, what a check makes of it, and what healing does.
-fn answers() -> [(Result<(), Failure>, bool, &'static str, &'static str); 8] {
+fn answers() -> [(Result<(), Failure>, bool, &'static str, &'static str); 9] {
     use NotLetThrough::{Open, Overload, Unreachable};
     [
         (Ok(()), false, "-", "-"),
         (Err(Failure::Record), false, "cancelled", "cancelled"),
         (Err(Failure::Refused), true, "cancelled", "cancelled"),
+        (Err(Failure::Unserved), false, "cancelled", "shed"),
         (Err(Failure::Timeout), true, "unknown", "unknown"),
         (Err(Failure::Broken), true, "unknown", "unknown"),
         (Err(Unreachable.into()), true, "cancelled", "shed"),
@@ -104,7 +105,8 @@ fn what_the_store_says_of_one_record_closes_it_again_unless_it_is_slow() {
         let change = ask(&mut calls, ms(5_000), Span::millis(1), answer);
         let asked = !matches!(
             answer,
-            Err(Failure::NotLetThrough(NotLetThrough::Open | NotLetThrough::Overload))
+            Err(Failure::Unserved
+                | Failure::NotLetThrough(NotLetThrough::Open | NotLetThrough::Overload))
         );
         assert_eq!(change == Some(Change::Closed), asked && !opens, "{answer:?}");
         assert_eq!(calls.state(ms(5_000)).state == Open, opens, "{answer:?}");

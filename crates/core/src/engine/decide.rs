@@ -22,7 +22,9 @@ use crate::{
     ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Algorithm, Limit, OnStoreFailure, PolicySet, Scope},
-    store::{Counts, HoldId, Opening, Operation, OperationReply, StoreCommand, StoreReply},
+    store::{
+        CallerBucket, Counts, HoldId, Opening, Operation, OperationReply, StoreCommand, StoreReply,
+    },
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -234,8 +236,8 @@ impl<G: Guarding> Engine<G> {
 
     /// What the store is told of when its labels are whole. Nothing before its epoch was first heard of.
     fn opening(&self, now: Mono, unused: Option<ClusterTime>) -> Option<Opening> {
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        let epoch = (epoch > 0).then_some(StoreEpoch(epoch))?;
+        // Limits under rights are kept by stores of one bucket.
+        let epoch = self.epoch_of(CallerBucket::ALL)?;
         if self.is_outdated(now) {
             return None;
         }
@@ -393,8 +395,10 @@ impl<G: Guarding> Engine<G> {
 
     /// Turns a store call's outcome into the decision, and counts what was admitted (INV-1).
     pub fn complete(&self, now: Mono, mut ticket: Ticket, outcome: Outcome) -> Completion {
-        if let Outcome::Reply(reply) = &outcome {
-            self.handle_epoch(now, reply.epoch());
+        if let Outcome::Reply(reply) = &outcome
+            && let Some(plan) = ticket.planned.first()
+        {
+            self.handle_epoch(now, self.bucket_of(plan.key.caller), reply.epoch());
         }
         match outcome {
             Outcome::Reply(StoreReply::Done {
@@ -439,7 +443,7 @@ impl<G: Guarding> Engine<G> {
                 let reservation = self.reservation(&ticket, reading, passed);
                 let reservation = reservation.filter(|_| admitted);
                 if admitted {
-                    self.note_reserved(now, reading, epoch, &ticket, reservation.as_ref());
+                    self.note_reserved(now, reading, &ticket, reservation.as_ref());
                 }
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
@@ -458,8 +462,8 @@ impl<G: Guarding> Engine<G> {
                 let decision = plan::decision(admitted, limits, unanswered);
                 Completion::Decided(Decision { reservation, ..decision })
             }
-            Outcome::Reply(StoreReply::Repeated { now: reading, epoch, first }) => {
-                Completion::Decided(self.answer_again(now, ticket, epoch, &as_of(&first, reading)))
+            Outcome::Reply(StoreReply::Repeated { now: reading, first, .. }) => {
+                Completion::Decided(self.answer_again(now, ticket, &as_of(&first, reading)))
             }
             Outcome::Reply(StoreReply::OtherRequest { .. }) => Completion::OtherRequest,
             Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {

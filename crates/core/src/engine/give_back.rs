@@ -79,7 +79,9 @@ impl<G: Guarding> Engine<G> {
         let Outcome::Reply(reply) = outcome else {
             return GivenBack::Settled(Settled::Unanswered);
         };
-        self.handle_epoch(now, reply.epoch());
+        if let Some(first) = ticket.charged.first() {
+            self.handle_epoch(now, self.bucket_of(first.key.caller), reply.epoch());
+        }
         match reply {
             StoreReply::Done { operations, adopted, now: reading, .. } => {
                 self.handle_adopted(now, adopted.as_ref());

@@ -19,7 +19,8 @@ use crate::{
     policy::{Limit, PolicySet},
     rights::{self, Demand, Reopening, Share},
     store::{
-        Action, Bound, COUNT_MAX, Claim, Counts, Holding, Operation, StoreCommand, StoreReply,
+        Action, Bound, COUNT_MAX, CallerBucket, Claim, Counts, Holding, Operation, StoreCommand,
+        StoreReply,
     },
     time::{ClusterTime, Label, Mono, Span, Window},
 };
@@ -268,7 +269,8 @@ impl<G: Guarding> Engine<G> {
     pub fn handle_granted(&self, now: Mono, ticket: GrantTicket, outcome: &Outcome) {
         self.grants.with(|grants| grants.under_way = false);
         let Outcome::Reply(reply) = outcome else { return };
-        self.handle_epoch(now, reply.epoch());
+        // Limits under rights are kept by stores of one bucket.
+        self.handle_epoch(now, CallerBucket::ALL, reply.epoch());
         let StoreReply::Done { operations, epoch, adopted, now: reading, .. } = reply else {
             return;
         };
@@ -345,7 +347,7 @@ impl<G: Guarding> Engine<G> {
             // A replica that lags has granted what its epoch may not have granted when it is open. Of a long
             // label the others are asked for what they know; not while a server may go on that was replaced,
             // since it might answer what others ask in the place of this one.
-            if block.is_none() || !self.is_past_the_fence(now) {
+            if block.is_none() || !self.is_past_the_fence(key.caller, now) {
                 return false;
             }
             if shard.watched.get(&key).is_none() {
@@ -562,7 +564,7 @@ impl<G: Guarding> Engine<G> {
         let label_start = limit.window.start(label);
         let bases = self.regions.bases(limit.quantity, self.own_region, config.acting);
         let base = config.base(&self.regions, limit.quantity, self.own_region, label_start);
-        let epoch = StoreEpoch(self.epoch.load(Ordering::Relaxed));
+        let epoch = self.epoch_of(self.bucket_of(key.caller)).unwrap_or(StoreEpoch(0));
         let bound = self.block(base, limit.window).map(|block| Bound {
             block,
             ceiling: book.map_or(0, |book| book.acknowledged(self.own_region, epoch)),

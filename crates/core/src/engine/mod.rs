@@ -19,7 +19,7 @@ use crate::{
     invariants::Invariant,
     memory::Memory,
     rights::{Regions, Split},
-    store::{StoreCommand, StoreReply},
+    store::{BUCKETS, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime},
     wire::FrameError,
 };
@@ -72,6 +72,9 @@ pub struct Settings {
     pub gossip: Span,
     /// In how many parts the counts are kept: a power of two, 1 to 1,024.
     pub shards: usize,
+    /// Into how many buckets the store divides callers, each with epochs of its own: 1, or
+    /// [`BUCKETS`] if it lies on several servers. A power of two, 1 to 1,024.
+    pub buckets: usize,
     /// Cells (keys times live labels) that the node holds at most, beside those of checks that are under
     /// way; beyond, new keys are answered by `on_store_failure`, where `degrade` refuses them.
     pub cells_max: usize,
@@ -112,6 +115,7 @@ impl Settings {
             session,
             gossip: Span::millis(50),
             shards: 64,
+            buckets: 1,
             cells_max: 4_000_000,
             relays: false,
             call_max: None,
@@ -230,10 +234,8 @@ pub struct Engine<G: Guarding> {
     configured_otherwise: AtomicBool,
     /// What decisions are told apart by that would else be equal.
     chance: AtomicU64,
-    /// The newest epoch of the store, 0 before the first, and when it was first met in µs: read by every
-    /// check without a guard.
-    epoch: AtomicU64,
-    epoch_met: AtomicU64,
+    /// The newest epoch of each of the store's buckets.
+    epochs: Box<[heal::EpochSeen]>,
 }
 
 /// What is known of how fresh the other regions' counts are.
@@ -327,7 +329,7 @@ impl<G: Guarding> Engine<G> {
     ///
     /// # Panics
     ///
-    /// If `settings.shards` is not a power of two from 1 to 1,024.
+    /// If `settings.shards` or `settings.buckets` is not a power of two from 1 to 1,024.
     pub fn new(
         settings: Settings,
         now: Mono,
@@ -336,6 +338,11 @@ impl<G: Guarding> Engine<G> {
     ) -> Self {
         let count = settings.shards;
         assert!(count.is_power_of_two() && count <= 1_024, "shards: a power of two up to 1,024");
+        let buckets = settings.buckets;
+        assert!(
+            buckets.is_power_of_two() && buckets <= BUCKETS,
+            "buckets: a power of two up to 1,024"
+        );
         let per_shard = settings.cells_max.div_ceil(count).max(16);
         let chance = random.next_u64();
         let own_region = RegionNumber::of(&settings.session.id.region);
@@ -382,8 +389,7 @@ impl<G: Guarding> Engine<G> {
             suspended: AtomicBool::new(false),
             configured_otherwise: AtomicBool::new(false),
             chance: AtomicU64::new(chance),
-            epoch: AtomicU64::new(0),
-            epoch_met: AtomicU64::new(0),
+            epochs: (0..settings.buckets).map(|_| heal::EpochSeen::default()).collect(),
             settings,
         }
     }

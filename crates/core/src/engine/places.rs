@@ -1,93 +1,120 @@
 //! Places of concurrency limits: a store that has forgotten them is told of those that this node was given.
 
 use alloc::vec::Vec;
+use core::ops::Bound;
 
-use super::{Engine, Outcome};
+use super::{Engine, Outcome, reserve::Open};
 use crate::{
     algorithm::Rule,
     check::plan::LabelBounds,
+    clock::Relation,
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     policy::{Algorithm, PolicySet},
     store::{Action, Counts, HoldId, Lapse, Operation, StoreCommand, Terms},
-    time::Mono,
+    time::{ClusterTime, Mono, StoreTime},
 };
 
-/// Reservations whose places are told in one command; of a check's limits at most 16 are of places.
-const TOLD_AT_ONCE: usize = 16;
+/// Reservations that one call looks at.
+const LOOKED_AT_ONCE: usize = 256;
 
 /// What is told of places waits for this: give it back to [`Engine::handle_told`], exactly once.
 #[derive(Debug)]
 #[must_use = "what was not told is told again only if its ticket is given back"]
 pub struct PlacesTicket {
-    epoch: StoreEpoch,
-    from: Option<HoldId>,
+    id: HoldId,
+    /// In which epochs the places were before.
+    before: Vec<Option<StoreEpoch>>,
 }
 
 impl<G: Guarding> Engine<G> {
-    /// What a store of a new epoch is told of places that are held, if there is anything: carry out the command, then
-    /// call [`handle_told`](Self::handle_told). Call until `None`; bounded, and harmless when early.
+    /// What a store that has begun a new epoch is told of places that are held, if there is anything: carry out the
+    /// command, then call [`handle_told`](Self::handle_told). Call until `None`; bounded, and harmless when early.
     pub fn poll_places(
         &self,
         policies: &PolicySet,
         now: Mono,
     ) -> Option<(StoreCommand, PlacesTicket)> {
-        let epoch = self.heal_status().epoch?;
-        let shows = self.clock.with(|clock| clock.store_time(now))?;
-        let clock = self.clock.with(|clock| clock.relation(now));
-        loop {
-            let (from, reservations) = self.reserved.with(|reserved| {
-                let from = reserved.telling;
-                (from, reserved.untold(epoch, TOLD_AT_ONCE))
-            });
-            let places = reservations.iter().flat_map(|reservation| {
-                let charged = reservation.charged.iter();
-                charged.map(move |charged| (reservation.id, reservation.ends, charged))
-            });
-            let operations = places.filter_map(|(id, ends, charged)| {
-                let (_, limit) = policies.limit(charged.key.limit)?;
-                let is_place = limit.algorithm == Algorithm::Concurrency && shows < ends;
-                // A record's newest label is that of now.
-                let label = limit.window.label_at(self.cluster_time(now));
-                let bounds = LabelBounds::of(limit.window, label, clock);
-                let (lasts, lapse) = (ends.since(shows), Lapse::GivenBack);
-                is_place.then_some(Operation {
-                    key: charged.key,
-                    action: Action::Hold { amount: charged.cost },
-                    label,
-                    not_before: bounds.not_before,
-                    not_after: bounds.not_after,
-                    ceiling: 0,
-                    floor: Counts::default(),
-                    enforce: false,
-                    expires: bounds.expires,
-                    claim: None,
-                    rule: Rule::Concurrency,
-                    hold: Some(Terms { id, lasts, lapse }),
-                })
-            });
-            let operations: Vec<_> = operations.collect();
-            if !operations.is_empty() {
-                return Some((StoreCommand::new(operations), PlacesTicket { epoch, from }));
+        let begun = self.heal_status().epochs;
+        let (clock, shows) = self.clock.with(|clock| (clock.relation(now), clock.store_time(now)));
+        let (shows, cluster) = (shows?, self.cluster_time(now));
+        self.reserved.with(|reserved| {
+            if reserved.looked != begun {
+                (reserved.looked, reserved.looking_at) = (begun, Some(HoldId(0)));
             }
-            if self.reserved.with(|reserved| reserved.telling.is_none()) {
-                return None;
+            for _ in 0..LOOKED_AT_ONCE {
+                let from = Bound::Excluded(reserved.looking_at?);
+                let next = reserved.by_id.range_mut((from, Bound::Unbounded)).next();
+                let Some((id, open)) = next else {
+                    reserved.looking_at = None;
+                    return None;
+                };
+                reserved.looking_at = Some(*id);
+                let (id, in_force) = (*id, self.epochs_of(&open.reservation));
+                let (before, mut operations) = (open.epochs.clone(), Vec::new());
+                for (at, now) in in_force.into_iter().enumerate() {
+                    // What is counted is brought back by floors, and cannot be settled any more.
+                    if open.epochs[at] < now
+                        && let Some(told) = place(policies, open, at, (clock, shows, cluster))
+                    {
+                        operations.push(told);
+                        open.epochs[at] = now;
+                    }
+                }
+                if !operations.is_empty() {
+                    return Some((StoreCommand::new(operations), PlacesTicket { id, before }));
+                }
             }
-        }
+            None
+        })
     }
 
     /// Takes what became of such a command. One that failed is tried again.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
-    pub fn handle_told(&self, now: Mono, ticket: PlacesTicket, outcome: &Outcome) {
-        if let Outcome::Reply(reply) = outcome {
-            self.handle_epoch(now, reply.epoch());
+    pub fn handle_told(&self, ticket: PlacesTicket, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Reply(_)) {
             return;
         }
         self.reserved.with(|reserved| {
-            if reserved.told == Some(ticket.epoch) {
-                let from = ticket.from.unwrap_or(HoldId(0));
-                reserved.telling = Some(reserved.telling.map_or(from, |at| at.min(from)));
+            if let Some(open) = reserved.by_id.get_mut(&ticket.id) {
+                open.epochs = ticket.before;
+                let again = HoldId(ticket.id.0.saturating_sub(1));
+                let at = reserved.looking_at.map_or(again, |at| at.min(again));
+                reserved.looking_at = Some(at);
             }
         });
     }
+}
+
+/// What the store is told of a place; `None` if it is none, or is over.
+fn place(
+    policies: &PolicySet,
+    open: &Open,
+    at: usize,
+    (clock, shows, cluster): (Relation, StoreTime, ClusterTime),
+) -> Option<Operation> {
+    let charged = open.reservation.charged.get(at)?;
+    let (_, limit) = policies.limit(charged.key.limit)?;
+    let (id, ends) = (open.reservation.id, open.reservation.ends);
+    if limit.algorithm != Algorithm::Concurrency || ends <= shows {
+        return None;
+    }
+    // A record's newest label is that of now.
+    let label = limit.window.label_at(cluster);
+    let bounds = LabelBounds::of(limit.window, label, clock);
+    let lasts = ends.since(shows);
+    Some(Operation {
+        key: charged.key,
+        action: Action::Hold { amount: charged.cost },
+        label,
+        not_before: bounds.not_before,
+        not_after: bounds.not_after,
+        ceiling: 0,
+        floor: Counts::default(),
+        enforce: false,
+        expires: bounds.expires,
+        claim: None,
+        rule: Rule::Concurrency,
+        hold: Some(Terms { id, lasts, lapse: Lapse::GivenBack }),
+    })
 }

@@ -20,7 +20,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::Key,
     policy::{Algorithm, Limit, PolicySet},
-    store::{Action, Counts, Operation, StoreCommand, StoreReply},
+    store::{Action, CallerBucket, Counts, Operation, StoreCommand, StoreReply},
     time::{Label, Mono},
 };
 
@@ -29,6 +29,8 @@ use crate::{
 #[must_use = "a refunding command's ticket must be given back, or what was lost is not counted"]
 pub struct RefundTicket {
     asked_at: Mono,
+    /// Which of the store's buckets its callers are in.
+    bucket: CallerBucket,
     /// What is given back, in the order of the command's operations.
     amounts: Vec<u64>,
 }
@@ -90,7 +92,8 @@ impl<G: Guarding> Engine<G> {
         if sum > 0 {
             self.pace.note_change(now, self.settings.gossip);
         }
-        let ticket = RefundTicket { asked_at: now, amounts };
+        let bucket = charged.first().map_or(CallerBucket::ALL, |c| self.bucket_of(c.key.caller));
+        let ticket = RefundTicket { asked_at: now, bucket, amounts };
         let told = !operations.is_empty();
         (given, told.then(|| (self.command_with_claims(now, operations), ticket)))
     }
@@ -137,7 +140,7 @@ impl<G: Guarding> Engine<G> {
         let lost: u64 = amounts.filter(|(at, _)| !heard(*at)).map(|(_, amount)| *amount).sum();
         self.upkeep.with(|upkeep| upkeep.refunds.lost += lost);
         let Outcome::Reply(reply) = outcome else { return };
-        self.handle_epoch(now, reply.epoch());
+        self.handle_epoch(now, ticket.bucket, reply.epoch());
         if let StoreReply::Done { adopted, now: reading, .. } = reply {
             self.handle_adopted(now, adopted.as_ref());
             self.clock.with(|clock| clock.handle_store(ticket.asked_at, now, *reading));

@@ -14,7 +14,6 @@ use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
-use core::ops::Bound;
 
 use super::{Engine, Outcome};
 use crate::{
@@ -76,21 +75,21 @@ pub struct ReserveStats {
 /// What a node remembers of reservations and named requests.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
-    by_id: BTreeMap<HoldId, Open>,
+    pub(super) by_id: BTreeMap<HoldId, Open>,
     /// By when they are to be looked at.
     due: BTreeSet<(Mono, HoldId)>,
     looking: usize,
     unsettled: u64,
-    /// The epoch that places are held in, or are being told to; and after which of them to go on.
-    pub(super) told: Option<StoreEpoch>,
-    pub(super) telling: Option<HoldId>,
+    /// How often the store had begun a new epoch when all places were looked at last, and how far that has come.
+    pub(super) looked: u64,
+    pub(super) looking_at: Option<HoldId>,
 }
 
 #[derive(Debug)]
-struct Open {
-    reservation: Reservation,
-    /// Of the store when it was made.
-    epoch: StoreEpoch,
+pub(super) struct Open {
+    pub(super) reservation: Reservation,
+    /// Of the store, of each charge's caller, when it was made; of a place, when the store was last told of it.
+    pub(super) epochs: Vec<Option<StoreEpoch>>,
     due: Mono,
     until: Mono,
     /// Whether it is of places only, which end by themselves.
@@ -112,22 +111,6 @@ impl Reserved {
         let open = same.then(|| self.by_id.remove(&reservation.id)).flatten()?;
         self.due.remove(&(open.due, reservation.id));
         Some(open)
-    }
-
-    /// Up to so many reservations of earlier epochs than this one that were not told to it.
-    pub(super) fn untold(&mut self, epoch: StoreEpoch, most: usize) -> Vec<Reservation> {
-        if self.told == Some(epoch) && self.telling.is_none() {
-            return Vec::new();
-        }
-        if self.told != Some(epoch) {
-            (self.told, self.telling) = (Some(epoch), Some(HoldId(0)));
-        }
-        let from = self.telling.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.by_id.range((from, Bound::Unbounded)).take(most);
-        let next: Vec<_> = next.collect();
-        self.telling = next.last().map(|(id, _)| **id);
-        let earlier = next.into_iter().filter(|(_, open)| open.epoch < epoch);
-        earlier.map(|(_, open)| open.reservation.clone()).collect()
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -180,18 +163,24 @@ impl<G: Guarding> Engine<G> {
         (!charged.is_empty()).then_some(Reservation { id, ends, charged })
     }
 
+    /// The epoch of the store that each charge of a reservation is in now.
+    pub(super) fn epochs_of(&self, reservation: &Reservation) -> Vec<Option<StoreEpoch>> {
+        let charged = reservation.charged.iter();
+        charged.map(|charged| self.epoch_of(self.bucket_of(charged.key.caller))).collect()
+    }
+
     /// Looks after what a check has reserved, and the places that it was given, from now on.
     pub(super) fn note_reserved(
         &self,
         now: Mono,
         at: StoreTime,
-        epoch: StoreEpoch,
         ticket: &Ticket,
         reservation: Option<&Reservation>,
     ) {
         let open = |reservation: Reservation, lasts: Span, places_only| {
             let due = now + lasts + LOOK_AFTER;
-            Open { reservation, epoch, due, until: due + LOOK_FOR, places_only }
+            let epochs = self.epochs_of(&reservation);
+            Open { reservation, epochs, due, until: due + LOOK_FOR, places_only }
         };
         if let Some((reservation, reserve)) = reservation.zip(ticket.reserve) {
             let of_places = |plan: &Planned| plan.limit().algorithm == Algorithm::Concurrency;
@@ -270,8 +259,8 @@ impl<G: Guarding> Engine<G> {
         if ticket.looks {
             self.reserved.with(|reserved| reserved.looking = reserved.looking.saturating_sub(1));
         }
-        let (settled, epoch) = match outcome {
-            Outcome::Reply(reply) => (self.settled(now, &ticket, reply), reply.epoch()),
+        let settled = match outcome {
+            Outcome::Reply(reply) => self.settled(now, &ticket, reply),
             _ => return self.look_again(now, &ticket),
         };
         let open = self.reserved.with(|reserved| reserved.remove(&ticket.reservation));
@@ -279,7 +268,11 @@ impl<G: Guarding> Engine<G> {
         let kept = match settled {
             Settled::Charged(kept) => Some(kept),
             // Its time was over, and the store has given it back.
-            Settled::Unknown if ticket.looks && open.epoch == epoch => Some(0),
+            Settled::Unknown
+                if ticket.looks && open.epochs == self.epochs_of(&open.reservation) =>
+            {
+                Some(0)
+            }
             _ => None,
         };
         match kept {
@@ -290,7 +283,9 @@ impl<G: Guarding> Engine<G> {
     }
 
     fn settled(&self, now: Mono, ticket: &SettleTicket, reply: &StoreReply) -> Settled {
-        self.handle_epoch(now, reply.epoch());
+        if let Some(first) = ticket.reservation.charged.first() {
+            self.handle_epoch(now, self.bucket_of(first.key.caller), reply.epoch());
+        }
         match reply {
             StoreReply::Done { admitted, now: reading, .. } => {
                 self.clock.with(|clock| clock.handle_store(ticket.asked_at, now, *reading));

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod audit;
+mod buckets;
 mod calendar;
 mod heal;
 mod join;

@@ -12,14 +12,16 @@ use crate::{
     time::{ClusterTime, Label, StoreTime},
 };
 
+pub use buckets::{BUCKETS, CallerBucket};
 pub use claim::{Bound, Claim, Holding};
 pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
 pub use marker::Marker;
 pub use once::{Once, Remembered, RequestId};
-pub use spread::{Next, Spread, is_confirmed};
+pub use spread::{NamedCharge, Next, Spread, is_confirmed};
 pub use step::{Record, Records, TableFull, step};
 pub use table::Table;
 
+mod buckets;
 mod claim;
 mod hold;
 #[cfg(test)]

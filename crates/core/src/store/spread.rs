@@ -6,9 +6,12 @@
 //! admitted for which there is none. What is admitted is counted when all places have confirmed it, so that no floor
 //! speaks of what is only held: see how a record is lifted.
 
-use alloc::{vec, vec::Vec};
+use alloc::{boxed::Box, vec, vec::Vec};
 
-use super::{Action, HoldId, Lapse, Operation, OperationReply, StoreCommand, StoreReply, Terms};
+use super::{
+    Action, HoldId, Lapse, Once, Operation, OperationReply, Remembered, StoreCommand, StoreReply,
+    Terms,
+};
 use crate::{
     ids::{Key, StoreEpoch},
     time::{Label, Span, StoreTime},
@@ -45,9 +48,17 @@ pub struct Spread {
     asked: usize,
     refused: bool,
     replies: Vec<Option<OperationReply>>,
-    /// Of the first place, whose clock and epoch the whole answer has.
+    /// The clock and the epoch of the place of the first operation, which the whole answer has.
     first: Option<(StoreTime, StoreEpoch)>,
+    /// What each place is to carry out once; only of commands that charge nothing.
+    once: Option<Once>,
+    /// What some place was asked before.
+    remembered: Option<Box<Remembered>>,
 }
+
+/// A command that is to be carried out once, and charges: whether it was, no place knows by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedCharge;
 
 #[derive(Debug)]
 struct Part {
@@ -62,8 +73,12 @@ impl Spread {
     pub const HOLDS_FOR: Span = Span::secs(10);
 
     /// Spreads a command over the places that its keys have; `None` if that is one. `id` is a name that no other
-    /// hold has.
-    pub fn new(command: &StoreCommand, place_of: impl Fn(&Key) -> u64, id: HoldId) -> Option<Self> {
+    /// hold has. What charges nothing is carried out at each place by itself.
+    pub fn new(
+        command: &StoreCommand,
+        place_of: impl Fn(&Key) -> u64,
+        id: HoldId,
+    ) -> Result<Option<Self>, NamedCharge> {
         let mut parts: Vec<Part> = Vec::new();
         for (at, operation) in command.operations.iter().enumerate() {
             let place = place_of(&operation.key);
@@ -73,13 +88,27 @@ impl Spread {
             }
         }
         if parts.len() < 2 {
-            return None;
+            return Ok(None);
+        }
+        let charges = command.operations.iter().any(|o| matches!(o.action, Action::Charge { .. }));
+        if charges && command.once.is_some() {
+            return Err(NamedCharge);
         }
         // In one order for all: two commands over the same places do not take each other's room away.
         parts.sort_by_key(|part| part.place);
         let operations = command.operations.clone();
         let replies = vec![None; operations.len()];
-        Some(Self { parts, operations, id, asked: 0, refused: false, replies, first: None })
+        Ok(Some(Self {
+            parts,
+            operations,
+            id,
+            asked: 0,
+            refused: false,
+            replies,
+            first: None,
+            once: command.once,
+            remembered: None,
+        }))
     }
 
     /// What is to be asked first.
@@ -92,7 +121,9 @@ impl Spread {
         let part = &mut self.parts[self.asked];
         match reply {
             StoreReply::Done { admitted, now, epoch, operations, .. } => {
-                self.first.get_or_insert((now, epoch));
+                if part.operations[0] == 0 {
+                    self.first = Some((now, epoch));
+                }
                 part.holds = admitted;
                 self.refused |= !admitted;
                 for (at, reply) in part.operations.iter().zip(operations) {
@@ -108,8 +139,15 @@ impl Spread {
                 }
                 Next::Undo(StoreReply::Relabel { now, epoch, newest: all }, self.ends(false))
             }
-            // None of the parts has a name.
-            other => Next::Undo(other, self.ends(false)),
+            StoreReply::Repeated { now, epoch, first } => {
+                if part.operations[0] == 0 {
+                    self.first = Some((now, epoch));
+                }
+                self.remembered = Some(first);
+                self.asked += 1;
+                self.next()
+            }
+            other @ StoreReply::OtherRequest { .. } => Next::Undo(other, self.ends(false)),
         }
     }
 
@@ -122,7 +160,8 @@ impl Spread {
     fn next(&mut self) -> Next {
         if let Some(part) = self.parts.get(self.asked) {
             let operations = part.operations.iter().map(|at| self.held(&self.operations[*at]));
-            return Next::Ask(self.key(part), StoreCommand::new(operations.collect()));
+            let command = StoreCommand::new(operations.collect());
+            return Next::Ask(self.key(part), StoreCommand { once: self.once, ..command });
         }
         let (now, epoch) = self.first.unwrap_or((StoreTime(0), StoreEpoch(0)));
         let admitted = !self.refused;
@@ -133,6 +172,9 @@ impl Spread {
             Some(without(reply, taken))
         });
         let replies = replies.collect();
+        if let Some(first) = self.remembered.take().filter(|_| admitted) {
+            return Next::Undo(StoreReply::Repeated { now, epoch, first }, Vec::new());
+        }
         let done = StoreReply::Done { admitted, now, epoch, adopted: None, operations: replies };
         let ends = self.ends(admitted);
         if admitted { Next::Confirm(done, ends) } else { Next::Undo(done, ends) }

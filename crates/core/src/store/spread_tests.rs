@@ -119,7 +119,7 @@ impl World {
         let operations = callers.iter().map(|c| self.operation(*c, Action::Charge { cost }));
         let command = StoreCommand::new(operations.collect());
         self.names += 1;
-        match Spread::new(&command, place_of, HoldId(self.names)) {
+        match Spread::new(&command, place_of, HoldId(self.names)).expect("it has no name") {
             Some(mut spread) => {
                 let Next::Ask(key, command) = spread.begin() else { panic!("nothing to ask") };
                 self.begun.push((spread, (key, command), callers, cost));
@@ -236,7 +236,8 @@ fn what_was_undone_is_not_in_the_answer() {
     let charges = [(0, 4), (1, 4)].map(|(c, cost)| world.operation(c, Action::Charge { cost }));
     let shadow = Operation { enforce: false, ..world.operation(2, Action::Charge { cost: 13 }) };
     let command = StoreCommand::new(charges.into_iter().chain([shadow]).collect());
-    let mut spread = Spread::new(&command, place_of, HoldId(9)).expect("three places");
+    let mut spread =
+        Spread::new(&command, place_of, HoldId(9)).expect("no name").expect("three places");
     let mut next = spread.begin();
     let (reply, ends) = loop {
         next = match next {
@@ -263,7 +264,8 @@ fn a_reservation_over_several_places_is_one_at_each() {
         ..world.operation(caller, Action::Charge { cost: 5 })
     });
     let command = StoreCommand::new(charges.into());
-    let mut spread = Spread::new(&command, place_of, HoldId(9)).expect("two places");
+    let mut spread =
+        Spread::new(&command, place_of, HoldId(9)).expect("no name").expect("two places");
     let mut next = spread.begin();
     let ends = loop {
         next = match next {
@@ -283,4 +285,54 @@ fn a_reservation_over_several_places_is_one_at_each() {
         world.ask(&key(caller), &StoreCommand::new([settle].into()));
     }
     assert_eq!((world.used(0), world.used(1)), (2, 2));
+}
+
+#[test]
+fn what_charges_nothing_is_carried_out_everywhere_and_once() {
+    let mut world = World::new();
+    let terms = Terms { id: HoldId(77), lasts: Span::secs(60), lapse: Lapse::GivenBack };
+    for caller in [0, 1] {
+        let charge = world.operation(caller, Action::Charge { cost: 5 });
+        let command = StoreCommand::new([Operation { hold: Some(terms), ..charge }].into());
+        world.ask(&key(caller), &command);
+    }
+    let once =
+        |says| Once { id: RequestId([1, 2]), of: 0, says, kept: Span::secs(60), refusals: false };
+    let mut run = |keep, lost: bool| {
+        let operations = [1, 0].map(|caller| Operation {
+            hold: Some(terms),
+            ..world.operation(caller, Action::Settle { keep })
+        });
+        let command =
+            StoreCommand { once: Some(once(keep)), ..StoreCommand::new(operations.into()) };
+        let mut spread =
+            Spread::new(&command, place_of, HoldId(9)).expect("no charge").expect("two places");
+        let mut next = spread.begin();
+        loop {
+            next = match next {
+                Next::Ask(key, command) => {
+                    let reply = world.ask(&key, &command);
+                    if lost {
+                        return (None, world.used(0), world.used(1));
+                    }
+                    spread.handle(reply)
+                }
+                Next::Undo(reply, ends) | Next::Confirm(reply, ends) => {
+                    assert_eq!(ends, []);
+                    return (Some(reply), world.used(0), world.used(1));
+                }
+            };
+        }
+    };
+    assert_eq!(run(2, true), (None, 2, 5), "after one place nobody asks on");
+    let (reply, ..) = run(2, false);
+    let Some(StoreReply::Repeated { first, .. }) = reply else { panic!("{reply:?}") };
+    assert_eq!(first.says, 2);
+    let (reply, zero, one) = run(0, false);
+    assert!(matches!(reply, Some(StoreReply::Repeated { .. })), "{reply:?}");
+    assert_eq!((zero, one), (2, 2));
+
+    let charges = [0, 1].map(|caller| world.operation(caller, Action::Charge { cost: 1 }));
+    let named = StoreCommand { once: Some(once(0)), ..StoreCommand::new(charges.into()) };
+    assert!(Spread::new(&named, place_of, HoldId(9)).is_err());
 }

@@ -24,8 +24,8 @@ pub(super) async fn keep_healed(
     let mut told = Told::default();
     let mut under_way = FuturesUnordered::new();
     loop {
-        if let Some(epoch) = store.epoch() {
-            engine.handle_epoch(clock.now(), epoch);
+        for (bucket, epoch) in store.epochs() {
+            engine.handle_epoch(clock.now(), bucket, epoch);
         }
         // A store that cannot be asked would only count as one that has failed.
         while store.is_reachable()
@@ -77,7 +77,7 @@ impl Told {
             self.old = false;
             self.begun = before;
             warn!(
-                %epoch,
+                %epoch, parts = status.epochs - before.epochs,
                 "the store may have lost counts: a new epoch; what this node knows is written into it"
             );
         } else if before.epoch.is_none() {

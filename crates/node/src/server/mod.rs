@@ -16,6 +16,7 @@ use tidegate_core::{
     engine::{Engine, Settings},
     ids::{Boot, Secret, Session},
     policy::PolicySet,
+    store::BUCKETS,
     time::{ClusterTime, DATA_VERSION},
 };
 use tokio::{net::TcpListener, sync::watch, task};
@@ -29,7 +30,9 @@ use crate::{
     guard::Mutexes,
     limiter::{self, Limiter},
     membership::{self, Membership, MembershipError},
-    store::{RedisSettings, RedisStore, Store, StoreGuard, Tls, snapshot::Lock},
+    store::{
+        RedisCluster, RedisSettings, RedisStore, Store, StoreGuard, Tls, is_cluster, snapshot::Lock,
+    },
     telemetry::Metrics,
     transport::{self, Transport, TransportError},
 };
@@ -175,6 +178,9 @@ impl Server {
         if let config::Store::Redis(redis) = &config.store {
             settings.call_max = Some(clock::span(redis.timeout));
             settings.fence = clock::span(redis.fence);
+            if is_cluster(redis.url.secret()) {
+                settings.buckets = BUCKETS;
+            }
         }
         if config.cluster.is_none() {
             // Whoever starts alone begins anew: the names of callers are lost with a store's memory.
@@ -428,20 +434,35 @@ fn store(
         timeout: redis.timeout,
         namespace: redis.namespace.clone(),
     };
-    let store = RedisStore::new(settings).map_err(ServerError::Store)?;
-    Ok((Store::Redis(Box::new(store)), None, None))
+    let store = if is_cluster(&settings.url) {
+        let redis = redis.clone();
+        let guard = Box::new(move || guard_of(&redis, clock));
+        let cluster = RedisCluster::new(settings, guard).map_err(ServerError::Store)?;
+        Store::Cluster(Box::new(cluster))
+    } else {
+        Store::Redis(Box::new(RedisStore::new(settings).map_err(ServerError::Store)?))
+    };
+    Ok((store, None, None))
 }
 
-/// What stands before a store that may fail or be slow.
+/// What stands before a store that may fail or be slow, if it is one server; a cluster has one before each.
 fn store_guard(config: &Config, clock: Clock) -> Option<StoreGuard> {
-    let config::Store::Redis(redis) = &config.store else { return None };
+    match &config.store {
+        config::Store::Redis(redis) if !is_cluster(redis.url.secret()) => {
+            Some(guard_of(redis, clock))
+        }
+        _ => None,
+    }
+}
+
+fn guard_of(redis: &config::Redis, clock: Clock) -> StoreGuard {
     let settings = calls::Settings {
         breaker: redis.breaker,
         calls_max: redis.calls_max,
         timeout: clock::span(redis.timeout),
     };
     let random = Box::new(StdRng::from_rng(&mut rand::rng()));
-    Some(StoreGuard::new(settings, clock, random))
+    StoreGuard::new(settings, clock, random)
 }
 
 fn faults(config: &Config, wan: Option<&Wan>) -> Arc<Faults> {

@@ -14,7 +14,12 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::{aside, file_watch::FileWatch, view::View};
-use crate::{clock, config::Config, telemetry::ReloadResult};
+use crate::{
+    clock,
+    config::{Config, Store},
+    store::is_cluster,
+    telemetry::ReloadResult,
+};
 
 /// A policy file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +124,20 @@ fn served_by(
             limit.name,
         )
     };
-    let refusals: Vec<_> = spent.filter(|_| !knows_regions).map(refuse).collect();
+    let in_cluster = matches!(&config.store, Store::Redis(redis) if is_cluster(redis.url.secret()));
+    let refuse_in_cluster = |(policy, limit): (&Policy, &Limit)| {
+        let (name, consistency) = (&policy.name, limit.consistency.as_str());
+        format!(
+            "{}: policy \"{name}\", limit \"{}\", field \"consistency\": {consistency} needs a store with one primary, and `store.url` is a Redis Cluster: write consistency = \"eventual\", or give the region a standalone Redis or one with sentinels",
+            path.display(),
+            limit.name,
+        )
+    };
+    let refusals: Vec<_> = match (in_cluster, knows_regions) {
+        (true, _) => spent.map(refuse_in_cluster).collect(),
+        (false, false) => spent.map(refuse).collect(),
+        (false, true) => Vec::new(),
+    };
     if !refusals.is_empty() {
         return Err(PolicyFileError::Unserved { refusals });
     }

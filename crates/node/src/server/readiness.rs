@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     config::{Config, Seed},
     limiter::Limiter,
-    store::Store,
+    store::{Store, StoreError},
 };
 
 /// How long start sync waits for seeds that do not answer.
@@ -83,6 +83,7 @@ async fn tell_broken_invariants(view: &View) {
 async fn look_after(store: &Store) {
     match store {
         Store::Redis(redis) => redis.keep_connected().await,
+        Store::Cluster(cluster) => cluster.keep_connected().await,
         Store::Memory(memory) => {
             let mut every = time::interval(SWEEP_EVERY);
             every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,19 +97,16 @@ async fn look_after(store: &Store) {
 
 /// Without a cluster, the nodes that share a Redis find their secret in it.
 async fn agree_on_secret(limiter: &Limiter, store: &Store, view: &View) {
-    let Store::Redis(redis) = store else {
-        view.secret_agreed.send_replace(true);
-        return;
-    };
     let mut told = false;
     while !*view.secret_agreed.borrow() {
-        match redis.agree_on_secret(limiter.secret()).await {
+        match store.agree_on_secret(limiter.secret()).await {
             Ok(secret) => {
                 limiter.set_secret(secret);
                 view.secret_agreed.send_replace(true);
             }
             Err(reason) => {
-                if redis.is_reachable() && !told {
+                // Of a cluster the server that has the secret may be found later than others.
+                if store.is_reachable() && reason != StoreError::Unreachable && !told {
                     told = true;
                     warn!(%reason, "cannot agree on a secret");
                 }
@@ -121,14 +119,14 @@ async fn agree_on_secret(limiter: &Limiter, store: &Store, view: &View) {
 /// Without a cluster: puts the secret back into a Redis that was wiped, before another node makes its
 /// own and the region counts every caller twice. Never returns.
 async fn keep_secret(limiter: &Limiter, store: &Store, config: &Config) {
-    let (Store::Redis(redis), None) = (store, &config.cluster) else {
+    if matches!(store, Store::Memory(_)) || config.cluster.is_some() {
         return std::future::pending().await;
-    };
+    }
     loop {
         time::sleep(SECRET_EVERY).await;
         let ours = limiter.secret();
         // A Redis that cannot be reached is asked again, and its keeper tells of it.
-        if let Ok(secret) = redis.agree_on_secret(ours).await
+        if let Ok(secret) = store.agree_on_secret(ours).await
             && secret != ours
         {
             warn!("another node left another secret in Redis; counts begin anew");

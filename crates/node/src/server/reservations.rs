@@ -26,7 +26,7 @@ pub(super) async fn keep_settled(
         {
             let outcome = carry_out(limiter, "hold", &command).await;
             let failed = !matches!(outcome, Outcome::Reply(_));
-            engine.handle_told(clock.now(), ticket, &outcome);
+            engine.handle_told(ticket, &outcome);
             if failed {
                 break;
             }

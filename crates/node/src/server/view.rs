@@ -326,8 +326,10 @@ impl Admin for View {
     fn ready(&self) -> Readiness {
         let (reachable, synced) = (self.store.is_reachable(), self.limiter.has_started());
         let open = |guard: calls::State| guard.state == BreakerState::Open;
+        let ailing = self.store.ailing();
         let store = match (reachable, self.limiter.guard_state()) {
             (false, _) => "unreachable",
+            (true, _) if !ailing.is_empty() => "partial",
             (true, Some(guard)) if open(guard) => "open",
             (true, _) => "ok",
         };
@@ -347,7 +349,10 @@ impl Admin for View {
         } else if !synced {
             reasons.push("waiting for seeds to tell what they know of this region".to_owned());
         }
-        // For people: it does not make the node unready.
+        // For people, as what follows: it does not make the node unready. Most of its callers are served.
+        if reachable {
+            reasons.extend(ailing);
+        }
         reasons.extend(self.engine.quarantined(self.clock.now()).iter().map(|(node, left)| {
             let seconds = left.as_secs_ceil();
             format!("{node} is quarantined for another {seconds} s: it claimed what cannot be")

@@ -23,6 +23,8 @@ use crate::clock::{self, Clock};
 pub struct StoreGuard {
     calls: Mutex<Calls>,
     clock: Clock,
+    /// Which of the store's servers it stands before, for the log, if there are several.
+    server: Option<String>,
 }
 
 /// A call that may be made; it is over when this is dropped, and was not made if nothing was
@@ -38,7 +40,12 @@ pub struct Permit {
 impl StoreGuard {
     /// A guard of a store that has not been reached yet.
     pub fn new(settings: Settings, clock: Clock, random: Box<dyn Rng + Send>) -> Self {
-        Self { calls: Mutex::new(Calls::new(settings, random)), clock }
+        Self { calls: Mutex::new(Calls::new(settings, random)), clock, server: None }
+    }
+
+    /// The same, before one of several servers.
+    pub fn of_server(self, server: String) -> Self {
+        Self { server: Some(server), ..self }
     }
 
     /// Lets a call through or says why not. `reachable`: whether there is a connection.
@@ -48,7 +55,7 @@ impl StoreGuard {
             let mut calls = self.calls.lock();
             (calls.learn(now, reachable), calls.admit(now))
         };
-        tell(change, None);
+        self.tell(change, None);
         Ok(Permit { guard: Arc::clone(self), call: admitted?, failure: None })
     }
 
@@ -59,8 +66,34 @@ impl StoreGuard {
             let mut calls = self.calls.lock();
             (calls.learn(now, reachable), calls.state(now))
         };
-        tell(change, None);
+        self.tell(change, None);
         state
+    }
+
+    /// Changes are rare by nature: between two openings lies a back-off.
+    fn tell(&self, change: Option<Change>, last: Option<&str>) {
+        let (last, server) = (last.unwrap_or_default(), self.server.as_deref());
+        match change {
+            None => {}
+            Some(Change::Closed) => {
+                info!(server, "the store's breaker is closed: checks ask the store");
+            }
+            Some(Change::Opened { cause: Cause::Slow, wait }) => warn!(
+                server,
+                wait = ?wait.map(clock::duration),
+                "the store's breaker opened: of the calls of the last while, more than one in twenty took \
+                 longer than `store.breaker.p95` (raise it if the store is that far away) or was not \
+                 answered in time; checks are answered by on_store_failure"
+            ),
+            Some(Change::Opened { cause: Cause::Probe, wait }) => info!(
+                server, wait = ?wait.map(clock::duration), last,
+                "the store's breaker stays open: a call that was let through failed or was slow"
+            ),
+            Some(Change::Opened { cause, wait }) => warn!(
+                server, cause = cause.name(), wait = ?wait.map(clock::duration), last,
+                "the store's breaker opened; checks are answered by on_store_failure"
+            ),
+        }
     }
 }
 
@@ -77,30 +110,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let now = self.guard.clock.now();
         let change = self.guard.calls.lock().end(now, self.call);
-        tell(change, self.failure.as_deref());
-    }
-}
-
-/// Changes are rare by nature: between two openings lies a back-off.
-fn tell(change: Option<Change>, last: Option<&str>) {
-    let last = last.unwrap_or_default();
-    match change {
-        None => {}
-        Some(Change::Closed) => info!("the store's breaker is closed: checks ask the store"),
-        Some(Change::Opened { cause: Cause::Slow, wait }) => warn!(
-            wait = ?wait.map(clock::duration),
-            "the store's breaker opened: of the calls of the last while, more than one in twenty took \
-             longer than `store.breaker.p95` (raise it if the store is that far away) or was not \
-             answered in time; checks are answered by on_store_failure"
-        ),
-        Some(Change::Opened { cause: Cause::Probe, wait }) => info!(
-            wait = ?wait.map(clock::duration), last,
-            "the store's breaker stays open: a call that was let through failed or was slow"
-        ),
-        Some(Change::Opened { cause, wait }) => warn!(
-            cause = cause.name(), wait = ?wait.map(clock::duration), last,
-            "the store's breaker opened; checks are answered by on_store_failure"
-        ),
+        self.guard.tell(change, self.failure.as_deref());
     }
 }
 

@@ -7,15 +7,18 @@ use std::fmt;
 
 use tidegate_core::{
     calls::{Failure, NotLetThrough},
-    ids::StoreEpoch,
-    store::{StoreCommand, StoreReply},
+    ids::{Secret, StoreEpoch},
+    store::{CallerBucket, StoreCommand, StoreReply},
+    time::StoreTime,
 };
 
 pub use complaints::Complaints;
 pub use doubt::Doubt;
 pub use guarded::{Permit, StoreGuard};
 pub use memory::MemoryStore;
-pub use redis::{RedisSettings, RedisStore, Tls, wrong_with};
+pub use redis::{
+    Door, GuardMaker, RedisCluster, RedisSettings, RedisStore, Tls, is_cluster, wrong_with,
+};
 
 mod complaints;
 mod doubt;
@@ -39,6 +42,9 @@ pub enum StoreError {
     /// The store refused: nothing was carried out. The message is the store's own.
     #[error("the store refused: {0}")]
     Refused(String),
+    /// No server of the cluster serves the command's records at the moment: nothing was carried out.
+    #[error("the cluster does not serve this caller at the moment: {0}")]
+    Unserved(String),
     /// One record cannot be used: nothing was carried out. The message is the store's own.
     #[error("a record in the store is not one of ours, remove it: {0}")]
     Record(String),
@@ -64,6 +70,7 @@ impl StoreError {
             Self::Open => Failure::NotLetThrough(NotLetThrough::Open),
             Self::Overload => Failure::NotLetThrough(NotLetThrough::Overload),
             Self::Refused(_) => Failure::Refused,
+            Self::Unserved(_) => Failure::Unserved,
             Self::Record(_) | Self::Full => Failure::Record,
             Self::Timeout => Failure::Timeout,
             Self::Broken(_) | Self::Unreadable(_) => Failure::Broken,
@@ -83,6 +90,7 @@ impl StoreError {
             Self::Open => "failed or was too slow, and is left alone for a while",
             Self::Overload => "has too many calls waiting already",
             Self::Refused(_) => "refused to be asked",
+            Self::Unserved(_) => "does not serve this caller at the moment",
             Self::Record(_) => "holds something else in the place of a count",
             Self::Full => "is full",
             Self::Timeout => "did not answer in time",
@@ -98,6 +106,7 @@ impl StoreError {
             Self::Open => "open",
             Self::Overload => "overload",
             Self::Refused(_) => "refused",
+            Self::Unserved(_) => "unserved",
             Self::Record(_) => "record",
             Self::Full => "full",
             Self::Timeout => "timeout",
@@ -123,12 +132,14 @@ pub(crate) fn fuzz_reply(bytes: &[u8]) {
     redis::fuzz_reply(bytes);
 }
 
-/// A regional store of either kind.
+/// A regional store of any kind.
 pub enum Store {
     /// In this process.
     Memory(MemoryStore),
     /// Shared by the nodes of the region.
     Redis(Box<RedisStore>),
+    /// The same, on several servers.
+    Cluster(Box<RedisCluster>),
 }
 
 impl Store {
@@ -137,6 +148,30 @@ impl Store {
         match self {
             Self::Memory(memory) => memory.apply(command),
             Self::Redis(redis) => redis.apply(command).await,
+            Self::Cluster(cluster) => cluster.apply(command).await,
+        }
+    }
+
+    /// Its clock, or that of one of its servers.
+    pub async fn read_clock(&self) -> Result<StoreTime, StoreError> {
+        if let Self::Cluster(cluster) = self {
+            return Box::pin(cluster.read_clock()).await;
+        }
+        // A command without operations does nothing, and is answered with the time.
+        match self.apply(&StoreCommand::default()).await? {
+            StoreReply::Done { now, .. }
+            | StoreReply::Relabel { now, .. }
+            | StoreReply::Repeated { now, .. }
+            | StoreReply::OtherRequest { now, .. } => Ok(now),
+        }
+    }
+
+    /// The secret that its records are kept under: `ours`, unless an earlier node left one.
+    pub async fn agree_on_secret(&self, ours: Secret) -> Result<Secret, StoreError> {
+        match self {
+            Self::Memory(_) => Ok(ours),
+            Self::Redis(redis) => redis.agree_on_secret(ours).await,
+            Self::Cluster(cluster) => cluster.agree_on_secret(ours).await,
         }
     }
 
@@ -144,15 +179,17 @@ impl Store {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Memory(_) => "memory",
-            Self::Redis(_) => "redis",
+            Self::Redis(_) | Self::Cluster(_) => "redis",
         }
     }
 
-    /// The epoch that it was last seen in; `None` if it was never reached.
-    pub fn epoch(&self) -> Option<StoreEpoch> {
+    /// The epochs that its buckets of callers were last seen in; none of a store that was never reached.
+    pub fn epochs(&self) -> Vec<(CallerBucket, StoreEpoch)> {
+        let one = |epoch| (CallerBucket::ALL, epoch);
         match self {
-            Self::Memory(memory) => Some(memory.epoch()),
-            Self::Redis(redis) => redis.epoch(),
+            Self::Memory(memory) => vec![one(memory.epoch())],
+            Self::Redis(redis) => redis.epoch().map(one).into_iter().collect(),
+            Self::Cluster(cluster) => cluster.epochs().collect(),
         }
     }
 
@@ -161,6 +198,15 @@ impl Store {
         match self {
             Self::Memory(_) => None,
             Self::Redis(redis) => redis.trouble(),
+            Self::Cluster(cluster) => cluster.trouble(),
+        }
+    }
+
+    /// What of it cannot be asked while the rest can, each as a sentence.
+    pub fn ailing(&self) -> Vec<String> {
+        match self {
+            Self::Memory(_) | Self::Redis(_) => Vec::new(),
+            Self::Cluster(cluster) => cluster.ailing(),
         }
     }
 
@@ -169,6 +215,7 @@ impl Store {
         match self {
             Self::Memory(_) => None,
             Self::Redis(redis) => *redis.doubt().borrow(),
+            Self::Cluster(cluster) => cluster.doubt(),
         }
     }
 
@@ -177,11 +224,12 @@ impl Store {
         self.doubt() == Some(Doubt::Evicts)
     }
 
-    /// Whether the store can be asked at the moment.
+    /// Whether the store, or a part of it, can be asked at the moment.
     pub fn is_reachable(&self) -> bool {
         match self {
             Self::Memory(_) => true,
             Self::Redis(redis) => redis.is_reachable(),
+            Self::Cluster(cluster) => cluster.is_reachable(),
         }
     }
 }
@@ -204,6 +252,7 @@ mod tests {
             (StoreError::Open, true),
             (StoreError::Overload, true),
             (StoreError::Refused(said()), true),
+            (StoreError::Unserved(said()), true),
             (StoreError::Record(said()), true),
             (StoreError::Full, true),
             (StoreError::Timeout, false),

@@ -20,19 +20,23 @@ use tidegate_core::{
     ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
     rights::{Adopted, Proposed, Receipts, Received, Row},
     store::{
-        Action, COUNT_MAX, Claim, Counts, Holding, Lapse, Once, OperationReply, Remembered,
-        RequestId, StoreCommand, StoreReply,
+        Action, COUNT_MAX, CallerBucket, Claim, Counts, Holding, Lapse, Once, OperationReply,
+        Remembered, StoreCommand, StoreReply,
     },
     time::{ClusterTime, Label, Span, StoreTime},
 };
 use tokio::{sync::watch, time};
 
 use super::{Doubt, StoreError};
+pub use cluster::{Door, GuardMaker, RedisCluster};
+use names::Names;
 use place::Place;
-pub use place::wrong_with;
-use probe::PROBE_TIMEOUT;
+pub use place::{is_cluster, wrong_with};
+use probe::{PROBE_TIMEOUT, load_script};
 pub use tls::Tls;
 
+mod cluster;
+mod names;
 mod place;
 mod probe;
 mod rights;
@@ -43,10 +47,11 @@ const SCRIPT: &str = include_str!("step.lua");
 /// Where Redis is, and how it is used.
 #[derive(Clone)]
 pub struct RedisSettings {
-    /// `redis://[user:password@]host:port/database`, `rediss://…`, or
-    /// `redis-sentinel://[user:password@]host:port,host:port/name/database`.
+    /// `redis://[user:password@]host:port/database`, `rediss://…`,
+    /// `redis-sentinel://[user:password@]host:port,host:port/name/database`, or
+    /// `redis-cluster://[user:password@]host:port,host:port`, `rediss-cluster://…`.
     pub url: String,
-    /// With `rediss://`: by which certificates.
+    /// With `rediss://` and `rediss-cluster://`: by which certificates.
     pub tls: Option<Tls>,
     /// How long a call may take before it counts as unanswered.
     pub timeout: Duration,
@@ -84,8 +89,7 @@ pub struct RedisStore {
     doubt: watch::Sender<Option<Doubt>>,
     /// Hex of the script's SHA-1, by which it is called.
     hash: String,
-    /// The key of the marker.
-    marker: String,
+    names: Names,
 }
 
 impl RedisStore {
@@ -96,10 +100,10 @@ impl RedisStore {
     /// A sentence on what is wrong with the URL.
     pub fn new(settings: RedisSettings) -> Result<Self, String> {
         let place = Place::new(&settings)?;
-        let marker = marker_name(&settings.namespace);
+        let names = Names::on_one(&settings.namespace);
         Ok(Self {
             settings,
-            marker,
+            names,
             place,
             manager: ArcSwapOption::empty(),
             reachable: AtomicBool::new(false),
@@ -108,7 +112,7 @@ impl RedisStore {
             breaks: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             doubt: watch::Sender::new(Some(Doubt::NotSeen)),
-            hash: redis::Script::new(SCRIPT).get_hash().to_owned(),
+            hash: hash(),
         })
     }
 
@@ -121,17 +125,14 @@ impl RedisStore {
     pub async fn agree_on_secret(&self, ours: Secret) -> Result<Secret, StoreError> {
         let manager = self.manager.load_full().ok_or(StoreError::Unreachable)?;
         let mut connection = (*manager).clone();
-        let key = format!("{}:secret", self.settings.namespace);
+        let key = self.names.secret();
         let mut pipeline = redis::pipe();
         pipeline.cmd("SET").arg(&key).arg(&ours.0[..]).arg("NX").ignore();
         pipeline.cmd("GET").arg(&key);
         let call = pipeline.query_async::<(Vec<u8>,)>(&mut connection);
         let answer = time::timeout(PROBE_TIMEOUT, call).await.map_err(|_| StoreError::Timeout)?;
         let (found,) = self.noted(answer.map_err(|e| StoreError::from_redis(&e)))?;
-        let bytes = found.try_into().map_err(|_| {
-            StoreError::Refused(format!("`{key}` is not a secret of 16 bytes: remove it"))
-        })?;
-        Ok(Secret(bytes))
+        read_secret(&key, found)
     }
 
     /// Carries out one command. How many do so at a time is for callers to bound: see
@@ -166,20 +167,14 @@ impl RedisStore {
         let answer = match packed.query_async::<Value>(connection).await {
             // A restarted Redis has forgotten the script, and has not run it.
             Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                match self.load_script(connection).await {
+                match load_script(connection).await {
                     Ok(()) => packed.query_async::<Value>(connection).await,
                     Err(e) => Err(e),
                 }
             }
             other => other,
         };
-        let answer = answer.map_err(|e| StoreError::from_redis(&e))?;
-        let measured = |at: usize| command.operations[at].rule != Rule::FixedWindow;
-        let mut reply = read_reply(answer, command.operations.len(), measured)?;
-        if let StoreReply::Done { adopted, .. } = &mut reply {
-            *adopted = adopted.filter(|_| command.speaks_of_rights());
-        }
-        Ok(reply)
+        read_answer(command, answer.map_err(|e| StoreError::from_redis(&e))?)
     }
 
     /// What a call is told while the last probe has failed: what Redis refused, or that it is not there.
@@ -189,6 +184,24 @@ impl RedisStore {
     }
 
     fn call(&self, command: &StoreCommand) -> redis::Cmd {
+        let history = self.history.load();
+        let known =
+            history.as_deref().filter(|(breaks, _)| *breaks == self.breaks.load(Ordering::Acquire));
+        let history = known.map_or("", |(_, history)| history.as_str());
+        self.names.step(CallerBucket::ALL, &self.hash, history, command)
+    }
+}
+
+impl Names {
+    /// A call of the script: a command whose records are in one bucket, told to a server of this history, or of one
+    /// that is not known.
+    fn step(
+        &self,
+        bucket: CallerBucket,
+        hash: &str,
+        history: &str,
+        command: &StoreCommand,
+    ) -> redis::Cmd {
         let mut keys: Vec<Key> = Vec::with_capacity(command.operations.len());
         let mut places = Vec::with_capacity(command.operations.len());
         for operation in &command.operations {
@@ -198,22 +211,10 @@ impl RedisStore {
                 keys.len() - 1
             }));
         }
-        let mut call = redis::cmd("EVALSHA");
         let once = command.once.zip(keys.first());
-        let names = keys.len() + 1 + usize::from(once.is_some());
-        call.arg(&self.hash).arg(names).arg(&self.marker);
-        for key in &keys {
-            call.arg(record_name(&self.settings.namespace, key));
-        }
-        if let Some((once, key)) = &once {
-            call.arg(request_name(&self.settings.namespace, key, &once.id));
-        }
-        match self.history.load().as_deref() {
-            Some((breaks, history)) if *breaks == self.breaks.load(Ordering::Acquire) => {
-                call.arg(history)
-            }
-            _ => call.arg(""),
-        };
+        let remembered = once.as_ref().map(|(once, key)| self.request(bucket, key, &once.id));
+        let mut call = self.call(hash, bucket, keys.iter(), remembered);
+        call.arg(history);
         let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
         call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
         let Proposed { epoch, from, agreed, since, until } = command.proposed;
@@ -273,6 +274,11 @@ impl RedisStore {
     }
 }
 
+/// The script's SHA-1 in hex.
+fn hash() -> String {
+    redis::Script::new(SCRIPT).get_hash().to_owned()
+}
+
 /// A rule as the number and the numbers that the script reads.
 fn rule_numbers(rule: &Rule) -> (u64, Vec<u64>) {
     let label = |label: &LabelTime| vec![label.starts.0, label.length.0, label.before];
@@ -323,17 +329,6 @@ fn push_told(numbers: &mut Vec<u64>, told: &[Received]) {
     numbers.extend(told.iter().flat_map(each));
 }
 
-/// The key of a record: `namespace:{caller}limit`, caller and limit in hex. The braces make the caller
-/// the hash tag, so that all limits of a caller are in one slot of a cluster.
-fn record_name(namespace: &str, key: &Key) -> String {
-    format!("{namespace}:{{{:?}}}{:08x}", key.caller, key.limit.0)
-}
-
-/// The key of what is remembered of a request: beside the records of its caller.
-fn request_name(namespace: &str, key: &Key, id: &RequestId) -> String {
-    format!("{namespace}:{{{:?}}}once{:016x}{:016x}", key.caller, id.0[1], id.0[0])
-}
-
 /// What Redis or the script says when a record cannot be used: its key holds something else. Older
 /// servers put these words behind others of their own, and the client library sets the first word apart.
 const OF_ONE_RECORD: [&str; 5] = [
@@ -343,13 +338,6 @@ const OF_ONE_RECORD: [&str; 5] = [
     "Bad data format in input",
     "bytes in input",
 ];
-
-/// The key of the marker: which history the records are of. All records of a server are one bucket, of
-/// number 0. Where buckets lie on several servers, each has its marker, and their number is the hash tag of
-/// marker and records.
-fn marker_name(namespace: &str) -> String {
-    format!("{namespace}:{{0}}epoch")
-}
 
 /// Whether Redis refused for want of a right, to the caller or to the script.
 fn is_for_want_of_rights(error: &RedisError) -> bool {
@@ -394,6 +382,22 @@ pub(super) fn fuzz_reply(bytes: &[u8]) {
             assert_eq!(operations.len(), expected);
         }
     }
+}
+
+/// What a secret's key holds.
+fn read_secret(key: &str, found: Vec<u8>) -> Result<Secret, StoreError> {
+    let wrong = |_| StoreError::Refused(format!("`{key}` is not a secret of 16 bytes: remove it"));
+    found.try_into().map(Secret).map_err(wrong)
+}
+
+/// Reads the answer to a command.
+fn read_answer(command: &StoreCommand, answer: Value) -> Result<StoreReply, StoreError> {
+    let measured = |at: usize| command.operations[at].rule != Rule::FixedWindow;
+    let mut reply = read_reply(answer, command.operations.len(), measured)?;
+    if let StoreReply::Done { adopted, .. } = &mut reply {
+        *adopted = adopted.filter(|_| command.speaks_of_rights());
+    }
+    Ok(reply)
 }
 
 /// Reads the answer to so many operations, of which some are `measured` by meters.

@@ -47,7 +47,7 @@
 -- when on agreed or 0, and since when.
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
-local FIXED, FIELDS = ARGV[9] == '0' and 9 or 12, 12
+local FIXED, FIELDS = (ARGV[9] or '0') == '0' and 9 or 12, 12
 local PEEK, CHARGE, HEAL, GRANT, REFUND, SETTLE, HOLD, CONFIRM = 0, 1, 2, 3, 4, 5, 6, 7
 local SLIDING_WINDOW, SLIDING_LOG, BUCKET, CONCURRENCY = 1, 2, 3, 4
 local GIVEN_BACK = 0

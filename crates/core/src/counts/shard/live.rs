@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::{Known, Shape, Shard};
 use crate::{
-    ids::Key,
+    ids::{Caller, Key},
     time::{ClusterTime, Label},
 };
 
@@ -19,13 +19,13 @@ pub(crate) struct Live {
 
 impl Shard {
     /// Appends what is known of this region in the current and the previous labels of `now` to `out`, for
-    /// the cells in the places from `from` on: at most `places` of them, which is lowered by as many, and
-    /// until `out` has `full` entries. Returns where to go on, or `None` when all places were looked at.
+    /// the cells of wanted callers in the places from `from` on: at most `places` of them, which is lowered by as
+    /// many, and until `out` has `full` entries. Returns where to go on, or `None` when all places were looked at.
     pub(crate) fn collect_live(
         &self,
-        from: u32,
+        (from, places): (u32, &mut u32),
         now: ClusterTime,
-        places: &mut u32,
+        wanted: impl Fn(Caller) -> bool,
         full: usize,
         out: &mut Vec<Live>,
     ) -> Option<u32> {
@@ -33,14 +33,14 @@ impl Shard {
         let mut at = from;
         while at < end && *places > 0 && out.len() < full {
             *places -= 1;
-            out.extend(self.live(at, now));
+            out.extend(self.live(at, now, &wanted));
             at += 1;
         }
         (at < end).then_some(at)
     }
 
-    fn live(&self, at: u32, now: ClusterTime) -> Option<Live> {
-        let cell = self.cells.get(at)?;
+    fn live(&self, at: u32, now: ClusterTime, wanted: impl Fn(Caller) -> bool) -> Option<Live> {
+        let cell = self.cells.get(at).filter(|cell| wanted(cell.caller))?;
         let shape = self.shapes[usize::from(cell.shape)].as_ref()?.shape;
         let current = shape.window.label_at(now);
         if cell.label != current && cell.label.next() != current {

@@ -37,25 +37,28 @@ pub(super) struct Walk {
     /// How often the record at hand was refused, and got no answer.
     refused: u8,
     unanswered: u8,
+    /// Its commands under way.
+    pub(super) in_flight: usize,
 }
 
 impl Walk {
-    pub(super) fn new(epoch: StoreEpoch, now: Mono) -> Self {
+    pub(super) fn new(epoch: StoreEpoch, now: Mono, at: Place) -> Self {
         Self {
             epoch,
             began: now,
             last_pass: false,
-            at: (0, 0),
+            at,
             not_before: now,
             careful_until: None,
             refused: 0,
             unanswered: 0,
+            in_flight: 0,
         }
     }
 
     /// The second and last pass, which begins then.
-    pub(super) fn last_pass(epoch: StoreEpoch, begins: Mono) -> Self {
-        Self { last_pass: true, ..Self::new(epoch, begins) }
+    pub(super) fn last_pass(epoch: StoreEpoch, begins: Mono, at: Place) -> Self {
+        Self { last_pass: true, ..Self::new(epoch, begins, at) }
     }
 
     pub(super) const fn began(&self) -> Mono {

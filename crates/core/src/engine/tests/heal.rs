@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    store::{Action, Counts, OperationReply},
+    store::{Action, CallerBucket, Counts, OperationReply},
     time::Window,
     wire::micros_of,
 };
@@ -44,7 +44,7 @@ impl World {
 
     /// Tells an engine of the epoch its store is in, as a probe does.
     fn probe(&self, at: usize) {
-        self.nodes[at].0.handle_epoch(self.now, self.nodes[at].1.epoch());
+        self.nodes[at].0.handle_epoch(self.now, CallerBucket::ALL, self.nodes[at].1.epoch());
     }
 
     /// The next healing command of a node.
@@ -145,7 +145,7 @@ fn the_second_pass_brings_what_siblings_had_not_heard_of_each_other_at_the_first
     for node in 0..2 {
         world.probe(node);
         // Its sibling's wipe is its own: they share the store.
-        world.nodes[node].0.handle_epoch(world.now, StoreEpoch(2));
+        world.nodes[node].0.handle_epoch(world.now, CallerBucket::ALL, StoreEpoch(2));
         let polled = world.poll_heal(node);
         let (command, ticket) = polled.expect("due at once");
         let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");

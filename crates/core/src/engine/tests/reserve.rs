@@ -284,7 +284,7 @@ fn a_store_that_forgot_places_is_told_of_them() {
         } else {
             Outcome::Reply(world.nodes[0].1.apply(&command, wall(world.now)).expect("room"))
         };
-        world.nodes[0].0.handle_told(world.now, ticket, &outcome);
+        world.nodes[0].0.handle_told(ticket, &outcome);
     }
     assert!(!world.ask_in(0, 1, &Manner::default(), true).allowed, "all four are taken again");
     assert_eq!(world.settle_at(0, 0, &taken, 0), Settled::Charged(0));

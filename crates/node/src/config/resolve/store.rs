@@ -130,7 +130,9 @@ impl Resolver<'_> {
     /// By which certificates the server is spoken to, if its URL says that it is not in the clear.
     fn redis_tls(&mut self, raw: &raw::Store) -> Option<Option<RedisTls>> {
         let files = [("store.ca", &raw.ca), ("store.cert", &raw.cert), ("store.key", &raw.key)];
-        if !raw.url.as_ref().is_some_and(|url| url.get_ref().starts_with("rediss://")) {
+        let is_secure =
+            |url: &str| url.starts_with("rediss://") || url.starts_with("rediss-cluster://");
+        if !raw.url.as_ref().is_some_and(|url| is_secure(url.get_ref())) {
             let mut given =
                 files.into_iter().filter_map(|(field, text)| Some((field, text.as_ref()?)));
             return match given.next() {
@@ -138,7 +140,7 @@ impl Resolver<'_> {
                 Some((field, text)) => self.refuse(
                     field,
                     text,
-                    "is for TLS: leave it out, or write a url that begins with rediss://",
+                    "is for TLS: leave it out, or write a url that begins with rediss:// or rediss-cluster://",
                 ),
             };
         }

@@ -11,6 +11,8 @@ use super::{RedisSettings, StoreError};
 const SENTINEL: &str = "redis-sentinel://";
 /// Where sentinels listen, if the URL does not say.
 const SENTINEL_PORT: u16 = 26_379;
+/// Where servers listen, if the URL does not say.
+const PORT: u16 = 6_379;
 /// How long one sentinel may take to connect and to answer.
 const ASK_MAX: Duration = Duration::from_millis(500);
 
@@ -50,16 +52,7 @@ impl<'a> Named<'a> {
         if parts.next().is_some() {
             return None;
         }
-        let sentinels = hosts.split(',').map(|host| {
-            // An address of version 6 stands in brackets.
-            let (host, port) = match host.rsplit_once(':') {
-                Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-                _ => (host, SENTINEL_PORT),
-            };
-            let host = host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']'))?;
-            (!host.is_empty()).then(|| (host.to_owned(), port))
-        });
-        Some(Self { user, sentinels: sentinels.collect::<Option<_>>()?, name, database })
+        Some(Self { user, sentinels: places(hosts, SENTINEL_PORT)?, name, database })
     }
 
     /// A URL of a server as the primary is, somewhere.
@@ -68,13 +61,104 @@ impl<'a> Named<'a> {
     }
 }
 
+/// What stands in `host:port,host,[host]:port`, with the port of those who name none. An address of version 6
+/// stands in brackets.
+fn places(hosts: &str, port: u16) -> Option<Vec<(String, u16)>> {
+    let place = |host: &str| {
+        let (host, port) = match host.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            _ => (host, port),
+        };
+        let host = host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']'))?;
+        (!host.is_empty()).then(|| (host.to_owned(), port))
+    };
+    hosts.split(',').map(place).collect()
+}
+
+/// Some servers of a cluster, and how all of them are spoken to.
+pub(super) struct Seeds {
+    pub(super) places: Vec<(String, u16)>,
+    like: ConnectionInfo,
+}
+
+/// What a URL of a cluster says: `redis-cluster://[user:password@]host:port,host:port[/0]`.
+struct Spread<'a> {
+    /// The scheme of one of its servers.
+    scheme: &'static str,
+    /// User and password of each, with the `@`, or nothing.
+    user: &'a str,
+    places: Vec<(String, u16)>,
+}
+
+impl<'a> Spread<'a> {
+    fn parse(url: &'a str) -> Result<Self, &'static str> {
+        const WANTED: &str = "is not redis-cluster://host:port,host:port";
+        let (scheme, rest) = url.split_once("://").ok_or(WANTED)?;
+        let scheme = if scheme == "rediss-cluster" { "rediss" } else { "redis" };
+        let at = rest.rfind('@').map_or(0, |at| at + 1);
+        let (user, rest) = rest.split_at(at);
+        if user.contains(',') {
+            return Err(WANTED); // one user for all: they are one cluster
+        }
+        let (hosts, database) = rest.split_once('/').unwrap_or((rest, ""));
+        if !matches!(database, "" | "0") {
+            return Err("names a database: a Redis Cluster has only database 0, leave it out");
+        }
+        let places = places(hosts, PORT).ok_or(WANTED)?;
+        Ok(Self { scheme, user, places })
+    }
+
+    /// A URL of a server as each is, somewhere.
+    fn like(&self) -> String {
+        format!("{}://{}127.0.0.1:1/0", self.scheme, self.user)
+    }
+}
+
+impl Seeds {
+    pub(super) fn new(settings: &RedisSettings) -> Result<Self, String> {
+        let spread = Spread::parse(&settings.url)?;
+        let client = match settings.tls.clone() {
+            None => Client::open(spread.like()),
+            Some(tls) => Client::build_with_tls(spread.like(), tls.into_certificates()),
+        };
+        let like = client.map_err(|error| error.to_string())?.get_connection_info().clone();
+        let like = like.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        Ok(Self { places: spread.places, like })
+    }
+
+    /// Whether they are spoken to by certificates, which name hosts.
+    pub(super) fn are_named(&self) -> bool {
+        matches!(self.like.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
+    /// A client of one of its servers.
+    pub(super) fn client(&self, host: &str, port: u16) -> Result<Client, StoreError> {
+        let address = match self.like.addr().clone() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure, tls_params }
+            }
+            _ => ConnectionAddr::Tcp(host.to_owned(), port),
+        };
+        let client = Client::open(self.like.clone().set_addr(address));
+        client.map_err(|error| StoreError::from_redis(&error))
+    }
+}
+
+/// Whether a URL is one of a cluster.
+pub fn is_cluster(url: &str) -> bool {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    matches!(scheme, Some("redis-cluster" | "rediss-cluster"))
+}
+
 /// What is wrong with a URL, if anything.
 pub fn wrong_with(url: &str) -> Option<&'static str> {
     let is_complete = |url: &str| Client::open(url).is_ok();
     match url.split_once("://").map(|(scheme, _)| scheme) {
         // What stands behind a `#` turns off that the server is verified; what stands behind a `?` chooses a protocol
         // in which the client library connects again without a word.
-        Some("redis" | "rediss" | "redis-sentinel") if url.contains(['#', '?']) => {
+        Some("redis" | "rediss" | "redis-sentinel" | "redis-cluster" | "rediss-cluster")
+            if url.contains(['#', '?']) =>
+        {
             Some("has something behind a # or ?; write these as %23 and %3F in a password")
         }
         Some("redis" | "rediss") => (!is_complete(url)).then_some("is not complete"),
@@ -85,10 +169,15 @@ pub fn wrong_with(url: &str) -> Option<&'static str> {
             (!complete)
                 .then_some("is not redis-sentinel://host:port,host:port/name or …/name/database")
         }
+        Some("redis-cluster" | "rediss-cluster") => match Spread::parse(url) {
+            Err(wrong) => Some(wrong),
+            Ok(spread) => (!is_complete(&spread.like())).then_some("is not complete"),
+        },
         Some("unix" | "redis+unix") => Some("Unix sockets are not built yet"),
         Some(scheme) if scheme.contains("sentinel") => Some("TLS to sentinels is not built yet"),
-        Some(scheme) if scheme.contains("cluster") => Some("Redis Cluster is not built yet"),
-        _ => Some("does not begin with redis://, rediss:// or redis-sentinel://"),
+        _ => Some(
+            "does not begin with redis://, rediss://, redis-sentinel://, redis-cluster:// or rediss-cluster://",
+        ),
     }
 }
 
@@ -205,5 +294,30 @@ mod tests {
         }
         assert_eq!(wrong_with("redis-sentinel://a:1/main"), None);
         assert!(wrong_with("redis://a:1/0?protocol=resp3").is_some());
+    }
+
+    #[test]
+    fn a_url_names_servers_of_a_cluster() {
+        let url = "rediss-cluster://u:p@a:1,b,[::1]:7/0";
+        let spread = Spread::parse(url).expect("complete");
+        let places = [("a", 1), ("b", PORT), ("::1", 7)];
+        assert_eq!(spread.places, places.map(|(host, port)| (host.to_owned(), port)));
+        assert_eq!(spread.like(), "rediss://u:p@127.0.0.1:1/0");
+        for good in [url, "redis-cluster://a", "redis-cluster://a:1,b:2/"] {
+            assert!(wrong_with(good).is_none() && is_cluster(good), "{good}");
+        }
+        for (bad, said) in [
+            ("a:1/3", "only database 0"),
+            ("a:1/main", "only database 0"),
+            ("a:x", "is not redis-cluster://"),
+            ("a:1,", "is not redis-cluster://"),
+            ("u:p@a:1,u:p@b:1", "is not redis-cluster://"),
+            ("u:p#@a:1", "a # or ?"),
+            ("", "is not redis-cluster://"),
+        ] {
+            let wrong = wrong_with(&format!("redis-cluster://{bad}")).expect("it is refused");
+            assert!(wrong.contains(said), "{bad}: {wrong}");
+        }
+        assert!(!is_cluster("redis://cluster:1/0"));
     }
 }

@@ -18,14 +18,14 @@ use super::{Doubt, RedisStore, SCRIPT, StoreError};
 use crate::store::doubt::{Said, Seen};
 
 /// How often an unreachable Redis is tried, and a reachable one asked whether it lives.
-const PROBE_EVERY: Duration = Duration::from_millis(250);
+pub(super) const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection or a probe may take.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it may take to connect, to try all rights and to probe for the first time: more than a dozen
 /// round trips, each of which has its own bound.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How many probes go by between two looks at settings that seldom change.
-const PROBES_PER_LOOK: u32 = 40;
+pub(super) const PROBES_PER_LOOK: u32 = 40;
 /// How many probes go by between two questions to sentinels: about a second.
 const PROBES_PER_QUESTION: u32 = 4;
 /// How often the client library tries to connect again by itself, within about a second; after that
@@ -107,7 +107,7 @@ impl RedisStore {
         let replication = info(&mut connection, "replication").await?;
         if is_new && field(&info(&mut connection, "cluster").await?, "cluster_enabled") == Some("1")
         {
-            let said = "the server is part of a Redis Cluster, which is not built yet: use a standalone one";
+            let said = "the server is part of a Redis Cluster: write `store.url` as redis-cluster://host:port,host:port";
             return Err(StoreError::Refused(said.into()));
         }
         if self.place.follows() && field(&replication, "role") != Some("master") {
@@ -167,7 +167,7 @@ impl RedisStore {
         let (anywhere, database) = Self::client_without_database(&client)?;
         let first = anywhere.get_multiplexed_async_connection_with_config(&timeouts);
         let mut first = first.await.map_err(|e| StoreError::from_redis(&e))?;
-        self.have_rights(&mut first, database).await?;
+        self.names.have_rights(&mut first, database).await?;
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(PROBE_TIMEOUT))
             // Calls have a deadline of their own; this one only cleans up behind a dropped call.
@@ -178,13 +178,6 @@ impl RedisStore {
         let at = client.get_connection_info().addr().clone();
         let manager = ConnectionManager::new_with_config(client, config).await;
         Ok((manager.map_err(|e| StoreError::from_redis(&e))?, at))
-    }
-
-    pub(super) async fn load_script(
-        &self,
-        connection: &mut impl ConnectionLike,
-    ) -> Result<(), RedisError> {
-        redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async::<()>(connection).await
     }
 
     /// Takes note of what speaks against the server's settings, and says it once per connection and change.
@@ -216,13 +209,21 @@ impl RedisStore {
     }
 }
 
-async fn info(connection: &mut impl ConnectionLike, section: &str) -> Result<String, StoreError> {
+/// Has a server know the script.
+pub(super) async fn load_script(connection: &mut impl ConnectionLike) -> Result<(), RedisError> {
+    redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async::<()>(connection).await
+}
+
+pub(super) async fn info(
+    connection: &mut impl ConnectionLike,
+    section: &str,
+) -> Result<String, StoreError> {
     let answer = redis::cmd("INFO").arg(section).query_async(connection).await;
     answer.map_err(|e| StoreError::from_redis(&e))
 }
 
 /// The value of a line `name:value`.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = info.lines();
     lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }

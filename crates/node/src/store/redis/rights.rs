@@ -2,12 +2,15 @@
 //! node connects, since what Redis says of a script that may not do something does not say what.
 
 use redis::{Cmd, RedisError, Value, aio::ConnectionLike};
-use tidegate_core::ids::{Caller, Key, LimitId};
+use tidegate_core::{
+    ids::{Caller, Key, LimitId},
+    store::CallerBucket,
+};
 
-use super::{RedisStore, SCRIPT, StoreError, is_for_want_of_rights, record_name};
+use super::{Names, SCRIPT, StoreError, is_for_want_of_rights};
 
 /// A command that shows whether a right is there, and changes nothing.
-struct Try {
+pub(super) struct Try {
     command: Cmd,
     right: &'static str,
     /// Whether it needs the right to the node's keys too.
@@ -32,7 +35,7 @@ impl Try {
     }
 }
 
-impl RedisStore {
+impl Names {
     /// Selects the database, loads the script, and tries every right that a node needs, so that all that
     /// are missing are told at once.
     pub(super) async fn have_rights(
@@ -40,11 +43,36 @@ impl RedisStore {
         connection: &mut impl ConnectionLike,
         database: i64,
     ) -> Result<(), StoreError> {
+        self.have_all(connection, database, self.tries(database, CallerBucket::ALL)).await
+    }
+
+    /// The same of a server in a cluster that has a bucket, if it has any: of others it says only whether the
+    /// right is there.
+    pub(super) async fn have_rights_in_cluster(
+        &self,
+        connection: &mut impl ConnectionLike,
+        bucket: Option<CallerBucket>,
+    ) -> Result<(), StoreError> {
+        let mut tries = self.tries(0, bucket.unwrap_or(CallerBucket::ALL));
+        tries.extend([
+            Try::new("+cluster|nodes", &["CLUSTER", "NODES"]),
+            Try::new("+cluster|info", &["CLUSTER", "INFO"]),
+            Try::new("+asking", &["ASKING"]),
+        ]);
+        self.have_all(connection, 0, tries).await
+    }
+
+    async fn have_all(
+        &self,
+        connection: &mut impl ConnectionLike,
+        database: i64,
+        tries: Vec<Try>,
+    ) -> Result<(), StoreError> {
         let mut missing = Vec::new();
-        for Try { command, right, on_keys, form } in self.tries(database) {
+        for Try { command, right, on_keys, form } in tries {
             let Err(error) = command.query_async::<Value>(connection).await else { continue };
             if is_for_want_of_rights(&error) {
-                let keys = format!(" on keys ~{}:*", self.settings.namespace);
+                let keys = format!(" on keys ~{}:*", self.namespace());
                 let right = format!("{right}{}", if on_keys { &keys } else { "" });
                 if !missing.contains(&right) {
                     missing.push(right);
@@ -73,11 +101,11 @@ impl RedisStore {
     }
 
     /// One for each command, in each form in which the node or its script uses it.
-    fn tries(&self, database: i64) -> Vec<Try> {
-        let marker = &*self.marker;
+    fn tries(&self, database: i64, bucket: CallerBucket) -> Vec<Try> {
+        let marker = &*self.marker(bucket);
         // Keys that are never there: what sets only what is there changes nothing.
         let nobody = Key { caller: Caller([0, 0]), limit: LimitId(0) };
-        let record = format!("{}:right", record_name(&self.settings.namespace, &nobody));
+        let record = format!("{}:right", self.record(bucket, &nobody));
         let beside = format!("{marker}:right");
         let mut tries = Vec::new();
         if database != 0 {
@@ -117,7 +145,7 @@ mod tests {
     use redis::{Pipeline, RedisFuture};
 
     use super::*;
-    use crate::store::RedisSettings;
+    use crate::store::{RedisSettings, RedisStore};
 
     /// Answers as Redis does, in bytes of its protocol, to the words of a command.
     struct Server<F>(F, Vec<Vec<String>>);
@@ -165,7 +193,7 @@ mod tests {
         answers: impl Fn(&[String]) -> &'static str + Send,
     ) -> (Result<(), String>, Vec<Vec<String>>) {
         let mut server = Server(answers, Vec::new());
-        let found = store().have_rights(&mut server, database).await;
+        let found = store().names.have_rights(&mut server, database).await;
         (found.map_err(|error| error.to_string()), server.1)
     }
 
