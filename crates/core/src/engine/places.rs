@@ -70,7 +70,6 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Takes what became of such a command. One that failed is tried again.
-    #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
     pub fn handle_told(&self, ticket: PlacesTicket, outcome: &Outcome) {
         if matches!(outcome, Outcome::Reply(_)) {
             return;
