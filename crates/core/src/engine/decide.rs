@@ -104,6 +104,11 @@ impl<G: Guarding> Engine<G> {
             unanswered: false,
         };
         if let Some(name) = manner.name {
+            let mut callers = ticket.planned.iter().map(|plan| plan.key.caller);
+            let first = callers.next();
+            if self.settings.buckets > 1 && callers.any(|caller| Some(caller) != first) {
+                return Err(PlanError::NamedForSeveral);
+            }
             let once = named(name, secret, subjects, &ticket);
             ticket.once = Some(once);
             if let Some(reserve) = &mut ticket.reserve {
@@ -443,7 +448,7 @@ impl<G: Guarding> Engine<G> {
                 let reservation = self.reservation(&ticket, reading, passed);
                 let reservation = reservation.filter(|_| admitted);
                 if admitted {
-                    self.note_reserved(now, reading, &ticket, reservation.as_ref());
+                    self.note_reserved(now, (reading, epoch), &ticket, reservation.as_ref());
                 }
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
@@ -462,8 +467,8 @@ impl<G: Guarding> Engine<G> {
                 let decision = plan::decision(admitted, limits, unanswered);
                 Completion::Decided(Decision { reservation, ..decision })
             }
-            Outcome::Reply(StoreReply::Repeated { now: reading, first, .. }) => {
-                Completion::Decided(self.answer_again(now, ticket, &as_of(&first, reading)))
+            Outcome::Reply(StoreReply::Repeated { now: reading, epoch, first }) => {
+                Completion::Decided(self.answer_again(now, ticket, epoch, &as_of(&first, reading)))
             }
             Outcome::Reply(StoreReply::OtherRequest { .. }) => Completion::OtherRequest,
             Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {

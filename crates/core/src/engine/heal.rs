@@ -120,7 +120,7 @@ impl<G: Guarding> Engine<G> {
     /// all before begins a walk over that bucket, in place of one that is under way. The first one seen begins
     /// none: a node that starts has just been told what its peers know, and its own checks carry it as floors.
     pub fn handle_epoch(&self, now: Mono, bucket: CallerBucket, epoch: StoreEpoch) {
-        let Some(seen) = self.epochs.get(bucket.index()) else { return };
+        let Some(seen) = self.epochs.get(bucket.index()).filter(|_| epoch.0 > 0) else { return };
         if seen.epoch.load(Ordering::Acquire) == epoch.0 {
             return;
         }

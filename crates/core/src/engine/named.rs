@@ -7,7 +7,7 @@ use super::Engine;
 use crate::{
     check::{Decision, Subject, Ticket, plan},
     guard::{Guard, Guarding},
-    ids::{Caller, CallerHasher, RequestName, Secret},
+    ids::{Caller, CallerHasher, RequestName, Secret, StoreEpoch},
     memory,
     store::{Once, Remembered, RequestId},
     time::{Mono, Span, StoreTime},
@@ -90,6 +90,7 @@ impl<G: Guarding> Engine<G> {
         &self,
         now: Mono,
         mut ticket: Ticket,
+        epoch: StoreEpoch,
         first: &Remembered,
     ) -> Decision {
         for (plan, (label, _)) in ticket.planned.iter_mut().zip(&first.operations) {
@@ -106,7 +107,7 @@ impl<G: Guarding> Engine<G> {
             let passes = replies().map(|op| (op.passes, Some(op.counts)));
             self.count(now, &ticket, first.admitted, passes);
             if first.admitted {
-                self.note_reserved(now, first.at, &ticket, reservation.as_ref());
+                self.note_reserved(now, (first.at, epoch), &ticket, reservation.as_ref());
             }
         }
         let cluster = self.cluster_time(now);

@@ -3,7 +3,10 @@
 use alloc::vec::Vec;
 use core::ops::Bound;
 
-use super::{Engine, Outcome, reserve::Open};
+use super::{
+    Engine, Outcome,
+    reserve::{Open, RETRY_AFTER},
+};
 use crate::{
     algorithm::Rule,
     check::plan::LabelBounds,
@@ -11,12 +14,12 @@ use crate::{
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     policy::{Algorithm, PolicySet},
-    store::{Action, Counts, HoldId, Lapse, Operation, StoreCommand, Terms},
-    time::{ClusterTime, Mono, StoreTime},
+    store::{Action, Counts, HoldId, Lapse, Once, Operation, StoreCommand, Terms},
+    time::{ClusterTime, Mono, Span, StoreTime},
 };
 
 /// Reservations that one call looks at.
-const LOOKED_AT_ONCE: usize = 256;
+const LOOKED_AT_ONCE: usize = 4_096;
 
 /// What is told of places waits for this: give it back to [`Engine::handle_told`], exactly once.
 #[derive(Debug)]
@@ -40,7 +43,10 @@ impl<G: Guarding> Engine<G> {
         let (shows, cluster) = (shows?, self.cluster_time(now));
         self.reserved.with(|reserved| {
             if reserved.looked != begun {
-                (reserved.looked, reserved.looking_at) = (begun, Some(HoldId(0)));
+                (reserved.looked, reserved.another) = (begun, Some(now));
+            }
+            if reserved.looking_at.is_none() && reserved.another.is_some_and(|from| from <= now) {
+                (reserved.looking_at, reserved.another) = (Some(HoldId(0)), None);
             }
             for _ in 0..LOOKED_AT_ONCE {
                 let from = Bound::Excluded(reserved.looking_at?);
@@ -62,7 +68,17 @@ impl<G: Guarding> Engine<G> {
                     }
                 }
                 if !operations.is_empty() {
-                    return Some((StoreCommand::new(operations), PlacesTicket { id, before }));
+                    // One that was given back elsewhere is not held again.
+                    let once = Once {
+                        id: open.reservation.settling(),
+                        of: 0,
+                        says: 0,
+                        kept: Span::ZERO,
+                        refusals: false,
+                    };
+                    let command =
+                        StoreCommand { once: Some(once), ..StoreCommand::new(operations) };
+                    return Some((command, PlacesTicket { id, before }));
                 }
             }
             None
@@ -70,16 +86,15 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Takes what became of such a command. One that failed is tried again.
-    pub fn handle_told(&self, ticket: PlacesTicket, outcome: &Outcome) {
+    pub fn handle_told(&self, now: Mono, ticket: PlacesTicket, outcome: &Outcome) {
         if matches!(outcome, Outcome::Reply(_)) {
             return;
         }
         self.reserved.with(|reserved| {
             if let Some(open) = reserved.by_id.get_mut(&ticket.id) {
                 open.epochs = ticket.before;
-                let again = HoldId(ticket.id.0.saturating_sub(1));
-                let at = reserved.looking_at.map_or(again, |at| at.min(again));
-                reserved.looking_at = Some(at);
+                // In another round: others are not to wait for this one.
+                reserved.another = Some(reserved.another.unwrap_or(now + RETRY_AFTER));
             }
         });
     }

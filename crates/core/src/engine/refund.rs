@@ -92,7 +92,8 @@ impl<G: Guarding> Engine<G> {
         if sum > 0 {
             self.pace.note_change(now, self.settings.gossip);
         }
-        let bucket = charged.first().map_or(CallerBucket::ALL, |c| self.bucket_of(c.key.caller));
+        let first = operations.first();
+        let bucket = first.map_or(CallerBucket::ALL, |first| self.bucket_of(first.key.caller));
         let ticket = RefundTicket { asked_at: now, bucket, amounts };
         let told = !operations.is_empty();
         (given, told.then(|| (self.command_with_claims(now, operations), ticket)))

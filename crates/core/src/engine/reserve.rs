@@ -38,7 +38,7 @@ const LOOK_FOR: Span = Span::secs(300);
 /// How long a store remembers a settling beyond the end of the reservation: longer than anybody asks.
 const SETTLING_KEPT: Span = Span::secs(900);
 /// Between two tries.
-const RETRY_AFTER: Span = Span::secs(1);
+pub(super) const RETRY_AFTER: Span = Span::secs(1);
 /// Reservations that are looked after at a time.
 const LOOKS_MAX: usize = 16;
 /// What became of a request to settle a reservation.
@@ -83,6 +83,8 @@ pub(super) struct Reserved {
     /// How often the store had begun a new epoch when all places were looked at last, and how far that has come.
     pub(super) looked: u64,
     pub(super) looking_at: Option<HoldId>,
+    /// Whether another round is due after that one, and from when on.
+    pub(super) another: Option<Mono>,
 }
 
 #[derive(Debug)]
@@ -173,13 +175,19 @@ impl<G: Guarding> Engine<G> {
     pub(super) fn note_reserved(
         &self,
         now: Mono,
-        at: StoreTime,
+        (at, epoch): (StoreTime, StoreEpoch),
         ticket: &Ticket,
         reservation: Option<&Reservation>,
     ) {
+        let first = ticket.planned.first().map(|plan| self.bucket_of(plan.key.caller));
         let open = |reservation: Reservation, lasts: Span, places_only| {
             let due = now + lasts + LOOK_AFTER;
-            let epochs = self.epochs_of(&reservation);
+            // A newer one may have been met since the answer was given.
+            let in_force = reservation.charged.iter().map(|charged| {
+                let bucket = self.bucket_of(charged.key.caller);
+                if Some(bucket) == first { Some(epoch) } else { self.epoch_of(bucket) }
+            });
+            let epochs = in_force.collect();
             Open { reservation, epochs, due, until: due + LOOK_FOR, places_only }
         };
         if let Some((reservation, reserve)) = reservation.zip(ticket.reserve) {

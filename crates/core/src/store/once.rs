@@ -24,7 +24,7 @@ pub struct Once {
     pub of: u64,
     /// A number that is told to who asks again.
     pub says: u64,
-    /// How long it is remembered.
+    /// How long it is remembered; not at all if that is no time: then it is only not carried out where it was before.
     pub kept: Span,
     /// Whether a refusal is remembered as well.
     pub refusals: bool,

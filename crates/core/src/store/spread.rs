@@ -137,18 +137,42 @@ impl Spread {
                 for (at, label) in part.operations.iter().zip(newest) {
                     all[*at] = label;
                 }
+                let epoch = self.epoch_beside(epoch);
                 Next::Undo(StoreReply::Relabel { now, epoch, newest: all }, self.ends(false))
             }
             StoreReply::Repeated { now, epoch, first } => {
                 if part.operations[0] == 0 {
                     self.first = Some((now, epoch));
                 }
-                self.remembered = Some(first);
+                // What was said first holds everywhere.
+                for operation in &mut self.operations {
+                    if let Action::Settle { keep } = &mut operation.action {
+                        *keep = first.says;
+                    }
+                }
+                self.remembered.get_or_insert(first);
                 self.asked += 1;
                 self.next()
             }
-            other @ StoreReply::OtherRequest { .. } => Next::Undo(other, self.ends(false)),
+            StoreReply::OtherRequest { now, epoch } => {
+                let epoch = self.epoch_beside(epoch);
+                Next::Undo(StoreReply::OtherRequest { now, epoch }, self.ends(false))
+            }
         }
+    }
+
+    /// The epoch of the place of the first operation, if the place that was asked has this one: of another place's
+    /// epoch the whole answer must not speak. 0 where it is not known.
+    fn epoch_beside(&self, epoch: StoreEpoch) -> StoreEpoch {
+        let is_first = self.parts[self.asked].operations[0] == 0;
+        let known = self.first.map_or(StoreEpoch(0), |(_, epoch)| epoch);
+        if is_first { epoch } else { known }
+    }
+
+    /// Whether something was carried out that is not undone by what [`fail`](Self::fail) says.
+    pub fn has_done(&self) -> bool {
+        let charges = |o: &Operation| matches!(o.action, Action::Charge { .. });
+        self.asked > 0 && !self.operations.iter().any(charges)
     }
 
     /// The place that was asked has not answered: what is to be undone, as with [`Next::Undo`]. What that place may
@@ -172,7 +196,7 @@ impl Spread {
             Some(without(reply, taken))
         });
         let replies = replies.collect();
-        if let Some(first) = self.remembered.take().filter(|_| admitted) {
+        if let Some(first) = self.remembered.take() {
             return Next::Undo(StoreReply::Repeated { now, epoch, first }, Vec::new());
         }
         let done = StoreReply::Done { admitted, now, epoch, adopted: None, operations: replies };

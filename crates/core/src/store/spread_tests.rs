@@ -336,3 +336,73 @@ fn what_charges_nothing_is_carried_out_everywhere_and_once() {
     let named = StoreCommand { once: Some(once(0)), ..StoreCommand::new(charges.into()) };
     assert!(Spread::new(&named, place_of, HoldId(9)).is_err());
 }
+
+/// Of another place's epoch the whole answer does not speak.
+#[test]
+fn an_answer_has_the_epoch_of_the_first_operations_place_or_none() {
+    let mut world = World::new();
+    world.tables = (0..PLACES).map(|place| Table::new(100, StoreEpoch(10 + place))).collect();
+    let run = |world: &mut World, order: [u64; 2], late: u64| {
+        let operations = order.map(|caller| {
+            let charge = world.operation(caller, Action::Charge { cost: 1 });
+            let not_after = if caller == late { StoreTime(0) } else { charge.not_after };
+            Operation { not_after, ..charge }
+        });
+        let command = StoreCommand::new(operations.into());
+        let spread = Spread::new(&command, place_of, HoldId(9));
+        let mut spread = spread.expect("no name").expect("two places");
+        let mut next = spread.begin();
+        loop {
+            next = match next {
+                Next::Ask(key, command) => spread.handle(world.ask(&key, &command)),
+                Next::Confirm(reply, _) | Next::Undo(reply, _) => return reply.epoch(),
+            };
+        }
+    };
+    let nobody = 99;
+    assert_eq!(run(&mut world, [0, 1], nobody), StoreEpoch(10));
+    assert_eq!(run(&mut world, [1, 0], nobody), StoreEpoch(11));
+    // The place with the lower number is asked first.
+    assert_eq!(run(&mut world, [0, 1], 0), StoreEpoch(10));
+    assert_eq!(run(&mut world, [1, 0], 0), StoreEpoch(0), "what 1 has is not known");
+    assert_eq!(run(&mut world, [0, 1], 1), StoreEpoch(10));
+    assert_eq!(run(&mut world, [1, 0], 1), StoreEpoch(11));
+}
+
+/// Two settlings that say different amounts: the one that was first at one place holds at all.
+#[test]
+fn who_settles_first_anywhere_settles_everywhere() {
+    let mut world = World::new();
+    let terms = Terms { id: HoldId(77), lasts: Span::secs(60), lapse: Lapse::GivenBack };
+    for caller in [0, 1] {
+        let charge = world.operation(caller, Action::Charge { cost: 5 });
+        let command = StoreCommand::new([Operation { hold: Some(terms), ..charge }].into());
+        world.ask(&key(caller), &command);
+    }
+    let spread = |world: &World, keep| {
+        let operations = [0, 1].map(|caller| Operation {
+            hold: Some(terms),
+            ..world.operation(caller, Action::Settle { keep })
+        });
+        let id = RequestId([1, 2]);
+        let once = Once { id, of: 0, says: keep, kept: Span::secs(60), refusals: false };
+        let command = StoreCommand { once: Some(once), ..StoreCommand::new(operations.into()) };
+        Spread::new(&command, place_of, HoldId(9)).expect("no charge").expect("two places")
+    };
+    let mut first = spread(&world, 2);
+    let Next::Ask(place, command) = first.begin() else { panic!("nothing to ask") };
+    world.ask(&place, &command);
+    let mut second = spread(&world, 4);
+    let mut next = second.begin();
+    let reply = loop {
+        next = match next {
+            Next::Ask(key, command) => second.handle(world.ask(&key, &command)),
+            Next::Confirm(reply, _) | Next::Undo(reply, _) => break reply,
+        };
+    };
+    assert!(
+        matches!(reply, StoreReply::Repeated { ref first, .. } if first.says == 2),
+        "{reply:?}"
+    );
+    assert_eq!((world.used(0), world.used(1)), (2, 2));
+}

@@ -479,7 +479,7 @@ pub fn step<R: Records>(
         draft.lifted.clone_from(&draft.charged);
     }
     let changed = || drafts.iter().filter(|draft| writes && draft.is_worth_writing());
-    let remembers = once.filter(|(once, _)| admitted || once.refusals);
+    let remembers = once.filter(|(once, _)| once.kept > Span::ZERO && (admitted || once.refusals));
     let fresh =
         changed().filter(|draft| draft.found.is_none()).count() + usize::from(remembers.is_some());
     if fresh > 0 && !records.make_room(fresh, now) {

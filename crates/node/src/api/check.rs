@@ -107,6 +107,10 @@ impl From<CheckError> for Problem {
 
 impl From<PlanError> for Problem {
     fn from(error: PlanError) -> Self {
-        Self::field("attributes", error.to_string())
+        let field = match error {
+            PlanError::TooManyLimits { .. } => "attributes",
+            PlanError::NamedForSeveral => "Idempotency-Key",
+        };
+        Self::field(field, error.to_string())
     }
 }

@@ -25,11 +25,7 @@ pub(super) async fn keep_settled(
             && let Some((command, ticket)) = engine.poll_places(&limiter.policies(), clock.now())
         {
             let outcome = carry_out(limiter, "hold", &command).await;
-            let failed = !matches!(outcome, Outcome::Reply(_));
-            engine.handle_told(ticket, &outcome);
-            if failed {
-                break;
-            }
+            engine.handle_told(clock.now(), ticket, &outcome);
         }
         while store.is_reachable()
             && let Some((command, ticket)) = engine.poll_settle(&limiter.policies(), clock.now())

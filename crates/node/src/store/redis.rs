@@ -225,8 +225,11 @@ impl Names {
         }
         match &once {
             Some((Once { of, says, kept, refusals, .. }, _)) => {
-                let kept = kept.as_millis_ceil().max(1);
-                for number in [kept, *of, *says, u64::from(*refusals)] {
+                match kept.as_millis_ceil() {
+                    0 => call.arg("-1"),
+                    millis => call.arg(millis.min(COUNT_MAX)),
+                };
+                for number in [*of, *says, u64::from(*refusals)] {
                     call.arg(number.min(COUNT_MAX));
                 }
             }

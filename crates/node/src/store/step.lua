@@ -7,7 +7,8 @@
 --          the caller says that its labels are whole; the configuration that its claims are made by, from when on
 --          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
 --          opened since they began before, and one more (0: not known), and until when it may be adopted so; for how
---          many milliseconds the command is remembered (0: it is not), and if it is, what it asks for, a number for
+--          many milliseconds the command is remembered (0: it has no name, -1: it is not, and only not carried out
+--          where it was before), and if it has one, what it asks for, a number for
 --          who asks again, and whether a refusal is remembered (1 or 0); and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund,
 --          5: settle, 6: hold, 7: confirm)
@@ -900,7 +901,7 @@ for _, o in ipairs(replies) do
   reply[#reply + 1] = o[4] and #o[4] or 0
   for _, number in ipairs(o[4] or {}) do reply[#reply + 1] = number end
 end
-if once and (admitted or ARGV[12] == '1') then
+if once and ARGV[9] ~= '-1' and (admitted or ARGV[12] == '1') then
   local n = {1, tonumber(ARGV[10]), #starts, tonumber(ARGV[11]), now, admitted and 1 or 0}
   local from = 8
   for i, start in ipairs(starts) do

@@ -45,12 +45,20 @@ impl<'de> Deserialize<'de> for Date {
                 YEARS.end()
             ))
         };
-        let parts: Vec<i64> = text.split('-').filter_map(|part| part.parse().ok()).collect();
-        let [year, month, day] = parts[..] else { return Err(wrong()) };
+        let number = |part: &str| {
+            let plain = part.len() <= 4 && part.bytes().all(|byte| byte.is_ascii_digit());
+            part.parse::<i64>().ok().filter(|_| plain)
+        };
+        let parts: Option<Vec<i64>> = text.split('-').map(number).collect();
+        let Some([year, month, day]) = parts.as_deref() else { return Err(wrong()) };
+        let (year, month, day) = (*year, *month, *day);
         let is_date = text.len() == 10 && YEARS.contains(&year) && (1..=12).contains(&month);
+        if !is_date {
+            return Err(wrong());
+        }
         let ends = if month == 12 { day_of(year + 1, 1, 1) } else { day_of(year, month + 1, 1) };
         let days = day_of(year, month, day);
-        let days = u64::try_from(days).ok().filter(|_| is_date && day >= 1 && days < ends);
+        let days = u64::try_from(days).ok().filter(|_| day >= 1 && days < ends);
         Ok(Self(ClusterTime(days.ok_or_else(wrong)? * 86_400_000_000)))
     }
 }

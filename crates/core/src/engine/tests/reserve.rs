@@ -276,7 +276,11 @@ fn a_store_that_forgot_places_is_told_of_them() {
     // Somebody asks first: by then the node knows that it is another epoch.
     assert!(world.ask_in(0, 1, &Manner::default(), true).allowed);
     let mut told = 0;
-    while let Some((command, ticket)) = world.nodes[0].0.poll_places(&policies, world.now) {
+    for _ in 0..20 {
+        world.now += Span::millis(100);
+        let Some((command, ticket)) = world.nodes[0].0.poll_places(&policies, world.now) else {
+            continue;
+        };
         told += command.operations.len();
         // The first word gets lost.
         let outcome = if told <= 2 {
@@ -284,9 +288,56 @@ fn a_store_that_forgot_places_is_told_of_them() {
         } else {
             Outcome::Reply(world.nodes[0].1.apply(&command, wall(world.now)).expect("room"))
         };
-        world.nodes[0].0.handle_told(ticket, &outcome);
+        world.nodes[0].0.handle_told(world.now, ticket, &outcome);
     }
     assert!(!world.ask_in(0, 1, &Manner::default(), true).allowed, "all four are taken again");
     assert_eq!(world.settle_at(0, 0, &taken, 0), Settled::Charged(0));
     assert!(world.ask_in(0, 2, &Manner::default(), true).allowed);
+}
+
+#[test]
+fn one_place_that_cannot_be_told_holds_up_no_other() {
+    let mut world = places();
+    let taken: Vec<_> = (0..3).map(|_| world.reserve(0, 1).expect("there is one").id).collect();
+    world.wipe(0);
+    assert!(world.ask_in(0, 1, &Manner::default(), true).allowed);
+    let (policies, first) = (world.policies.clone(), *taken.iter().min().expect("three"));
+    let mut told = Vec::new();
+    for _ in 0..30 {
+        world.now += Span::millis(100);
+        while let Some((command, ticket)) = world.nodes[0].0.poll_places(&policies, world.now) {
+            let id = command.operations[0].hold.expect("a place").id;
+            let outcome = if id == first {
+                Outcome::Unknown
+            } else {
+                told.push(id);
+                Outcome::Reply(world.nodes[0].1.apply(&command, wall(world.now)).expect("room"))
+            };
+            world.nodes[0].0.handle_told(world.now, ticket, &outcome);
+        }
+    }
+    assert_eq!(told.len(), 2, "{told:?} of {taken:?}");
+    assert!(!told.contains(&first));
+}
+
+/// A slot that moved begins a new epoch and has forgotten nothing: places that another node gave back stay free.
+#[test]
+fn a_place_that_was_given_back_elsewhere_is_not_held_again() {
+    let mut world = places();
+    let taken = world.reserve(0, 3).expect("there are three");
+    // Another node settles, on the same store.
+    let (policies, reservation) = (world.policies.clone(), taken.clone());
+    let (command, _ticket) = world.nodes[1].0.settle(&policies, world.now, reservation, 0);
+    world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
+    let later = StoreEpoch(world.nodes[0].1.epoch().0 + 1);
+    world.nodes[0].1.begin_epoch(later);
+    assert!(world.ask_in(0, 1, &Manner::default(), true).allowed);
+    let mut told = 0;
+    while let Some((command, ticket)) = world.nodes[0].0.poll_places(&policies, world.now) {
+        told += 1;
+        let reply = world.nodes[0].1.apply(&command, wall(world.now)).expect("room");
+        world.nodes[0].0.handle_told(world.now, ticket, &Outcome::Reply(reply));
+    }
+    assert!(told >= 1);
+    assert!(world.ask_in(0, 3, &Manner::default(), true).allowed, "three of four are free");
 }

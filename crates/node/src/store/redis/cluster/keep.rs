@@ -232,8 +232,8 @@ impl Inner {
         looks.extend(waiting.by_ref().take(LOOKS_MAX).map(|bucket| self.look(*bucket)));
         while let Some((bucket, epoch)) = looks.next().await {
             looks.extend(waiting.next().map(|bucket| self.look(*bucket)));
-            // Who did not answer is asked again after the next probe.
-            let Some(epoch) = epoch else { continue };
+            // Whoever does not answer is asked again after the next probe, which must not wait for all of them.
+            let Some(epoch) = epoch else { return };
             looked.of.insert(bucket, (Arc::clone(history), epoch));
         }
     }
@@ -243,6 +243,9 @@ impl Inner {
         (bucket, reply.ok().map(|reply| reply.epoch().0))
     }
 }
+
+/// What a server says of a cluster at most: of a thousand servers that share single slots it is not a quarter.
+const NODES_BYTES_MAX: usize = 4 << 20;
 
 /// Which buckets of a primary were looked at, under which history, and what was found.
 #[derive(Default)]
@@ -261,5 +264,11 @@ async fn ask_link(address: &Address, link: &Link) -> Result<(Address, String), S
 async fn nodes(connection: &mut redis::aio::MultiplexedConnection) -> Result<String, StoreError> {
     let mut question = redis::cmd("CLUSTER");
     let answer = time::timeout(ASK_MAX, question.arg("NODES").query_async(connection)).await;
-    answer.map_err(|_| StoreError::Timeout)?.map_err(|error| StoreError::from_redis(&error))
+    let answer = answer.map_err(|_| StoreError::Timeout)?;
+    let text: String = answer.map_err(|error| StoreError::from_redis(&error))?;
+    if text.len() > NODES_BYTES_MAX {
+        let said = format!("it says {} bytes of the cluster's servers", text.len());
+        return Err(StoreError::Unreadable(said));
+    }
+    Ok(text)
 }

@@ -99,6 +99,13 @@ impl<'a> Line<'a> {
             // What stands in brackets is on its way, and not parsed.
             (from <= to && usize::from(to) < SLOTS).then_some(from..=to)
         });
+        // Nobody has more ranges than there are slots, nor one slot twice.
+        let mut room = SLOTS;
+        let slots = slots.take(SLOTS).take_while(move |range| {
+            let fits = range.len() <= room;
+            room = room.saturating_sub(range.len());
+            fits
+        });
         let (place, more) = place.split_once(',').unwrap_or((place, ""));
         let by_address = Address::parse(place.split('@').next()?, said_by)?;
         let name = more.split(',').next().filter(|name| !name.is_empty() && !name.contains('='));
@@ -125,8 +132,10 @@ impl Map {
         let mut lines: Vec<_> = lines.collect();
         lines.sort_by(|a, b| (a.id, &a.server.address).cmp(&(b.id, &b.server.address)));
         for Line { id, server, epoch, slots } in lines {
-            let place = match places.get(id) {
-                Some(place) => *place,
+            // Servers are asked by address: two names for one are one.
+            let same = map.primaries.iter().position(|known| known.address == server.address);
+            let place = match places.get(id).copied().or(same.map(|at| at as u16 + 1)) {
+                Some(place) => place,
                 None if map.primaries.len() >= PRIMARIES_MAX => continue,
                 None => {
                     map.primaries.push(server);
