@@ -9,8 +9,8 @@ use tidegate_core::{
     ids::{Caller, ConfigEpoch, Key, LimitId, RegionNumber, StoreEpoch},
     rights::{Adopted, Bases, Proposed, Received, Reopening, Row},
     store::{
-        Action, Bound, CallerBucket, Claim, Counts, Holding, Opening, Operation, OperationReply,
-        StoreCommand, StoreReply,
+        Action, Bound, CallerBucket, Claim, Counts, HoldId, Holding, Lapse, Opening, Operation,
+        OperationReply, StoreCommand, StoreReply, Terms,
     },
     time::{ClusterTime, Label, Span, StoreTime},
 };
@@ -646,11 +646,13 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
             let charge = s.charge(random.random_range(0..6), label, random.random_range(1..8), 20);
             let used = random.random_range(0..6);
             Operation {
-                action: match random.random_range(0..12) {
+                action: match random.random_range(0..14) {
                     0 => Action::Peek,
                     1 | 2 => Action::Heal,
                     3 | 4 => Action::Grant,
                     5 => Action::Refund { amount: random.random_range(1..8) },
+                    6 => Action::Settle { keep: random.random_range(0..8) },
+                    7 => Action::Confirm,
                     _ => charge.action,
                 },
                 claim: random.random_bool(0.5).then(|| random_claim(random, label).into()),
@@ -661,6 +663,11 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
                     Counts::default()
                 },
                 enforce: random.random_bool(0.8),
+                hold: random.random_bool(0.3).then(|| Terms {
+                    id: HoldId(random.random_range(1..20)),
+                    lasts: Span::secs(3_600),
+                    lapse: if random.random_bool(0.5) { Lapse::GivenBack } else { Lapse::Undone },
+                }),
                 not_before: if random.random_bool(0.02) {
                     charge.not_after
                 } else {

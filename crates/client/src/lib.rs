@@ -9,8 +9,9 @@
 //! one.) What then happens to the request that asked is the caller's choice: let it pass where the
 //! service matters more than the limit, refuse it where the limit does. This crate does not choose.
 //!
-//! A check with a name ([`Client::check_once`]) may be asked again, of any node of the region: it is charged once.
-//! The same holds for settling what was reserved.
+//! A check with a name ([`Client::check_once`]) may be asked again, of any node of the region: it is charged once, and
+//! answered as the first time, also if that was a refusal. Who comes back later gives it a new name. Settling what was
+//! reserved may be asked again as well.
 //!
 //! [`Error::Refused`] means that the node understood that it was asked wrongly: it is a mistake in the
 //! program or its configuration, and asking again will not help.

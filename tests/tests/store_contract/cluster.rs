@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU16, Ordering},
 };
 
-use tidegate_core::store::{HoldId, Lapse, Once, RequestId, Terms};
+use tidegate_core::store::{Once, RequestId};
 use tidegate_node::store::Door;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -348,7 +348,8 @@ async fn who_is_no_cluster_and_who_is_one_are_told_apart() {
 #[tokio::test]
 async fn a_cluster_names_the_rights_that_a_user_lacks() {
     let cluster = redis_cluster::RedisCluster::start(1, 0).await;
-    let enough = "+evalsha +script|load +info +time +get +set +cluster|nodes +cluster|info +asking";
+    let enough =
+        "+evalsha +script|load +info +time +get +set +pttl +cluster|nodes +cluster|info +asking";
     let set = async |rights: &str| {
         let mut words = vec!["ACL", "SETUSER", "gate", "reset", "on", ">word", "~test:*"];
         words.extend(rights.split(' '));

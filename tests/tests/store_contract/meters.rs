@@ -3,7 +3,7 @@
 
 use tidegate_core::{
     algorithm::{Bucket, LabelTime, Rule, Weighed},
-    store::{HoldId, Lapse, Once, RequestId, Table, Terms},
+    store::{Once, RequestId, Table},
     time::Window,
 };
 use tidegate_tests::skewed_redis::SkewedRedis;
@@ -230,9 +230,11 @@ async fn redis_measures_as_memory_does() {
     let server = SkewedRedis::start().await.expect("redis-server");
     let redis = Subject::at(&server.url());
     redis.until_reachable().await;
-    let mut table = Table::new(1_000, StoreEpoch(1));
+    let (_, epoch) = redis.store.epochs().into_iter().next().expect("it was reached");
+    let mut table = Table::new(1_000, epoch);
     let seed = rand::random::<u64>();
-    let start = StoreTime(1_700_000_000_000_000);
+    // What is held before the epoch began does not come back by itself.
+    let start = StoreTime(epoch.0) - Span::secs(300);
     let mut traffic = Traffic { random: Xoshiro256PlusPlus::seed_from_u64(seed), now: start };
     let mut clock = server.clock().await;
     let rounds = std::env::var("RANDOM_OPERATIONS").ok().and_then(|n| n.parse().ok());

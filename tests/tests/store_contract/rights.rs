@@ -4,7 +4,7 @@ use super::*;
 
 const SEEN: Duration = Duration::from_secs(10);
 /// As in docs/configuration.md.
-const ENOUGH: &str = "~test:* +evalsha +script|load +info +time +get +set";
+const ENOUGH: &str = "~test:* +evalsha +script|load +info +time +get +set +pttl";
 
 /// A server whose user `gate` has these rights, and a store that uses it.
 async fn as_user(rights: &str) -> Subject {
@@ -65,11 +65,11 @@ async fn another_database_needs_the_right_to_select_it_and_has_to_be_there() {
 
 #[tokio::test]
 async fn every_right_that_is_missing_is_named_at_the_connection() {
-    for right in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {
+    for right in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set", "+pttl"] {
         let s = as_user(ENOUGH.replace(right, "").replace("  ", " ").trim()).await;
         let said = refusal(&s).await;
         assert!(said.contains(right) && said.contains("ACL SETUSER"), "{right}: {said}");
-        for other in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set"] {
+        for other in ["+evalsha", "+script|load", "+info", "+time", "+get", "+set", "+pttl"] {
             assert_eq!(said.contains(other), other == right, "{right}: {said}");
         }
         assert!(!s.store.is_reachable());
@@ -82,7 +82,10 @@ async fn every_right_that_is_missing_is_named_at_the_connection() {
     assert!(said.contains("+select, +set on keys ~test:*"), "{said}");
     let s = as_user(&ENOUGH.replace("~test:*", "~other:*")).await;
     let said = refusal(&s).await;
-    assert!(said.contains("+get on keys ~test:*, +set on keys ~test:*"), "{said}");
+    assert!(
+        said.contains("+get on keys ~test:*, +pttl on keys ~test:*, +set on keys ~test:*"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

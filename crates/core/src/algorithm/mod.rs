@@ -87,6 +87,19 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The same, which brings no floor.
+    pub(crate) fn without_floor(mut self) -> Self {
+        match &mut self {
+            Self::FixedWindow | Self::Concurrency => {}
+            Self::SlidingWindow(label) | Self::SlidingLog(label) | Self::Bucket(label, _) => {
+                label.before = 0;
+            }
+        }
+        self
+    }
+}
+
 /// How a limit stands after an operation, for who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Weighed {

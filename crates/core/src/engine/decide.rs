@@ -22,9 +22,7 @@ use crate::{
     ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Algorithm, Limit, OnStoreFailure, PolicySet, Scope},
-    store::{
-        CallerBucket, Counts, HoldId, Opening, Operation, OperationReply, StoreCommand, StoreReply,
-    },
+    store::{CallerBucket, Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -109,12 +107,9 @@ impl<G: Guarding> Engine<G> {
             if self.settings.buckets > 1 && callers.any(|caller| Some(caller) != first) {
                 return Err(PlanError::NamedForSeveral);
             }
-            let once = named(name, secret, subjects, &ticket);
+            let says = ticket.reserve.map_or_else(|| self.hold_id(), |reserve| reserve.id);
+            let once = named(name, says.0, secret, subjects, &ticket);
             ticket.once = Some(once);
-            if let Some(reserve) = &mut ticket.reserve {
-                // Who asks again is told the same name.
-                reserve.id = HoldId((once.id.0[1] >> 11).max(1));
-            }
             match self.recall_answered(now, &once) {
                 Some(Recalled::Same(decision)) => return Ok(Plan::Known(Box::new(decision))),
                 Some(Recalled::Other) => return Ok(Plan::OtherRequest),
@@ -448,7 +443,9 @@ impl<G: Guarding> Engine<G> {
                 let reservation = self.reservation(&ticket, reading, passed);
                 let reservation = reservation.filter(|_| admitted);
                 if admitted {
-                    self.note_reserved(now, (reading, epoch), &ticket, reservation.as_ref());
+                    let passed = operations.iter().map(|op| op.passes);
+                    let reserved = reservation.as_ref();
+                    self.note_reserved(now, (reading, epoch), &ticket, reserved, passed);
                 }
                 let cluster = self.cluster_time(now);
                 let verdicts = ticket
@@ -482,9 +479,19 @@ impl<G: Guarding> Engine<G> {
                 let command = self.label(&mut ticket, now, Some(reading));
                 Completion::Again(command, ticket)
             }
-            Outcome::Unknown | Outcome::Cancelled => Completion::Decided(
-                self.answer_without_store(now, &ticket, Reason::StoreUnavailable),
-            ),
+            Outcome::Unknown => {
+                let why = Reason::StoreUnavailable;
+                let decision = self.answer_without_store(now, &ticket, why);
+                if decision.allowed {
+                    self.note_unanswered(now, &ticket);
+                }
+                Completion::Decided(decision)
+            }
+            Outcome::Cancelled => Completion::Decided(self.answer_without_store(
+                now,
+                &ticket,
+                Reason::StoreUnavailable,
+            )),
             Outcome::Shed => {
                 Completion::Decided(self.answer_without_store(now, &ticket, Reason::Overload))
             }
@@ -495,6 +502,10 @@ impl<G: Guarding> Engine<G> {
     /// so the next command's floor charges it exactly once, also where the store had charged it after all.
     /// Only what `open` admits while there is no room for its key is not counted.
     fn answer_without_store(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
+        self.answer_by_name(now, ticket, || self.answer_anew(now, ticket, reason))
+    }
+
+    fn answer_anew(&self, now: Mono, ticket: &Ticket, reason: Reason) -> Decision {
         let charges = ticket.purpose == Purpose::Charge;
         let known = |plan: &Planned| {
             let used = self.known(plan.key, plan.label).own_region();
@@ -541,12 +552,7 @@ impl<G: Guarding> Engine<G> {
             verdict
         });
         let limits = self.with_views(now, ticket, verdicts.collect());
-        let decision = plan::decision(admitted, limits, Some(reason));
-        // A refusal charged nothing: who asks again may find the store.
-        if charges && admitted {
-            self.note_answered(now, ticket, &decision);
-        }
-        decision
+        plan::decision(admitted, limits, Some(reason))
     }
 
     /// What the own region may have used in a label as far as is known without its store: of what was used in the

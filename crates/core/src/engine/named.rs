@@ -9,7 +9,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::{Caller, CallerHasher, RequestName, Secret, StoreEpoch},
     memory,
-    store::{Once, Remembered, RequestId},
+    store::{HoldId, Once, Remembered, RequestId},
     time::{Mono, Span, StoreTime},
 };
 
@@ -38,10 +38,11 @@ impl Named {
         {
             self.answered.remove(&oldest);
         }
-        self.oldest.insert((answered.until, id));
-        if let Some(before) = self.answered.insert(id, answered) {
+        if let Some(before) = self.answered.remove(&id) {
             self.oldest.remove(&(before.until, id));
         }
+        self.oldest.insert((answered.until, id));
+        self.answered.insert(id, answered);
     }
 
     fn recall(&mut self, now: Mono, id: &RequestId) -> Option<&Answered> {
@@ -70,11 +71,28 @@ pub(super) enum Recalled {
 }
 
 impl<G: Guarding> Engine<G> {
-    /// Remembers what was admitted under a name without the store: who asks here again is answered the same.
-    pub(super) fn note_answered(&self, now: Mono, ticket: &Ticket, decision: &Decision) {
-        let Some(once) = ticket.once else { return };
-        let answered = Answered { of: once.of, decision: decision.clone(), until: now + once.kept };
-        self.named.with(|named| named.remember(once.id, answered));
+    /// Answers a check without the store by `answer`; under a name only once: who asks here again is told the same. A
+    /// refusal charged nothing, and is not remembered: who asks again may find the store.
+    pub(super) fn answer_by_name(
+        &self,
+        now: Mono,
+        ticket: &Ticket,
+        answer: impl FnOnce() -> Decision,
+    ) -> Decision {
+        let Some(once) = ticket.once else { return answer() };
+        // Two that come at a time are one.
+        self.named.with(|named| {
+            let known = named.recall(now, &once.id).filter(|known| known.of == once.of);
+            if let Some(known) = known {
+                return known.decision.clone();
+            }
+            let decision = answer();
+            if decision.allowed {
+                let (of, until) = (once.of, now + once.kept);
+                named.remember(once.id, Answered { of, decision: decision.clone(), until });
+            }
+            decision
+        })
     }
 
     pub(super) fn recall_answered(&self, now: Mono, once: &Once) -> Option<Recalled> {
@@ -100,14 +118,20 @@ impl<G: Guarding> Engine<G> {
                 plan.know(&known);
             }
         }
+        if let Some(reserve) = &mut ticket.reserve {
+            reserve.id = HoldId(first.says);
+        }
         let replies = || first.operations.iter().map(|(_, reply)| reply);
         let reservation = self.reservation(&ticket, first.at, replies().map(|op| op.passes));
         let reservation = reservation.filter(|_| first.admitted);
-        if ticket.unanswered {
+        // Whoever was answered then has counted it; this very check was not.
+        let is_own = ticket.once.is_some_and(|once| once.says == first.says);
+        if ticket.unanswered && is_own {
             let passes = replies().map(|op| (op.passes, Some(op.counts)));
             self.count(now, &ticket, first.admitted, passes);
             if first.admitted {
-                self.note_reserved(now, (first.at, epoch), &ticket, reservation.as_ref());
+                let (at, passed) = ((first.at, epoch), replies().map(|op| op.passes));
+                self.note_reserved(now, at, &ticket, reservation.as_ref(), passed);
             }
         }
         let cluster = self.cluster_time(now);
@@ -134,9 +158,10 @@ pub(super) fn as_of(first: &Remembered, now: StoreTime) -> Remembered {
 }
 
 /// What makes a check one that is carried out once, by the name that its caller gave it: what else it says has to be
-/// the same.
+/// the same. `says` is a number that nobody else says: by it a node knows its own command again.
 pub(super) fn named(
     (name, kept): (&str, Span),
+    says: u64,
     secret: &Secret,
     subjects: &[Subject<'_>],
     ticket: &Ticket,
@@ -154,5 +179,5 @@ pub(super) fn named(
     let lasts = ticket.reserve.map_or(0, |reserve| reserve.lasts.0);
     let of = hasher.numbers(&[u64::from(ticket.reserve.is_some()), lasts]).finish();
     let id = RequestName::of(secret, name, caller);
-    Once { id, of: of.0[0] >> 11, says: 0, kept, refusals: true }
+    Once { id, of: of.0[0] >> 11, says, kept, refusals: true }
 }

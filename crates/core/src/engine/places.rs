@@ -14,7 +14,7 @@ use crate::{
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     policy::{Algorithm, PolicySet},
-    store::{Action, Counts, HoldId, Lapse, Once, Operation, StoreCommand, Terms},
+    store::{Action, Counts, HoldId, Lapse, Once, Operation, StoreCommand, StoreReply, Terms},
     time::{ClusterTime, Mono, Span, StoreTime},
 };
 
@@ -87,7 +87,15 @@ impl<G: Guarding> Engine<G> {
 
     /// Takes what became of such a command. One that failed is tried again.
     pub fn handle_told(&self, now: Mono, ticket: PlacesTicket, outcome: &Outcome) {
-        if matches!(outcome, Outcome::Reply(_)) {
+        let is_told = match outcome {
+            Outcome::Reply(StoreReply::Done { operations, .. }) => {
+                operations.iter().all(|operation| operation.passes)
+            }
+            // It was given back elsewhere.
+            Outcome::Reply(StoreReply::Repeated { .. }) => true,
+            _ => false,
+        };
+        if is_told {
             return;
         }
         self.reserved.with(|reserved| {
@@ -109,7 +117,9 @@ fn place(
 ) -> Option<Operation> {
     let charged = open.reservation.charged.get(at)?;
     let (_, limit) = policies.limit(charged.key.limit)?;
-    let (id, ends) = (open.reservation.id, open.reservation.ends);
+    let id = open.reservation.id;
+    // A place lasts as long as its limit says at most.
+    let ends = open.reservation.ends.min(open.made + limit.window.usual_length());
     if limit.algorithm != Algorithm::Concurrency || ends <= shows {
         return None;
     }

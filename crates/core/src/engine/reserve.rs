@@ -24,7 +24,9 @@ use crate::{
     ids::StoreEpoch,
     memory,
     policy::{Algorithm, PolicySet},
-    store::{Action, Counts, HoldId, Lapse, Once, Operation, StoreCommand, StoreReply, Terms},
+    store::{
+        Action, COUNT_MAX, Counts, HoldId, Lapse, Once, Operation, StoreCommand, StoreReply, Terms,
+    },
     time::{Mono, Span, StoreTime},
 };
 
@@ -78,6 +80,8 @@ pub(super) struct Reserved {
     pub(super) by_id: BTreeMap<HoldId, Open>,
     /// By when they are to be looked at.
     due: BTreeSet<(Mono, HoldId)>,
+    /// How many of them are of places only.
+    places: usize,
     looking: usize,
     unsettled: u64,
     /// How often the store had begun a new epoch when all places were looked at last, and how far that has come.
@@ -92,15 +96,25 @@ pub(super) struct Open {
     pub(super) reservation: Reservation,
     /// Of the store, of each charge's caller, when it was made; of a place, when the store was last told of it.
     pub(super) epochs: Vec<Option<StoreEpoch>>,
+    /// When it was made, by the store's clock.
+    pub(super) made: StoreTime,
     due: Mono,
     until: Mono,
+    /// Whether all of it is to be kept: it was admitted without the store, which may hold it all the same.
+    keeps: bool,
     /// Whether it is of places only, which end by themselves.
     places_only: bool,
 }
 
 impl Reserved {
     fn add(&mut self, open: Open) {
-        if self.by_id.len() >= RESERVED_MAX {
+        let (others, places) = (self.by_id.len() - self.places, self.places);
+        if open.places_only {
+            if places >= RESERVED_MAX {
+                return;
+            }
+            self.places += 1;
+        } else if others >= RESERVED_MAX {
             self.unsettled = self.unsettled.saturating_add(open.reservation.cost());
             return;
         }
@@ -112,7 +126,14 @@ impl Reserved {
         let same = self.by_id.get(&reservation.id)?.reservation == *reservation;
         let open = same.then(|| self.by_id.remove(&reservation.id)).flatten()?;
         self.due.remove(&(open.due, reservation.id));
+        self.places -= usize::from(open.places_only);
         Some(open)
+    }
+
+    fn forget(&mut self, id: HoldId) {
+        if let Some(open) = self.by_id.remove(&id) {
+            self.places -= usize::from(open.places_only);
+        }
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -178,6 +199,7 @@ impl<G: Guarding> Engine<G> {
         (at, epoch): (StoreTime, StoreEpoch),
         ticket: &Ticket,
         reservation: Option<&Reservation>,
+        passes: impl Iterator<Item = bool>,
     ) {
         let first = ticket.planned.first().map(|plan| self.bucket_of(plan.key.caller));
         let open = |reservation: Reservation, lasts: Span, places_only| {
@@ -188,7 +210,8 @@ impl<G: Guarding> Engine<G> {
                 if Some(bucket) == first { Some(epoch) } else { self.epoch_of(bucket) }
             });
             let epochs = in_force.collect();
-            Open { reservation, epochs, due, until: due + LOOK_FOR, places_only }
+            let (made, until) = (at, due + LOOK_FOR);
+            Open { reservation, epochs, made, due, until, places_only, keeps: false }
         };
         if let Some((reservation, reserve)) = reservation.zip(ticket.reserve) {
             let of_places = |plan: &Planned| plan.limit().algorithm == Algorithm::Concurrency;
@@ -197,12 +220,33 @@ impl<G: Guarding> Engine<G> {
             self.reserved.with(|reserved| reserved.add(open));
             return;
         }
-        for plan in &ticket.planned {
+        let taken = ticket.planned.iter().zip(passes).filter(|(_, passes)| *passes);
+        for (plan, _) in taken.filter(|_| ticket.reserve.is_none()) {
             let Some(Terms { id, lasts, .. }) = plan.hold else { continue };
             let charged = Charged { key: plan.key, label: plan.label, cost: plan.cost };
             let reservation = Reservation { id, ends: at + lasts, charged: [charged].into() };
             self.reserved.with(|reserved| reserved.add(open(reservation, lasts, true)));
         }
+    }
+
+    /// What was to be reserved was admitted without the store, which may have done it all the same: nobody can settle
+    /// it, and it is not to be given back.
+    pub(super) fn note_unanswered(&self, now: Mono, ticket: &Ticket) {
+        let Some(Reserve { id, lasts }) = ticket.reserve else { return };
+        let charged =
+            ticket.planned.iter().filter(|plan| plan.limit().algorithm != Algorithm::Concurrency);
+        let charged =
+            charged.map(|plan| Charged { key: plan.key, label: plan.label, cost: plan.cost });
+        let charged: Vec<_> = charged.collect();
+        if charged.is_empty() {
+            return;
+        }
+        let epochs = charged.iter().map(|_| None).collect();
+        let (due, made) = (now, StoreTime(0));
+        let reservation = Reservation { id, ends: StoreTime(0), charged };
+        let until = now + lasts + LOOK_FOR;
+        let open = Open { reservation, epochs, made, due, until, places_only: false, keeps: true };
+        self.reserved.with(|reserved| reserved.add(open));
     }
 
     /// Has the store end a reservation and keep `keep` of it, at most what was reserved: carry out the command,
@@ -226,8 +270,14 @@ impl<G: Guarding> Engine<G> {
         looks: bool,
     ) -> (StoreCommand, SettleTicket) {
         let (clock, shows) = self.clock.with(|clock| (clock.relation(now), clock.store_time(now)));
+        let limit_of =
+            |charged: &Charged| policies.limit(charged.key.limit).map(|(_, limit)| limit);
+        let is_place = |charged: &Charged| {
+            limit_of(charged).is_some_and(|limit| limit.algorithm == Algorithm::Concurrency)
+        };
+        let of_places = reservation.charged.iter().all(is_place);
         let operation = |charged: &Charged| {
-            let limit = policies.limit(charged.key.limit).map(|(_, limit)| limit);
+            let limit = limit_of(charged);
             let rule = limit.map_or_else(Rule::default, |limit| {
                 limit.rule(clock.store_time_of(limit.window.start(charged.label)), 0)
             });
@@ -240,7 +290,8 @@ impl<G: Guarding> Engine<G> {
                 not_after: StoreTime(u64::MAX),
                 ceiling: 0,
                 floor: Counts::default(),
-                enforce: true,
+                // A place may be over before the reservation is.
+                enforce: of_places || !is_place(charged),
                 expires: StoreTime(0),
                 claim: None,
                 rule,
@@ -271,8 +322,15 @@ impl<G: Guarding> Engine<G> {
             Outcome::Reply(reply) => self.settled(now, &ticket, reply),
             _ => return self.look_again(now, &ticket),
         };
+        // Who comes too late hears so; what has become of it the look finds out.
+        if settled == Settled::Unknown && !ticket.looks {
+            return settled;
+        }
         let open = self.reserved.with(|reserved| reserved.remove(&ticket.reservation));
         let Some(open) = open else { return settled };
+        if open.keeps {
+            return settled;
+        }
         let kept = match settled {
             Settled::Charged(kept) => Some(kept),
             // Its time was over, and the store has given it back.
@@ -349,22 +407,29 @@ impl<G: Guarding> Engine<G> {
         policies: &PolicySet,
         now: Mono,
     ) -> Option<(StoreCommand, SettleTicket)> {
-        let reservation = self.reserved.with(|reserved| {
+        let (reservation, keeps) = self.reserved.with(|reserved| {
             if reserved.looking >= LOOKS_MAX {
                 return None;
             }
             loop {
-                let (_, id) = reserved.due.first().copied().filter(|(due, _)| *due <= now)?;
+                let (due, id) = reserved.due.first().copied().filter(|(due, _)| *due <= now)?;
                 reserved.due.pop_first();
                 match reserved.by_id.get(&id) {
+                    // Another one has the name by now.
+                    Some(open) if open.due != due => continue,
                     Some(open) if !open.places_only => {
                         reserved.looking += 1;
-                        return Some(open.reservation.clone());
+                        return Some((open.reservation.clone(), open.keeps));
                     }
-                    _ => reserved.by_id.remove(&id),
+                    Some(_) => reserved.forget(id),
+                    None => continue,
                 };
             }
         })?;
-        Some(self.settling(policies, now, reservation, 0, true))
+        let keep = if keeps { COUNT_MAX } else { 0 };
+        let (command, ticket) = self.settling(policies, now, reservation, keep, true);
+        // Of what nobody was told nobody asks again; and its end is not known, by which it would have a name.
+        let once = command.once.filter(|_| !keeps);
+        Some((StoreCommand { once, ..command }, ticket))
     }
 }

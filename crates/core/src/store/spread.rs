@@ -9,8 +9,8 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use super::{
-    Action, HoldId, Lapse, Once, Operation, OperationReply, Remembered, StoreCommand, StoreReply,
-    Terms,
+    Action, Counts, HoldId, Lapse, Once, Operation, OperationReply, Remembered, StoreCommand,
+    StoreReply, Terms,
 };
 use crate::{
     ids::{Key, StoreEpoch},
@@ -189,10 +189,14 @@ impl Spread {
         }
         let (now, epoch) = self.first.unwrap_or((StoreTime(0), StoreEpoch(0)));
         let admitted = !self.refused;
-        let replies = self.replies.iter().zip(&self.operations).filter_map(|(reply, operation)| {
-            let reply = reply.clone()?;
+        let holding = self.parts.iter().filter(|part| part.holds);
+        let holding: Vec<usize> = holding.flat_map(|part| part.operations.clone()).collect();
+        let answered = self.replies.iter().zip(&self.operations).enumerate();
+        let replies = answered.filter_map(|(at, (reply, operation))| {
+            let (reply, holds) = (reply.clone()?, holding.contains(&at));
             let Action::Charge { cost } = operation.action else { return Some(reply) };
-            let taken = if reply.passes && !admitted { cost } else { 0 };
+            let is_held = reply.passes && holds;
+            let taken = if is_held && !admitted { cost } else { 0 };
             Some(without(reply, taken))
         });
         let replies = replies.collect();
@@ -231,6 +235,9 @@ impl Spread {
                     action: if admitted { Action::Confirm } else { Action::Settle { keep: 0 } },
                     enforce: false,
                     hold: Some(terms),
+                    // The record may have moved on; what is known of a label by now is another's.
+                    floor: Counts::default(),
+                    rule: operation.rule.without_floor(),
                     ..operation.clone()
                 }
             };

@@ -406,3 +406,26 @@ fn who_settles_first_anywhere_settles_everywhere() {
     );
     assert_eq!((world.used(0), world.used(1)), (2, 2));
 }
+
+#[test]
+fn a_place_that_refused_has_charged_nothing() {
+    let mut world = World::new();
+    // Callers 0 and 3 are of one place; 3 is full, 0 has used 6, which its node knows.
+    world.begin([3].into(), 12);
+    world.begin([0].into(), 6);
+    let charges = [0, 3, 1].map(|c| world.operation(c, Action::Charge { cost: 4 }));
+    let floor = charges[0].floor;
+    let command = StoreCommand::new(charges.into());
+    let mut spread =
+        Spread::new(&command, place_of, HoldId(9)).expect("no name").expect("two places");
+    let mut next = spread.begin();
+    let reply = loop {
+        next = match next {
+            Next::Ask(key, command) => spread.handle(world.ask(&key, &command)),
+            Next::Undo(reply, _) => break reply,
+            Next::Confirm(..) => panic!("there is no room"),
+        };
+    };
+    let StoreReply::Done { operations, .. } = reply else { panic!("{reply:?}") };
+    assert!(operations[0].counts.used >= floor.used, "{:?} < {floor:?}", operations[0]);
+}

@@ -164,13 +164,17 @@ impl Record {
         }
     }
 
-    /// Ends the holds whose time is over. Returns whether there was any.
-    fn lapse(&mut self, rule: &Rule, now: StoreTime) -> bool {
+    /// Ends the holds whose time is over. Returns whether there was any. What was reserved before this epoch began stays
+    /// charged: the store may have forgotten that it was settled.
+    fn lapse(&mut self, rule: &Rule, now: StoreTime, epoch: StoreEpoch) -> bool {
         let Some(holds) = self.holds.as_mut() else { return false };
         let over = holds.take_lapsed(now);
         self.forget_no_holds();
         for hold in &over {
-            self.give_back(rule, hold, hold.amount, now);
+            let is_known = hold.lapse == Lapse::Undone || hold.made.0 >= epoch.0;
+            if is_known {
+                self.give_back(rule, hold, hold.amount, now);
+            }
         }
         !over.is_empty()
     }
@@ -480,9 +484,15 @@ pub fn step<R: Records>(
     }
     let changed = || drafts.iter().filter(|draft| writes && draft.is_worth_writing());
     let remembers = once.filter(|(once, _)| once.kept > Span::ZERO && (admitted || once.refusals));
-    let fresh =
-        changed().filter(|draft| draft.found.is_none()).count() + usize::from(remembers.is_some());
-    if fresh > 0 && !records.make_room(fresh, now) {
+    let fresh = changed().filter(|draft| draft.found.is_none()).count();
+    let room = |records: &mut R, more: usize| more == 0 || records.make_room(more, now);
+    let remembers = remembers.filter(|_| room(records, fresh + 1));
+    // What is settled is settled all the same: it makes room.
+    let may_forget = command.operations.iter().all(|o| o.action.is_of_a_hold());
+    let forgets = once
+        .is_some_and(|(once, _)| once.kept > Span::ZERO && (admitted || once.refusals))
+        && remembers.is_none();
+    if (forgets && !may_forget) || !room(records, fresh) {
         return Err(TableFull);
     }
     changed().for_each(|draft| records.put(&draft.key, draft.lifted.clone()));
@@ -637,7 +647,8 @@ fn draft_for<'a, R: Records>(
     if !fits || newest_only && operation.label != draft.charged.label {
         return None;
     }
-    draft.lifted.lapse(&operation.rule, now);
-    draft.moved |= draft.charged.lapse(&operation.rule, now);
+    let epoch = records.epoch();
+    draft.lifted.lapse(&operation.rule, now, epoch);
+    draft.moved |= draft.charged.lapse(&operation.rule, now, epoch);
     Some(draft)
 }

@@ -46,7 +46,8 @@ pub(crate) fn write(buffer: &mut Vec<u8>, decision: &Decision, cost: u64) {
     out.raw(r#","consistency":"#).text(limit.and_then(consistency));
     let staleness = binding.and_then(|verdict| verdict.staleness).map(Span::as_millis);
     out.raw(r#","staleness_ms":"#).number(staleness);
-    let delay = decision.limits.iter().filter_map(|verdict| verdict.delay).max();
+    let enforced = decision.limits.iter().filter(|verdict| !verdict.policy.shadow);
+    let delay = enforced.filter_map(|verdict| verdict.delay).max();
     if decision.limits.iter().any(|verdict| verdict.limit().shapes()) {
         let delay = delay.filter(|_| decision.allowed).map(Span::as_millis_ceil);
         out.raw(r#","delay_ms":"#).number(delay);
@@ -56,13 +57,13 @@ pub(crate) fn write(buffer: &mut Vec<u8>, decision: &Decision, cost: u64) {
         if index > 0 {
             out.raw(",");
         }
-        write_verdict(&mut out, verdict);
+        write_verdict(&mut out, verdict, decision.allowed);
     }
     out.raw("]}");
 }
 
 /// How one limit weighed.
-fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict) {
+fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict, allowed: bool) {
     let limit = verdict.limit();
     out.raw(r#"{"policy":"#).text(Some(&verdict.policy.name));
     out.raw(r#","name":"#).text(Some(&limit.name));
@@ -78,7 +79,8 @@ fn write_verdict(out: &mut JsonWriter<'_>, verdict: &LimitVerdict) {
     out.raw(r#","reset_after_ms":"#).number(Some(verdict.reset_after.as_millis_ceil()));
     out.raw(r#","retry_after_ms":"#).number(verdict.retry_after.map(Span::as_millis_ceil));
     if limit.shapes() {
-        out.raw(r#","delay_ms":"#).number(verdict.delay.map(Span::as_millis_ceil));
+        let delay = verdict.delay.filter(|_| allowed).map(Span::as_millis_ceil);
+        out.raw(r#","delay_ms":"#).number(delay);
     }
     out.raw(r#","staleness_ms":"#).number(verdict.staleness.map(Span::as_millis));
     out.raw("}");

@@ -143,7 +143,7 @@ pub enum SettleError {
     },
     /// There is nothing to settle.
     #[error(
-        "there is no such reservation or window: its time is over, or it was never made, or this          region's store has forgotten it. What was reserved was given back at its end"
+        "there is no such reservation or window: its time is over, or it was never made, or this          region's store has forgotten it. If its time is over, all of it was given back"
     )]
     Unknown,
     /// Its name was given to something else.

@@ -278,8 +278,9 @@ impl View {
     }
 
     fn store_sample(&self) -> StoreSample {
-        let heal = self.engine.heal_status();
+        let (heal, reserved) = (self.engine.heal_status(), self.engine.reserve_stats());
         StoreSample {
+            reserved: [reserved.open as u64, reserved.unsettled],
             epoch: heal.epoch.map(|epoch| epoch.0),
             epochs: heal.epochs,
             old_answers: heal.old_answers,

@@ -619,24 +619,35 @@ local function hold_by(d, o, terms, amount)
   return true
 end
 
--- Gives back of a hold in outcome `which`, where its label is still known.
+-- Gives back of a hold in outcome `which`, where its label is still known. Returns how much.
 local function give_back(d, which, hold, amount, rule, p)
   local r = d[which]
-  if hold[4] > r[1] or hold[4] + 1 < r[1] then return end
+  if hold[4] > r[1] or hold[4] + 1 < r[1] then return 0 end
   local a = at(r, hold[4])
   amount = math.min(amount, math.max(r[a] - r[a + 1], 0))
   if hold[6] == GIVEN_BACK then r[a + 1] = r[a + 1] + amount else r[a] = r[a] - amount end
   if amount > 0 and rule > 0 then refund(meter(d, which, rule, p), rule, p, amount, hold[3]) end
+  return amount
 end
 
--- Ends the holds whose time is over.
+-- Ends the holds whose time is over. What was reserved before this epoch began stays charged: the store may have
+-- forgotten that it was settled.
 local function lapse(d, which, rule, p)
-  local holds = d.h[which]
-  while holds[1] and holds[1][1] <= now do
-    local hold = table.remove(holds, 1)
-    give_back(d, which, hold, hold[5], rule, p)
-    d.moved = true
+  local holds, over = d.h[which], 0
+  while holds[over + 1] and holds[over + 1][1] <= now do over = over + 1 end
+  if over == 0 then return end
+  local left = {}
+  for i = over + 1, #holds do left[#left + 1] = holds[i] end
+  d.h[which], d.moved = left, true
+  -- A log gives back what was used first, whoever it was: all at once.
+  local of_log = 0
+  for i = 1, over do
+    local hold = holds[i]
+    if hold[6] ~= GIVEN_BACK or hold[3] >= epoch then
+      of_log = of_log + give_back(d, which, hold, hold[5], rule == SLIDING_LOG and 0 or rule, p)
+    end
   end
+  if rule == SLIDING_LOG and of_log > 0 then refund(meter(d, which, rule, p), rule, p, of_log, 0) end
 end
 
 -- Ends the hold of a name, and keeps so much of it charged. Returns whether there is one.
@@ -652,15 +663,17 @@ local function settle(d, id, keep, rule, p)
   return false
 end
 
--- Keeps what is held: it ends, or goes on under other terms. Returns whether it was. Its record may have to live longer.
-local function confirm(d, terms, expires)
+-- Keeps what is held: it ends, or goes on under other terms. Returns whether it was. Its record may have to live longer,
+-- and never lives shorter.
+local function confirm(d, terms, key)
   for i, hold in ipairs(d.h.c) do
     if hold[2] == terms[1] then
       table.remove(d.h.c, i)
       if terms[3] == GIVEN_BACK then
         local kept = {now + terms[2], hold[2], hold[3], hold[4], hold[5], GIVEN_BACK}
         add_hold(d.h.c, kept)
-        d.expires = math.max(d.expires or 0, expires, kept[1])
+        if not d.expires then d.expires = now + math.max(redis.call('PTTL', KEYS[key]), 0) * 1000 end
+        d.expires = math.max(d.expires, kept[1])
       end
       d.moved = true
       return true
@@ -810,7 +823,7 @@ for i, start in ipairs(starts) do
     if action == SETTLE then
       passes = terms ~= nil and settle(d, terms[1], cost, rule, p)
     elseif action == CONFIRM then
-      passes = terms ~= nil and confirm(d, terms, o[11])
+      passes = terms ~= nil and confirm(d, terms, o[1])
     elseif action == HOLD then
       passes = false
       for _, hold in ipairs(d.h.c) do passes = passes or (terms ~= nil and hold[2] == terms[1]) end

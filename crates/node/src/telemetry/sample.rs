@@ -93,6 +93,8 @@ pub struct StoreSample {
     pub may_evict: bool,
     /// Snapshots that were written, and that could not be.
     pub snapshots: [u64; 2],
+    /// Reservations and places that the node looks after, and units of cost that nobody does.
+    pub reserved: [u64; 2],
 }
 
 /// One peer.
@@ -425,6 +427,17 @@ impl StoreSample {
             "tidegate_store_may_evict",
             "Whether the store may forget counts for want of memory (1) or not (0)",
             u64::from(self.may_evict),
+        )?;
+        let [open, unsettled] = self.reserved;
+        out.gauge(
+            "tidegate_reservations",
+            "Reservations and places of this node whose time is not over",
+            open,
+        )?;
+        out.counter(
+            "tidegate_reservations_unsettled",
+            "Units reserved of which other regions do not hear what became of them",
+            unsettled,
         )?;
         let [written, failed] = self.snapshots;
         out.counters(

@@ -341,3 +341,155 @@ fn a_place_that_was_given_back_elsewhere_is_not_held_again() {
     assert!(told >= 1);
     assert!(world.ask_in(0, 3, &Manner::default(), true).allowed, "three of four are free");
 }
+
+#[test]
+fn two_that_are_sent_again_under_one_name_count_once() {
+    let mut world = three_regions();
+    let attributes: &Attributes<'_> = &ATTRIBUTES("k");
+    let subject = [Subject { attributes, cost: 4 }];
+    let named = Manner { name: Some(("a", KEPT)), reserve: None };
+    let (engine, store) = &mut world.nodes[0];
+    let mut tickets = Vec::new();
+    for _ in 0..2 {
+        let plan =
+            engine.plan_in(&world.policies, &SECRET, world.now, &subject, Purpose::Charge, &named);
+        let Ok(Plan::Ask(command, mut ticket)) = plan else { panic!("{plan:?}") };
+        assert!(ticket.send_again());
+        tickets.push((command, ticket));
+    }
+    for (command, _) in &tickets {
+        store.apply(command, wall(world.now)).expect("room");
+    }
+    for (command, ticket) in tickets {
+        let reply = store.apply(&command, wall(world.now)).expect("room");
+        engine.complete(world.now, ticket, Outcome::Reply(reply));
+    }
+    assert_eq!(world.used(0, "k"), 4);
+}
+
+#[test]
+fn two_without_the_store_under_one_name_count_once() {
+    let mut world = three_regions();
+    let attributes: &Attributes<'_> = &ATTRIBUTES("k");
+    let subject = [Subject { attributes, cost: 4 }];
+    let named = Manner { name: Some(("a", KEPT)), reserve: None };
+    let (engine, _) = &mut world.nodes[0];
+    let mut tickets = Vec::new();
+    for _ in 0..2 {
+        let plan =
+            engine.plan_in(&world.policies, &SECRET, world.now, &subject, Purpose::Charge, &named);
+        let Ok(Plan::Ask(_, ticket)) = plan else { panic!("{plan:?}") };
+        tickets.push(ticket);
+    }
+    for ticket in tickets {
+        engine.complete(world.now, ticket, Outcome::Unknown);
+    }
+    assert_eq!(world.used(0, "k"), 4);
+}
+
+#[test]
+fn what_is_reserved_without_an_answer_and_admitted_is_not_given_back() {
+    let mut world = three_regions();
+    let attributes: &Attributes<'_> = &ATTRIBUTES("k");
+    let subject = [Subject { attributes, cost: 40 }];
+    let id = world.nodes[0].0.hold_id();
+    let manner = Manner { name: None, reserve: Some(Reserve { id, lasts: TTL }) };
+    let (engine, store) = &mut world.nodes[0];
+    let plan =
+        engine.plan_in(&world.policies, &SECRET, world.now, &subject, Purpose::Charge, &manner);
+    let Ok(Plan::Ask(command, ticket)) = plan else { panic!("{plan:?}") };
+    store.apply(&command, wall(world.now)).expect("room");
+    let done = engine.complete(world.now, ticket, Outcome::Unknown);
+    let Completion::Decided(decision) = done else { panic!("{done:?}") };
+    assert!(decision.allowed && decision.degraded && decision.reservation.is_none());
+    assert_eq!(world.used(0, "k"), 40);
+    // As soon as the store answers again.
+    world.look_after(1);
+    world.run(7_000, |_, _| true);
+    world.look_after(1);
+    assert_eq!(world.used(0, "k"), 40, "admitted and counted, but the store has given it back");
+}
+
+#[test]
+fn who_settles_too_late_does_not_keep_the_slot_from_being_given_back() {
+    let mut world = three_regions();
+    let reservation = world.reserve(0, 40).expect("there is room");
+    world.run(5_100, |_, _| true);
+    assert_eq!(world.settle_at(0, 0, &reservation, 3), Settled::Unknown);
+    world.run(3_000, |_, _| true);
+    world.look_after(1);
+    world.run(200, |_, _| true);
+    assert_eq!((world.used(0, "k"), world.used(1, "k")), (0, 0));
+}
+
+fn mixed() -> World {
+    let text = "[[policy]]\nname = \"p\"\nkey = [\"api_key\"]\n[[policy.limit]]\nname = \"q\"\nquantity = 100\nwindow = \"1h\"\n\
+                [[policy.limit]]\nname = \"l\"\nquantity = 50\nwindow = \"2s\"\nalgorithm = \"concurrency\"\n";
+    let mut world = three_regions();
+    world.policies = PolicySet::parse(text).expect("a policy");
+    world
+}
+
+#[test]
+fn a_reservation_longer_than_a_lease_can_be_settled() {
+    let mut world = mixed();
+    let reservation = world.reserve(0, 40).expect("there is room");
+    world.run(3_000, |_, _| true);
+    assert_eq!(world.settle_at(0, 0, &reservation, 40), Settled::Charged(40));
+    world.run(7_000, |_, _| true);
+    assert_eq!(world.used(0, "k"), 40);
+}
+
+#[test]
+fn a_place_that_is_over_is_not_told() {
+    let mut world = mixed();
+    world.reserve(0, 40).expect("there is room");
+    world.run(3_000, |_, _| true);
+    world.wipe(0);
+    world.used(0, "k");
+    let policies = world.policies.clone();
+    assert!(world.nodes[0].0.poll_places(&policies, world.now).is_none());
+}
+
+#[test]
+fn a_place_that_shadow_refused_is_not_told() {
+    let text = "[[policy]]\nname = \"p\"\nshadow = true\nkey = [\"api_key\"]\n[[policy.limit]]\nname = \"l\"\n\
+                quantity = 1\nwindow = \"60s\"\nalgorithm = \"concurrency\"\n";
+    let mut world = three_regions();
+    world.policies = PolicySet::parse(text).expect("a policy");
+    for _ in 0..3 {
+        assert!(world.ask_in(0, 1, &Manner::default(), true).allowed);
+    }
+    assert_eq!(world.nodes[0].0.reserve_stats().open, 1);
+}
+
+#[test]
+fn a_failover_that_lost_a_settling_does_not_give_back_what_was_used() {
+    let mut world = three_regions();
+    let reservation = world.reserve(0, 40).expect("there is room");
+    // The replica has the reservation, and not what became of it.
+    let mut replica = world.nodes[0].1.clone();
+    assert_eq!(world.settle_at(0, 0, &reservation, 40), Settled::Charged(40));
+    replica.begin_epoch(StoreEpoch(wall(world.now).0 + 1));
+    world.nodes[0].1 = replica;
+    assert_eq!(world.used(0, "k"), 40);
+    world.run(7_000, |_, _| true);
+    world.look_after(1);
+    world.run(500, |_, _| true);
+    assert_eq!((world.used(0, "k"), world.used(1, "k")), (40, 40));
+}
+
+#[test]
+fn a_name_may_be_used_again_while_its_first_reservation_goes_on() {
+    let mut world = three_regions();
+    let manner = |id, lasts| Manner {
+        name: Some(("a", Span::secs(2))),
+        reserve: Some(Reserve { id, lasts }),
+    };
+    world.ask_in(0, 10, &manner(HoldId(1), TTL), true).reservation.expect("reserved");
+    world.run(3_000, |_, _| true);
+    let second = world.ask_in(0, 10, &manner(HoldId(2), TTL), true).reservation.expect("reserved");
+    world.run(3_500, |_, _| true);
+    world.look_after(1);
+    assert_eq!(world.settle_at(0, 0, &second, 10), Settled::Charged(10));
+}

@@ -121,6 +121,7 @@ impl Names {
             Try::new("+info", &["INFO", "memory"]),
             Try::new("+get", &["GET", marker]).on_keys(),
             Try::new("+get", &["GET", &record]).on_keys(),
+            Try::new("+pttl", &["PTTL", &record]).on_keys(),
             Try::new("+set", &["SET", &beside, "", "XX"]).on_keys(),
             Try::new("+set", &["SET", &record, "", "XX", "PXAT", "1"])
                 .on_keys()

@@ -198,6 +198,7 @@ fn what_others_count_is_asked_for_at_each_scrape() {
             epochs: 2,
             old_answers: 4,
             healed: 12,
+            reserved: [7, 8],
             may_evict: true,
             snapshots: [5, 6],
         },
@@ -253,6 +254,8 @@ fn what_others_count_is_asked_for_at_each_scrape() {
     assert_has(&lines, "tidegate_store_epochs_total 2");
     assert_has(&lines, "tidegate_store_old_epoch_answers_total 4");
     assert_has(&lines, "tidegate_healed_records_total 12");
+    assert_has(&lines, "tidegate_reservations 7");
+    assert_has(&lines, "tidegate_reservations_unsettled_total 8");
     assert_has(&lines, "tidegate_store_may_evict 1");
     assert_has(&lines, r#"tidegate_store_snapshots_total{result="written"} 5"#);
     assert_has(&lines, r#"tidegate_store_snapshots_total{result="failed"} 6"#);
