@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use super::{Engine, Outcome, Settled};
 use crate::{
     check::{Charged, Subject, plan},
-    counts::Tick,
     guard::{Guard, Guarding},
     ids::{CallerHasher, Key, RequestName, Secret},
     policy::{Algorithm, PolicySet},
@@ -89,13 +88,7 @@ impl<G: Guarding> Engine<G> {
                 let done = ticket.charged.iter().zip(operations).filter(|(_, reply)| reply.passes);
                 let done: Vec<_> = done.map(|(charged, _)| *charged).collect();
                 for Charged { key, label, cost } in &done {
-                    let amount = self.with_shard(*key, |shard| {
-                        let amount = shard.refund_own(*key, *label, *cost, Tick::of(now));
-                        if let Some(forecast) = shard.watched.touch(key, now) {
-                            forecast.handle_refund(*label, amount);
-                        }
-                        amount
-                    });
+                    let amount = self.refund_slot(now, *key, *label, *cost);
                     self.upkeep.with(|upkeep| upkeep.refunds.given += amount);
                 }
                 self.pace.note_change(now, self.settings.gossip);

@@ -50,6 +50,7 @@ mod refund;
 mod reserve;
 #[cfg(test)]
 mod tests;
+mod without_store;
 
 /// How often cells and logs are looked after.
 const UPKEEP: Span = Span::millis(100);

@@ -66,14 +66,8 @@ impl<G: Guarding> Engine<G> {
                 given.push(0);
                 continue;
             };
-            let (amount, known) = self.with_shard(key, |shard| {
-                let known = shard.known(key, label);
-                let amount = shard.refund_own(key, label, cost, Tick::of(now));
-                if let Some(forecast) = shard.watched.touch(&key, now) {
-                    forecast.handle_refund(label, amount);
-                }
-                (amount, known)
-            });
+            let known = self.known(key, label);
+            let amount = self.refund_slot(now, key, label, cost);
             given.push(amount);
             // Of a label that is over nothing could be spent again, unless it still counts.
             let counts = limit.algorithm != Algorithm::FixedWindow || current <= Some(label);
@@ -97,6 +91,17 @@ impl<G: Guarding> Engine<G> {
         let ticket = RefundTicket { asked_at: now, bucket, amounts };
         let told = !operations.is_empty();
         (given, told.then(|| (self.command_with_claims(now, operations), ticket)))
+    }
+
+    /// Gives back in this session's slot, as far as it has admitted as much. Returns how much.
+    pub(super) fn refund_slot(&self, now: Mono, key: Key, label: Label, amount: u64) -> u64 {
+        self.with_shard(key, |shard| {
+            let given = shard.refund_own(key, label, amount, Tick::of(now));
+            if let Some(forecast) = shard.watched.touch(&key, now) {
+                forecast.handle_refund(label, given);
+            }
+            given
+        })
     }
 
     /// What the store is told of a refund. `floor` is of before.

@@ -19,7 +19,6 @@ use super::{Engine, Outcome};
 use crate::{
     algorithm::Rule,
     check::{Charged, Reservation, Reserve, Ticket, plan::Planned},
-    counts::Tick,
     guard::{Guard, Guarding},
     ids::StoreEpoch,
     memory,
@@ -387,14 +386,7 @@ impl<G: Guarding> Engine<G> {
     /// Gives back in this session's slots what of a reservation is not kept.
     fn give_back(&self, now: Mono, reservation: &Reservation, kept: u64) {
         for Charged { key, label, cost } in &reservation.charged {
-            let back = cost.saturating_sub(kept);
-            let amount = self.with_shard(*key, |shard| {
-                let amount = shard.refund_own(*key, *label, back, Tick::of(now));
-                if let Some(forecast) = shard.watched.touch(key, now) {
-                    forecast.handle_refund(*label, amount);
-                }
-                amount
-            });
+            let amount = self.refund_slot(now, *key, *label, cost.saturating_sub(kept));
             self.upkeep.with(|upkeep| upkeep.refunds.given += amount);
         }
         self.pace.note_change(now, self.settings.gossip);

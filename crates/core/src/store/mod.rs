@@ -17,8 +17,9 @@ pub use claim::{Bound, Claim, Holding};
 pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
 pub use marker::Marker;
 pub use once::{Once, Remembered, RequestId};
+pub use record::Record;
 pub use spread::{NamedCharge, Next, Spread, is_confirmed};
-pub use step::{Record, Records, TableFull, step};
+pub use step::{Records, TableFull, step};
 pub use table::Table;
 
 mod buckets;
@@ -28,6 +29,7 @@ mod hold;
 mod hold_tests;
 mod marker;
 mod once;
+mod record;
 mod spread;
 #[cfg(test)]
 mod spread_tests;

@@ -7,7 +7,8 @@ use hashbrown::HashTable;
 use super::{
     Marker, Remembered, RequestId, StoreCommand, StoreReply,
     once::Memories,
-    step::{Record, Records, TableFull, step},
+    record::Record,
+    step::{Records, TableFull, step},
 };
 use crate::{
     ids::{Key, StoreEpoch},
