@@ -89,9 +89,16 @@ impl RedisServer {
     }
 
     /// Asks it.
-    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+    pub async fn ask<T: FromRedisValue>(
+        &self,
+        words: &[impl AsRef<[u8]>],
+    ) -> redis::RedisResult<T> {
         let mut connection = self.connection().await?;
-        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await
+        let mut command = redis::Cmd::new();
+        words.iter().for_each(|word| {
+            command.arg(word.as_ref());
+        });
+        command.query_async(&mut connection).await
     }
 
     /// A connection for the test's own commands.

@@ -391,7 +391,7 @@ async fn one_key_of_a_wrong_type() {
     // No call counts as slow here: the bad record alone must open no breaker.
     let region = Region::start_with(&redis.url(), "p95 = \"off\"").await;
     let node = region.node(0);
-    let keys = async || redis.ask::<Vec<String>>(&["KEYS", "tidegate:{*"]).await.unwrap();
+    let keys = async || redis.ask::<Vec<Vec<u8>>>(&["KEYS", "tidegate:*"]).await.unwrap();
     let before = keys().await;
     assert_eq!(node.spend(&OTHER, 5).await, 5);
     let after = keys().await;
@@ -399,8 +399,8 @@ async fn one_key_of_a_wrong_type() {
     else {
         panic!("{before:?} {after:?}")
     };
-    redis.ask::<()>(&["DEL", of_other]).await.unwrap();
-    redis.ask::<()>(&["LPUSH", of_other, "x"]).await.unwrap();
+    redis.ask::<()>(&[b"DEL", &of_other[..]]).await.unwrap();
+    redis.ask::<()>(&[b"LPUSH", &of_other[..], b"x"]).await.unwrap();
     let opened = region.opened().await;
     for _ in 0..50 {
         let check = node.check(&OTHER, 1).await;
@@ -409,7 +409,7 @@ async fn one_key_of_a_wrong_type() {
     assert!(node.metric(r#"tidegate_store_errors_total{kind="record"}"#).await.unwrap() > 5.0);
     assert_eq!(region.opened().await, opened, "no breaker has opened by it");
     assert!(region.nodes[0].process.log().contains("remove it"));
-    redis.ask::<()>(&["DEL", of_other]).await.unwrap();
+    redis.ask::<()>(&[b"DEL", &of_other[..]]).await.unwrap();
     let healed = Instant::now();
     eventually(SOON, "the store decides again, from the floor", async || {
         let check = node.check(&OTHER, 1).await;

@@ -79,7 +79,10 @@ async fn a_promoted_replica_is_in_a_new_epoch_under_a_connection_that_stands() {
         let keys = redis::cmd("DBSIZE").query_async::<u64>(&mut connection).await;
         let keys = keys.map_err(|error| error.to_string())?;
         // The marker, and two records.
-        ensure(keys == 3, || format!("{keys} keys"))
+        ensure(keys == 3, || format!("{keys} keys"))?;
+        // It takes its primary's history over last.
+        let info = run::<String>(&s, &["INFO", "replication"]).await;
+        ensure(info.contains("master_link_status:up"), || info)
     })
     .await;
     assert_eq!(s.epoch_of_a_look().await, before, "a replica is of its primary's history");

@@ -179,6 +179,11 @@ local function meter_of(n)
   return m
 end
 
+-- A key as text: of records it has bytes of all kinds.
+local function shown(key)
+  return (string.gsub(KEYS[key], '[^%w%p]', function(c) return string.format('\\x%02x', string.byte(c)) end))
+end
+
 -- The holds at the end of a record of version 4 to 6.
 local function holds_of(list)
   local holds = {}
@@ -217,7 +222,7 @@ local function read(key)
     if fine and read then return value, {n[2], n[3], n[4], n[5], n[6]}, account, meter, holds end
   end
   local what = fine and 'version ' .. tostring(version) or 'no version'
-  return nil, redis.error_reply('TIDEGATE record ' .. KEYS[key] .. ' has ' .. what)
+  return nil, redis.error_reply('TIDEGATE record ' .. shown(key) .. ' has ' .. what)
 end
 
 local function sorted(by_region)

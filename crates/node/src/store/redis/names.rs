@@ -2,9 +2,12 @@
 
 use redis::Cmd;
 use tidegate_core::{
-    ids::Key,
+    ids::{Caller, Key},
     store::{CallerBucket, RequestId},
 };
+
+/// An odd number of which half the bits are set: 2^64 by the golden ratio.
+const LIMIT_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What this store's keys are called.
 #[derive(Debug)]
@@ -41,16 +44,24 @@ impl Names {
         format!("{}:{{{}}}epoch", self.namespace, bucket.0)
     }
 
-    /// The key of a record: `namespace:{caller}limit`, and in a cluster `namespace:{bucket}callerlimit`, caller and
-    /// limit in hex.
-    pub(super) fn record(&self, bucket: CallerBucket, key: &Key) -> String {
+    /// The key of a record: in a cluster `namespace:{bucket}callerlimit`, caller and limit in hex; on one server
+    /// `namespace:` and 16 bytes, the caller's fingerprint with the limit's number mixed in: a key of 25 bytes takes the
+    /// half of one in hex.
+    pub(super) fn record(&self, bucket: CallerBucket, key: &Key) -> Vec<u8> {
         let Self { namespace, in_cluster } = self;
         let (caller, limit) = (key.caller, key.limit.0);
         if *in_cluster {
-            format!("{namespace}:{{{}}}{caller:?}{limit:08x}", bucket.0)
-        } else {
-            format!("{namespace}:{{{caller:?}}}{limit:08x}")
+            return format!("{namespace}:{{{}}}{caller:?}{limit:08x}", bucket.0).into_bytes();
         }
+        // Of one caller every limit has another name, since the factor is odd. That two callers' names meet by chance
+        // is as likely as that their fingerprints do.
+        let Caller([low, high]) = caller;
+        let mixed = Caller([low ^ u64::from(limit).wrapping_mul(LIMIT_FACTOR), high]);
+        let mut name = Vec::with_capacity(namespace.len() + 1 + 16);
+        name.extend_from_slice(namespace.as_bytes());
+        name.push(b':');
+        name.extend_from_slice(&mixed.to_bytes());
+        name
     }
 
     /// The key of what is remembered of a request: beside the records of its caller.
@@ -88,7 +99,7 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::ids::{Caller, LimitId};
+    use tidegate_core::ids::LimitId;
 
     use super::*;
 
@@ -97,9 +108,12 @@ mod tests {
         let key = Key { caller: Caller([1, 2]), limit: LimitId(3) };
         let (one, many) = (Names::on_one("a"), Names::in_cluster("a"));
         assert_eq!(one.marker(CallerBucket::ALL), "a:{0}epoch");
-        assert_eq!(one.record(CallerBucket::ALL, &key), format!("a:{{{:?}}}00000003", key.caller));
+        let of = |limit| one.record(CallerBucket::ALL, &Key { limit: LimitId(limit), ..key });
+        assert_eq!((of(0).len(), &of(0)[..3]), (18, &b"a:\x01"[..]));
+        assert!(of(3) != of(0) && of(3) != of(4));
         assert_eq!(many.marker(CallerBucket(9)), "a:{9}epoch");
-        assert_eq!(many.record(CallerBucket(9), &key), format!("a:{{9}}{:?}00000003", key.caller));
+        let text = format!("a:{{9}}{:?}00000003", key.caller);
+        assert_eq!(many.record(CallerBucket(9), &key), text.as_bytes());
         let id = RequestId([5, 6]);
         let request = "once00000000000000060000000000000005";
         let of_one = format!("a:{{{:?}}}{request}", key.caller);

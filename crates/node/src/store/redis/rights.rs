@@ -2,10 +2,7 @@
 //! node connects, since what Redis says of a script that may not do something does not say what.
 
 use redis::{Cmd, RedisError, Value, aio::ConnectionLike};
-use tidegate_core::{
-    ids::{Caller, Key, LimitId},
-    store::CallerBucket,
-};
+use tidegate_core::store::CallerBucket;
 
 use super::{Names, SCRIPT, StoreError, is_for_want_of_rights};
 
@@ -104,9 +101,7 @@ impl Names {
     fn tries(&self, database: i64, bucket: CallerBucket) -> Vec<Try> {
         let marker = &*self.marker(bucket);
         // Keys that are never there: what sets only what is there changes nothing.
-        let nobody = Key { caller: Caller([0, 0]), limit: LimitId(0) };
-        let record = format!("{}:right", self.record(bucket, &nobody));
-        let beside = format!("{marker}:right");
+        let (record, beside) = (format!("{marker}:record"), format!("{marker}:right"));
         let mut tries = Vec::new();
         if database != 0 {
             tries.push(Try::new("+select", &["SELECT", &database.to_string()]));
