@@ -1,10 +1,13 @@
 //! A Redis Cluster of a test's own: real servers, put together by commands.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use redis::FromRedisValue;
 
-use crate::{ensure, eventually, redis_server::RedisServer};
+use crate::{
+    ensure, eventually,
+    redis_server::{BUS_BEHIND, RedisServer},
+};
 
 /// Slots of every cluster.
 const SLOTS: u16 = 16_384;
@@ -52,11 +55,10 @@ impl RedisCluster {
         }
         for at in 0..primaries {
             let [from, to] = [at, at + 1].map(|at| usize::from(SLOTS) * at / primaries);
-            let range = [from, to - 1].map(|slot| slot.to_string());
-            cluster.ask::<()>(at, &["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]).await;
+            cluster.of_slots(at, "ADDSLOTS", from..to).await;
         }
         for at in 1..count {
-            let [port, bus] = cluster.ports(at).await.map(|port| port.to_string());
+            let [port, bus] = cluster.ports(at).map(|port| port.to_string());
             cluster.ask::<()>(0, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
         }
         for at in 0..count {
@@ -93,7 +95,7 @@ impl RedisCluster {
         let at = self.servers.len();
         self.servers.push(server(&[]).await);
         self.ids.push(self.ask::<String>(at, &["CLUSTER", "MYID"]).await);
-        let [port, bus] = self.ports(at).await.map(|port| port.to_string());
+        let [port, bus] = self.ports(at).map(|port| port.to_string());
         self.ask::<()>(0, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]).await;
         self.agree().await;
         at
@@ -257,13 +259,11 @@ impl RedisCluster {
     pub async fn give_away(&self, gone: usize, to: usize) {
         let [from, end] = [gone, gone + 1].map(|at| usize::from(SLOTS) * at / self.primaries);
         let others: Vec<_> = (0..self.servers.len()).filter(|at| *at != gone).collect();
-        let range = [from, end - 1].map(|slot| slot.to_string());
         for at in &others {
             // Whoever knows that the slots are somebody's does not take them.
-            let words = ["CLUSTER", "DELSLOTSRANGE", &range[0], &range[1]];
-            self.ask::<()>(*at, &words).await;
+            self.of_slots(*at, "DELSLOTS", from..end).await;
         }
-        self.ask::<()>(to, &["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]).await;
+        self.of_slots(to, "ADDSLOTS", from..end).await;
         self.ask::<String>(to, &["CLUSTER", "BUMPEPOCH"]).await;
         for at in &others {
             eventually(SOON, "the others agree", async || {
@@ -278,9 +278,16 @@ impl RedisCluster {
         }
     }
 
-    async fn ports(&self, at: usize) -> [u16; 2] {
-        let (_, bus) = self.ask::<(String, String)>(at, &["CONFIG", "GET", "cluster-port"]).await;
-        [self.servers[at].port(), bus.parse().expect("a port")]
+    /// Tells a server that it, or nobody that it knows of, has these slots; one by one, as all versions know it.
+    async fn of_slots(&self, at: usize, word: &str, slots: Range<usize>) {
+        let slots: Vec<_> = slots.map(|slot| slot.to_string()).collect();
+        let words = ["CLUSTER", word].into_iter().chain(slots.iter().map(String::as_str));
+        self.ask::<()>(at, &words.collect::<Vec<_>>()).await;
+    }
+
+    fn ports(&self, at: usize) -> [u16; 2] {
+        let port = self.servers[at].port();
+        [port, port + BUS_BEHIND]
     }
 }
 
@@ -295,25 +302,8 @@ fn has(line: &str, slot: u16) -> bool {
 
 /// A server that knows no other yet. The others of a cluster go on without one that is gone.
 async fn server(more: &[&str]) -> RedisServer {
-    let mut last = None;
-    // Another process may take the port of the bus before it does.
-    for _ in 0..3 {
-        match try_server(more).await {
-            Ok(server) => return server,
-            Err(error) => last = Some(error),
-        }
-    }
-    panic!("redis-server: {last:?}")
-}
-
-async fn try_server(more: &[&str]) -> io::Result<RedisServer> {
-    let bus = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("one").port();
-    let (bus, timeout) = (bus.to_string(), NODE_TIMEOUT_MS.to_string());
+    let timeout = NODE_TIMEOUT_MS.to_string();
     let own = [
-        "--cluster-enabled",
-        "yes",
-        "--cluster-port",
-        &bus,
         "--cluster-node-timeout",
         &timeout,
         "--cluster-require-full-coverage",
@@ -321,5 +311,5 @@ async fn try_server(more: &[&str]) -> io::Result<RedisServer> {
         "--repl-diskless-sync-delay",
         "0",
     ];
-    RedisServer::start_with(&[&own, more].concat()).await
+    RedisServer::start_in_cluster(&[&own, more].concat()).await.expect("redis-server")
 }

@@ -24,6 +24,10 @@ pub struct RedisServer {
 
 /// How often a starting server is asked whether it is there.
 const ASK_EVERY: Duration = Duration::from_millis(10);
+/// How many ports are tried.
+const TRIES: usize = 50;
+/// How far behind its own port a server of a cluster has that of its bus.
+pub const BUS_BEHIND: u16 = 10_000;
 /// How long a server may take to start.
 const START_MAX: Duration = Duration::from_secs(20);
 
@@ -35,11 +39,30 @@ impl RedisServer {
 
     /// Starts a server with further arguments, and waits until it answers.
     pub async fn start_with(more: &[&str]) -> io::Result<Self> {
+        Self::start_where(|_| true, more).await
+    }
+
+    /// Starts one that may belong to a cluster: it has a port for its bus as well, which is 10,000 behind its own, as
+    /// all versions have it.
+    pub async fn start_in_cluster(more: &[&str]) -> io::Result<Self> {
+        let has_bus = |port: u16| {
+            let bus = port.checked_add(BUS_BEHIND);
+            bus.is_some_and(|bus| TcpListener::bind(("127.0.0.1", bus)).is_ok())
+        };
+        let own = ["--cluster-enabled", "yes"];
+        Self::start_where(has_bus, &[&own, more].concat()).await
+    }
+
+    /// The same on a port that fits.
+    async fn start_where(fits: impl Fn(u16) -> bool, more: &[&str]) -> io::Result<Self> {
         let more: Vec<_> = more.iter().map(ToString::to_string).collect();
         // Another process may take the port between the probe and the start: then try another one.
         let mut last = io::Error::other("no port");
-        for _ in 0..5 {
+        for _ in 0..TRIES {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            if !fits(port) {
+                continue;
+            }
             let directory = tempfile::tempdir()?;
             let child = spawn(port, &directory, &more)?;
             let more = more.clone();

@@ -59,7 +59,7 @@ async fn what_later_versions_bring_is_refused_by_name() {
     let site = Site::new(POLICIES);
     let limit = "scope = \"global\"\nconsistency = \"plain\"\n";
     for (more, named) in [
-        ("algorithm = \"concurrency\"\n", "concurrency"),
+        (&format!("{limit}algorithm = \"concurrency\"\n"), "concurrency"),
         (&format!("{limit}algorithm = \"sliding-window\"\n"), "sliding-window"),
         (&format!("{limit}[policy.tier.premium]\nquantity.quota = 9\n"), "tier"),
         (&format!("{limit}[[policy.override]]\nquantity.quota = 9\n"), "override"),

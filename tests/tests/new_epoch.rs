@@ -91,7 +91,7 @@ async fn a_user_without_a_right_keeps_the_node_unready_and_the_right_is_named() 
     let url = redis.url().replace("redis://", "redis://gate:word@");
     let store = format!("kind = \"redis\"\nurl = \"{url}\"");
     let served = site.serve(&place, &site.config_alone(&place, &store));
-    let missing = "+script|load, +time, +info, +set on keys ~tidegate:*";
+    let missing = "+script|load, +time, +info, +pttl on keys ~tidegate:*, +set on keys ~tidegate:*";
     eventually(SOON, "the node names the rights", async || {
         let (status, body) = served.node.readyz().await?;
         let said = body["reasons"].to_string();
@@ -103,7 +103,7 @@ async fn a_user_without_a_right_keeps_the_node_unready_and_the_right_is_named() 
     assert!(check.degraded, "{check:?}");
 
     let mut user = redis::cmd("ACL");
-    user.arg("SETUSER").arg("gate").arg(&["+script|load", "+time", "+info", "+set"]);
+    user.arg("SETUSER").arg("gate").arg(&["+script|load", "+time", "+info", "+pttl", "+set"]);
     user.query_async::<()>(&mut connection).await.unwrap();
     served.node.ready(SOON).await;
     eventually(SOON, "it is charged afterwards", async || {

@@ -420,13 +420,13 @@ async fn what_may_have_been_carried_out_is_not_sent_again() {
     let free = || async { TcpListener::bind("127.0.0.1:0").await.expect("a port") };
     let listener = free().await;
     let port = listener.local_addr().expect("one").port();
-    let bus = free().await.local_addr().expect("one").port().to_string();
     let announced = port.to_string();
-    let of_cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
     let announces = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &announced];
-    let redis = RedisServer::start_with(&[of_cluster, announces].concat()).await;
+    let redis = RedisServer::start_in_cluster(&announces).await;
     let redis = redis.expect("redis-server");
-    redis.ask::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await.expect("it takes slots");
+    let slots: Vec<_> = (0..16_384).map(|slot| slot.to_string()).collect();
+    let words = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
+    redis.ask::<()>(&words.collect::<Vec<_>>()).await.expect("it takes slots");
     let breaker = Arc::new(Breaker::default());
     breaker.server.store(redis.port(), Ordering::SeqCst);
     let passing = tokio::spawn({
