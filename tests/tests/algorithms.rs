@@ -17,24 +17,41 @@ use tokio::{
 
 const ALGORITHMS: [&str; 5] =
     ["fixed-window", "sliding-window", "sliding-log", "token-bucket", "leaky-bucket"];
+/// The policies: one for each algorithm, a shaper, and a window of the calendar.
+const ROUTES: [&str; 7] = [
+    "fixed-window",
+    "sliding-window",
+    "sliding-log",
+    "token-bucket",
+    "leaky-bucket",
+    "shaper",
+    "calendar",
+];
 const QUANTITY: u64 = 40;
+/// Of a day, so that a test uses it up.
+const OF_CALENDAR: u64 = 10 * QUANTITY;
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// A policy for each algorithm, by route.
+/// A policy for each route.
 fn policies(more: &str) -> String {
-    let policy = |algorithm: &str| {
+    let policy = |route: &str| {
+        let (algorithm, quantity, window, more) = match route {
+            "shaper" => ("leaky-bucket", QUANTITY, "2s", "shaper = true\n"),
+            "calendar" => ("fixed-window", OF_CALENDAR, "day", ""),
+            bucket if bucket.ends_with("bucket") => (bucket, QUANTITY, "2s", more),
+            other => (other, QUANTITY, "2s", ""),
+        };
         format!(
-            "[[policy]]\nname = \"{algorithm}\"\nmatch = {{ route = \"/{algorithm}\" }}\nkey = [\"api_key\"]\n\
-             on_store_failure = \"closed\"\n[[policy.limit]]\nname = \"limit\"\nquantity = {QUANTITY}\n\
-             window = \"2s\"\nalgorithm = \"{algorithm}\"\n{}",
-            if algorithm.ends_with("bucket") { more } else { "" }
+            "[[policy]]\nname = \"{route}\"\nmatch = {{ route = \"/{route}\" }}\nkey = [\"api_key\"]\n\
+             on_store_failure = \"closed\"\n[[policy.limit]]\nname = \"limit\"\nquantity = {quantity}\n\
+             window = \"{window}\"\nalgorithm = \"{algorithm}\"\n{more}"
         )
     };
-    ALGORITHMS.map(policy).concat()
+    ROUTES.map(policy).concat()
 }
 
-fn route(algorithm: &str) -> [(&'static str, String); 2] {
-    [("api_key", "k".into()), ("route", format!("/{algorithm}"))]
+fn route(name: &str) -> [(&'static str, String); 2] {
+    [("api_key", "k".into()), ("route", format!("/{name}"))]
 }
 
 async fn alone() -> (Site, Served) {
@@ -136,9 +153,11 @@ struct Admitted {
     sent: Instant,
     answered: Instant,
     label: u64,
+    /// How long it has to wait before it goes on.
+    delay: Duration,
 }
 
-/// What came of the requests of one algorithm.
+/// What came of the requests of one route.
 #[derive(Debug, Default)]
 struct Books {
     admitted: Vec<Admitted>,
@@ -149,13 +168,15 @@ struct Books {
 }
 
 const CLIENTS: usize = 64;
+/// What delays in milliseconds may be off by, at both ends of a stretch.
+const ROUNDED: Duration = Duration::from_millis(2);
 const LOAD: Duration = Duration::from_secs(12);
 
-/// Asks one algorithm's limit at all nodes in turn, three times as often as it allows together with the others.
-async fn ask(nodes: Vec<Node>, algorithm: &'static str, client: usize) -> Books {
-    let attributes = route(algorithm);
+/// Asks one route's limit at all nodes in turn, three times as often as it allows together with the others.
+async fn ask(nodes: Vec<Node>, name: &'static str, client: usize) -> Books {
+    let attributes = route(name);
     let attributes = attributes.each_ref().map(|(name, value)| (*name, &**value));
-    let clients = CLIENTS.div_ceil(ALGORITHMS.len()) as u32;
+    let clients = CLIENTS.div_ceil(ROUTES.len()) as u32;
     let pause = WINDOW * clients / (3 * QUANTITY as u32);
     let mut books = Books::default();
     let until = Instant::now() + LOAD;
@@ -169,7 +190,8 @@ async fn ask(nodes: Vec<Node>, algorithm: &'static str, client: usize) -> Books 
         match node.try_check(&attributes).await {
             Ok(check) if check.allowed => {
                 let label = check.limits[0].label;
-                books.admitted.push(Admitted { sent, answered: Instant::now(), label });
+                let delay = Duration::from_millis(check.delay_ms.unwrap_or_default());
+                books.admitted.push(Admitted { sent, answered: Instant::now(), label, delay });
             }
             Ok(_) => {}
             Err(_) => books.lost += 1,
@@ -189,22 +211,24 @@ impl Books {
         };
     }
 
-    /// The most that was surely admitted within any stretch of a length: sent and answered in it.
+    /// The most that surely went on within any stretch of a length: it was sent and answered in it, both with the
+    /// delay it was told.
     fn most_within(&self, length: Duration) -> usize {
-        let starts = self.admitted.iter().map(|one| one.sent);
+        let starts = self.admitted.iter().map(|one| one.sent + one.delay);
         let within = |start: Instant| {
-            let inside = |one: &&Admitted| one.sent >= start && one.answered <= start + length;
+            let inside = |one: &&Admitted| {
+                one.sent + one.delay >= start && one.answered + one.delay <= start + length
+            };
             self.admitted.iter().filter(inside).count()
         };
         starts.map(within).max().unwrap_or_default()
     }
 
-    /// Admissions of each window, in order, without the first and the last.
+    /// Admissions of each window, in order.
     fn by_label(&self) -> Vec<u64> {
         let mut labels = std::collections::BTreeMap::<u64, u64>::new();
         self.admitted.iter().for_each(|one| *labels.entry(one.label).or_default() += 1);
-        let sums: Vec<_> = labels.into_values().collect();
-        sums[1..sums.len() - 1].to_vec()
+        labels.into_values().collect()
     }
 }
 
@@ -215,8 +239,8 @@ async fn four_nodes_and_many_clients_are_held_to_it_while_nodes_are_killed() {
     assert_eq!(nodes.len(), 4);
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let (nodes, algorithm) = (nodes.clone(), ALGORITHMS[client % ALGORITHMS.len()]);
-        clients.spawn(async move { (algorithm, ask(nodes, algorithm, client).await) });
+        let (nodes, name) = (nodes.clone(), ROUTES[client % ROUTES.len()]);
+        clients.spawn(async move { (name, ask(nodes, name, client).await) });
     }
     for victim in ["eu-1", "eu-3"] {
         sleep(LOAD / 4).await;
@@ -225,25 +249,32 @@ async fn four_nodes_and_many_clients_are_held_to_it_while_nodes_are_killed() {
     }
     let mut all = std::collections::BTreeMap::<&str, Books>::new();
     while let Some(ended) = clients.join_next().await {
-        let (algorithm, books) = ended.expect("no client panics");
-        all.entry(algorithm).or_default().add(books);
+        let (name, books) = ended.expect("no client panics");
+        all.entry(name).or_default().add(books);
     }
-    for (algorithm, books) in &all {
+    for (name, books) in &all {
         let count = books.admitted.len() as u64;
         let (first, last) = books.asked.expect("it was asked");
-        let told = format!("{algorithm}: {count} admitted, {} lost", books.lost);
+        let told = format!("{name}: {count} admitted, {} lost", books.lost);
         // A client that meets a dead node goes on to the next one.
         assert!(count > 4 * QUANTITY, "{told}");
-        match *algorithm {
+        match *name {
             // No label is over, and none that was asked for from beginning to end is short of more than was lost.
             "fixed-window" | "sliding-window" => {
                 let sums = books.by_label();
+                let sums = &sums[1..sums.len() - 1];
                 assert!(sums.iter().all(|sum| *sum <= QUANTITY), "{told}: {sums:?}");
                 let short: u64 = sums.iter().map(|sum| QUANTITY - sum).sum();
                 // The last units of a sliding window come free at its very end, when nobody may ask.
                 let late = QUANTITY / 8 * sums.len() as u64;
-                let rounded = if *algorithm == "fixed-window" { 0 } else { late };
+                let rounded = if *name == "fixed-window" { 0 } else { late };
                 assert!(short <= books.lost + rounded, "{told}: {sums:?}");
+            }
+            // The day may end meanwhile.
+            "calendar" => {
+                let sums = books.by_label();
+                assert!(sums.iter().all(|sum| *sum <= OF_CALENDAR), "{told}: {sums:?}");
+                assert!(count + books.lost >= OF_CALENDAR, "{told}");
             }
             "sliding-log" => {
                 let most = books.most_within(WINDOW) as u64;
@@ -257,9 +288,15 @@ async fn four_nodes_and_many_clients_are_held_to_it_while_nodes_are_killed() {
                 let most = |length: Duration| {
                     (QUANTITY as f64 * (1.0 + seconds(length) / seconds(WINDOW))) as u64
                 };
-                for length in [WINDOW / 4, WINDOW, 3 * WINDOW] {
+                // What a shaper lets go on is one after the other, but for the rounding of delays.
+                let evenly = |length: Duration| {
+                    1 + ((length + ROUNDED).as_nanos() / (WINDOW / QUANTITY as u32).as_nanos())
+                        as u64
+                };
+                for length in [WINDOW / 20, WINDOW / 4, WINDOW, 3 * WINDOW] {
                     let found = books.most_within(length) as u64;
-                    assert!(found <= most(length), "{told}: {found} within {length:?}");
+                    let most = if *name == "shaper" { evenly(length) } else { most(length) };
+                    assert!(found <= most, "{told}: {found} of {most} within {length:?}");
                 }
                 let least = most(last - first).saturating_sub(QUANTITY / 10);
                 assert!(count + books.lost >= least, "{told} of {least}");
