@@ -28,7 +28,7 @@ const CALLERS: usize = 8;
 const SLOTS_MOVED: usize = 12;
 
 /// A quota that no test spends, and one that is spent before anything breaks.
-const POLICIES: &str = r#"
+pub const POLICIES: &str = r#"
 [[policy]]
 name = "wide"
 match = { route = "/wide" }

@@ -11,6 +11,7 @@ use std::{
 use serde_json::json;
 use tidegate_tests::{
     ensure, eventually,
+    faulted::{DEADLINE, POLICIES},
     forwarder::Forwarder,
     load::{Asker, Seen},
     node::Node,
@@ -20,33 +21,9 @@ use tidegate_tests::{
 use tokio::time::Instant;
 
 const SOON: Duration = Duration::from_secs(10);
-/// `store.timeout`.
-const DEADLINE: Duration = Duration::from_millis(100);
 /// What a machine that is busy with other tests may add to it.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// A quota that no test spends, and one that is spent before anything breaks.
-const POLICIES: &str = r#"
-[[policy]]
-name = "wide"
-match = { route = "/wide" }
-key = ["api_key"]
-on_store_failure = "degrade"
-[[policy.limit]]
-name = "quota"
-quantity = 100000000
-window = "400d"
-
-[[policy]]
-name = "spent"
-match = { route = "/spent" }
-key = ["api_key"]
-on_store_failure = "degrade"
-[[policy.limit]]
-name = "quota"
-quantity = 20
-window = "400d"
-"#;
 const WIDE: [(&str, &str); 2] = [("api_key", "k"), ("route", "/wide")];
 const OTHER: [(&str, &str); 2] = [("api_key", "l"), ("route", "/wide")];
 const SPENT: [(&str, &str); 2] = [("api_key", "k"), ("route", "/spent")];
