@@ -12,6 +12,7 @@ pub mod forwarder;
 pub mod http;
 pub mod labels;
 pub mod load;
+pub mod named;
 pub mod node;
 pub mod ports;
 pub mod redis_cluster;

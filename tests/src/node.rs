@@ -120,7 +120,7 @@ impl Node {
         self.ask(Method::POST, "/v1/check/batch", &[], body).await
     }
 
-    /// What `GET /v1/usage` says of the limits of the only policy.
+    /// What `GET /v1/usage` says of each limit, policy by policy.
     ///
     /// # Errors
     ///
@@ -133,9 +133,12 @@ impl Node {
         ensure(answer.status == 200, || {
             format!("{}: {} {}", self.name, answer.status, answer.text())
         })?;
-        let limits = answer.json()["policies"][0]["limits"].take();
-        let limits = limits.as_array().cloned();
-        limits.ok_or_else(|| format!("{}: no policy in {}", self.name, answer.text()))
+        let body = answer.json();
+        let policies = body["policies"].as_array().into_iter().flatten();
+        let limits = policies.filter_map(|policy| policy["limits"].as_array());
+        let limits: Vec<_> = limits.flatten().cloned().collect();
+        ensure(!limits.is_empty(), || format!("{}: no limit in {body}", self.name))?;
+        Ok(limits)
     }
 
     /// What `GET /v1/usage` says of the last limit of the only policy.

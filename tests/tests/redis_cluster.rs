@@ -12,9 +12,10 @@ use std::{
 use tidegate_tests::{
     ensure, eventually,
     faulted::{self, Figures},
+    named::{Asked, ask_by_names},
     redis_cluster::RedisCluster,
     redis_server::RedisServer,
-    site::{Served, Site},
+    site::{Place, Served, Site},
 };
 use tokio::time::Instant;
 
@@ -23,6 +24,7 @@ const QUANTITY: u64 = 60;
 const NODES: usize = 4;
 const CLIENTS: usize = 64;
 const KEYS: usize = 12;
+const LOAD: Duration = Duration::from_secs(8);
 
 const POLICIES: &str = r#"
 [[policy]]
@@ -47,23 +49,31 @@ fn say(figures: &Figures) {
 /// Four nodes of a region whose store is a cluster.
 struct Region {
     served: Vec<Served>,
-    _site: Site,
+    site: Site,
+    /// Where each is, and its configuration.
+    places: Vec<(Place, String)>,
 }
 
 impl Region {
     async fn start(cluster: &RedisCluster) -> Self {
-        let site = Site::new(POLICIES);
+        Self::start_with(cluster, POLICIES).await
+    }
+
+    async fn start_with(cluster: &RedisCluster, policies: &str) -> Self {
+        let site = Site::new(policies);
         let places: Vec<_> = (0..NODES).map(|n| site.place("eu", &format!("eu-{n}"))).collect();
         // Nothing is to be answered without the store because this machine is busy.
         let store = format!(
             "kind = \"redis\"\nurl = \"{}\"\ntimeout = \"5s\"\n[store.breaker]\np95 = \"off\"",
             cluster.url()
         );
-        let mut served = Vec::new();
-        for place in &places {
+        let configured = places.iter().map(|place| {
             let seeds: Vec<_> = places.iter().filter(|seed| seed.node != place.node).collect();
-            served.push(site.serve(place, &site.config_with(place, &seeds, &store)));
-        }
+            (place.clone(), site.config_with(place, &seeds, &store))
+        });
+        let places: Vec<_> = configured.collect();
+        let served: Vec<_> =
+            places.iter().map(|(place, config)| site.serve(place, config)).collect();
         for node in served.iter().map(|served| &served.node) {
             node.ready(SOON).await;
             eventually(SOON, "the store is whole", async || {
@@ -72,7 +82,7 @@ impl Region {
             })
             .await;
         }
-        Self { served, _site: site }
+        Self { served, site, places }
     }
 
     /// Asks for three times as much as there is of several callers, by 64 clients. Returns what was admitted of each,
@@ -130,6 +140,13 @@ impl Region {
             admitted.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         }
         admitted
+    }
+
+    /// Kills a node, and starts it anew.
+    async fn kill_and_restart(&mut self, at: usize) {
+        self.served[at].process.kill().await;
+        let (place, config) = &self.places[at];
+        self.served[at] = self.site.serve_ready(place, config).await;
     }
 
     async fn stop(self) {
@@ -417,16 +434,42 @@ async fn checks_of_several_callers_are_decided_at_all_their_servers() {
         // The one with room was not charged for what the other refused.
         let used = node.check(&[("api_key", &*key)], 1).await.limits[0].used;
         assert_eq!(used, 4, "three and this one");
-        // Whether a name was charged before no server knows alone.
-        let body =
-            serde_json::json!({ "attributes": { "api_key": key, "user": user, "route": "/both" } });
-        let named = [("Idempotency-Key", "a")];
-        let refused = node.ask(hyper::Method::POST, "/v1/check", &named, body.to_string()).await;
-        assert_eq!(refused.status, 400, "{}", refused.text());
-        assert_eq!(refused.json()["errors"][0]["field"], "Idempotency-Key");
     }
     assert_eq!(node.metric("tidegate_breaker_state").await, Ok(0.0));
     served.stop().await;
+}
+
+/// A check of two callers who are on several servers, under names, while two of four nodes are killed: at each caller
+/// every name is charged once. What a node that died held and nobody has confirmed ends by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_of_several_callers_is_charged_once_at_each_while_nodes_are_killed() {
+    let cluster = RedisCluster::start(3, 0).await;
+    let policies = ["api_key", "user", "tenant"].map(|key| {
+        format!(
+            "[[policy]]\nname = \"{key}\"\nkey = [\"{key}\"]\non_store_failure = \"closed\"\n\
+             [[policy.limit]]\nname = \"quota\"\nquantity = 1000000\nwindow = \"400d\"\n"
+        )
+    });
+    let mut region = Region::start_with(&cluster, &policies.concat()).await;
+    let who = [("api_key", "a"), ("user", "b"), ("tenant", "c")];
+    let body = serde_json::json!({ "attributes": std::collections::BTreeMap::from(who) });
+    let nodes: Vec<_> = region.served.iter().map(|served| served.node.clone()).collect();
+    let killing = async {
+        for victim in [1, 3] {
+            tokio::time::sleep(LOAD / 4).await;
+            region.kill_and_restart(victim).await;
+        }
+    };
+    let asking = ask_by_names(&nodes, &body, Instant::now() + LOAD);
+    let (Asked { names, sent }, ()) = tokio::join!(asking, killing);
+    assert!(names > 300 && sent > names + names / 3, "{sent} requests, {names} names");
+    eventually(SOON, "what nobody has confirmed is over", async || {
+        let usages = nodes[0].usages(&who).await?;
+        let used: Vec<_> = usages.iter().map(|usage| usage["used"].as_u64()).collect();
+        ensure(used == [Some(names); 3], || format!("{used:?} of {names} names, {sent} requests"))
+    })
+    .await;
+    region.stop().await;
 }
 
 #[tokio::test]

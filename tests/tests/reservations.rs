@@ -11,7 +11,14 @@ use std::{
 
 use hyper::Method;
 use serde_json::{Value, json};
-use tidegate_tests::{child, dev::Dev, ensure, eventually, http::Answer, node::Node};
+use tidegate_tests::{
+    child,
+    dev::Dev,
+    ensure, eventually,
+    http::Answer,
+    named::{Asked, ask_by_names},
+    node::Node,
+};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -128,56 +135,20 @@ async fn any_node_of_the_region_settles_and_all_regions_hear_of_it() {
 const CLIENTS: u64 = 64;
 const LOAD: Duration = Duration::from_secs(8);
 
-/// Each client asks under one name after another, at all nodes in turn, until somebody answers; and now and then
-/// once more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_often_it_is_asked_while_nodes_are_killed_a_name_is_charged_once() {
     let mut cluster = Dev::new(&["eu"], POLICIES).redis(4).with(&["--restart"]).start().await;
     let nodes: Vec<Node> = cluster.nodes().cloned().collect();
-    let (sent, names) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let until = Instant::now() + LOAD;
-    let mut clients = JoinSet::new();
-    for client in 0..CLIENTS {
-        let (nodes, sent, names) = (nodes.clone(), sent.clone(), names.clone());
-        clients.spawn(async move {
-            let body = json!({ "attributes": { "api_key": "k", "route": "/tokens" } }).to_string();
-            let mut turn = client;
-            for number in 0.. {
-                if Instant::now() >= until {
-                    break;
-                }
-                let name = format!("{client}-{number}");
-                names.fetch_add(1, SeqCst);
-                let mut answers = 0;
-                while answers < 1 + number % 2 {
-                    turn += 1;
-                    let node = &nodes[(turn % 4) as usize];
-                    let check = tidegate_tests::http::Http::default();
-                    let url = format!("http://{}/v1/check", node.http);
-                    sent.fetch_add(1, SeqCst);
-                    let key = [("Idempotency-Key", &*name)];
-                    match check.ask(Method::POST, &url, &key, body.clone()).await {
-                        Ok(answer) if answer.status == 200 => answers += 1,
-                        Ok(answer) if answer.json()["reason"] != "store_unavailable" => {
-                            panic!("{name}: {}", answer.text())
-                        }
-                        // It died with the request, or has not started yet.
-                        _ => sleep(Duration::from_millis(20)).await,
-                    }
-                }
-                sleep(Duration::from_millis(20)).await;
-            }
-        });
-    }
-    for victim in ["eu-1", "eu-3"] {
-        sleep(LOAD / 4).await;
-        child::kill(cluster.said_of(victim).pid);
-        while cluster.next_ready().await.node != victim {}
-    }
-    while let Some(ended) = clients.join_next().await {
-        ended.expect("every name is admitted");
-    }
-    let (sent, names) = (sent.load(SeqCst), names.load(SeqCst));
+    let body = json!({ "attributes": { "api_key": "k", "route": "/tokens" } });
+    let killing = async {
+        for victim in ["eu-1", "eu-3"] {
+            sleep(LOAD / 4).await;
+            child::kill(cluster.said_of(victim).pid);
+            while cluster.next_ready().await.node != victim {}
+        }
+    };
+    let asking = ask_by_names(&nodes, &body, Instant::now() + LOAD);
+    let (Asked { names, sent }, ()) = tokio::join!(asking, killing);
     assert!(names > 1_000 && sent > names + names / 3, "{sent} requests, {names} names");
     assert_eq!(cluster.node("eu-0").used(&TOKENS).await.unwrap(), names, "{sent} requests");
     cluster.stop().await;

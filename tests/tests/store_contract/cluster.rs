@@ -114,11 +114,42 @@ async fn a_command_over_several_servers_is_all_or_nothing() {
         "{again:?}"
     );
     assert_eq!(used_of(&s, &charges(&s, 1)).await, [32, 32, 37]);
-    // Whether it was carried out no server knows by itself.
-    let named = StoreCommand { once: once(0), ..StoreCommand::new(charges(&s, 1)) };
-    let refused = s.store.apply(&named).await;
-    assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
-    assert_eq!(used_of(&s, &charges(&s, 1)).await, [32, 32, 37]);
+}
+
+#[tokio::test]
+async fn a_name_over_several_servers_is_answered_as_it_was_first() {
+    let (s, charges) = spread().await;
+    let named = |name, of, says, operations| {
+        let (id, kept) = (RequestId([8, name]), Span::secs(60));
+        let once = Some(Once { id, of, says, kept, refusals: true });
+        StoreCommand { once, ..StoreCommand::new(operations) }
+    };
+    let apply = async |command| s.store.apply(&command).await.expect("answered");
+    let repeats = |reply: StoreReply| match reply {
+        StoreReply::Repeated { first, .. } => (first.answer.admitted, first.says),
+        other => panic!("{other:?}"),
+    };
+    let first = apply(named(1, 0, 11, charges(&s, 30))).await;
+    assert!(matches!(first, StoreReply::Done { admitted: true, .. }), "{first:?}");
+    for says in [12, 13] {
+        assert_eq!(repeats(apply(named(1, 0, says, charges(&s, 30))).await), (true, 11));
+    }
+    assert_eq!(used_of(&s, &charges(&s, 1)).await, [30, 30, 30]);
+    let other = apply(named(1, 1, 14, charges(&s, 30))).await;
+    assert!(matches!(other, StoreReply::OtherRequest { .. }), "{other:?}");
+    // A refusal as well, and what stands in it: what was not charged is not in it.
+    let last = charges(&s, 5).remove(2);
+    assert!(admitted(&s.outcome(vec![last]).await));
+    let refused = apply(named(2, 0, 21, charges(&s, 8))).await;
+    assert!(matches!(refused, StoreReply::Done { admitted: false, .. }), "{refused:?}");
+    let back = |o| Operation { action: Action::Refund { amount: 5 }, ..o };
+    s.outcome(vec![back(charges(&s, 5).remove(2))]).await;
+    let again = apply(named(2, 0, 22, charges(&s, 8))).await;
+    let StoreReply::Repeated { first, .. } = &again else { panic!("{again:?}") };
+    let told = first.answer.operations.iter().map(|(_, o)| (o.passes, o.counts.used));
+    assert_eq!(told.collect::<Vec<_>>(), [(true, 30), (true, 30), (false, 35)]);
+    assert_eq!(repeats(again), (false, 21));
+    assert_eq!(used_of(&s, &charges(&s, 1)).await, [30, 30, 30]);
 }
 
 #[tokio::test]

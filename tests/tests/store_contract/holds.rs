@@ -161,16 +161,16 @@ async fn once_only(s: &Subject) {
     let StoreReply::Done { operations: replies, now, .. } = first else { panic!("{first:?}") };
     for _ in 0..3 {
         let again = remembered(1, 4, charge(6)).await;
-        assert!(again.admitted && again.at == now && again.says == 2);
-        let parts = again.operations.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+        assert!(again.answer.admitted && again.at == now && again.says == 2);
+        let parts = again.answer.operations.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         assert_eq!(parts, (vec![Label(5), Label(5)], replies.clone()));
     }
     assert!(done(&s.once(2, 4, true, charge(6)).await, false));
-    assert!(!remembered(2, 4, charge(6)).await.admitted);
+    assert!(!remembered(2, 4, charge(6)).await.answer.admitted);
     assert_eq!((s.counts(100).await.used, s.counts(101).await.used), (6, 6));
     // In another window it is the first one that is told of.
     let later = vec![s.charge(100, 6, 6, 10), s.charge(101, 6, 6, 10)];
-    assert_eq!(remembered(1, 4, later).await.operations[0].0, Label(5));
+    assert_eq!(remembered(1, 4, later).await.answer.operations[0].0, Label(5));
     assert_eq!(s.used(100, 6).await, 0);
     // Under one name only the same is asked for.
     assert!(matches!(s.once(1, 5, true, charge(6)).await, StoreReply::OtherRequest { .. }));

@@ -3,7 +3,7 @@
 
 use tidegate_core::{
     algorithm::{Bucket, LabelTime, Rule, Weighed},
-    store::{Once, RequestId, Table},
+    store::{Answer, Once, RequestId, Table},
     time::Window,
 };
 use tidegate_tests::skewed_redis::SkewedRedis;
@@ -169,6 +169,26 @@ impl Traffic {
         })
     }
 
+    /// Some decide for a whole.
+    fn answer(&mut self) -> Option<Box<Answer>> {
+        let random = &mut self.random;
+        random.random_bool(0.2).then(|| {
+            let each = (0..random.random_range(1..4)).map(|_| {
+                let used = random.random_range(0..9);
+                let counts = Counts { used, refunded: used / 3 };
+                let reply = OperationReply::new(random.random_bool(0.5), counts);
+                let weighed = random.random_bool(0.5).then(|| Weighed {
+                    used,
+                    wait: Span(random.random_range(0..9)),
+                    reset: Span(random.random_range(0..9)),
+                });
+                (Label(random.random_range(0..9)), OperationReply { weighed, ..reply })
+            });
+            let operations = each.collect();
+            Box::new(Answer { admitted: random.random_bool(0.5), operations })
+        })
+    }
+
     fn operation(&mut self) -> Operation {
         let (now, random) = (self.now, &mut self.random);
         let mut label = now.0 / WINDOW.0;
@@ -244,7 +264,9 @@ async fn redis_measures_as_memory_does() {
         clock.set_at(traffic.now.0).await;
         let operations = traffic.random.random_range(1..=3);
         let operations: Vec<_> = (0..operations).map(|_| traffic.operation()).collect();
-        let command = StoreCommand { once: traffic.once(), ..StoreCommand::new(operations) };
+        let once = traffic.once();
+        let answer = traffic.answer();
+        let command = StoreCommand { once, answer, ..StoreCommand::new(operations) };
         let story = format!("seed {seed}, round {round} at {:?}: {command:?}", traffic.now);
         let expected = table.apply(&command, traffic.now).expect("room");
         let found = redis.store.apply(&command).await.expect("answered");
@@ -257,8 +279,9 @@ async fn redis_measures_as_memory_does() {
             StoreReply::Relabel { now, newest, .. } => (now, Vec::new(), Some(newest)),
             StoreReply::Repeated { now, first, .. } => {
                 repeated += 1;
-                let (labels, replies): (Vec<_>, Vec<_>) = first.operations.into_iter().unzip();
-                let told = [first.says, first.at.0, u64::from(first.admitted)].map(Label);
+                let Answer { admitted, operations } = first.answer;
+                let (labels, replies): (Vec<_>, Vec<_>) = operations.into_iter().unzip();
+                let told = [first.says, first.at.0, u64::from(admitted)].map(Label);
                 (now, Outcome::weighed(&replies), Some([&labels[..], &told].concat()))
             }
             StoreReply::OtherRequest { now, .. } => {

@@ -113,11 +113,6 @@ pub enum PlanError {
         /// How many apply.
         found: usize,
     },
-    /// It has a name, and counts several callers whose records lie on several servers.
-    #[error(
-        "the limits that apply to this request count several callers, and the store is a Redis Cluster: whether a check was charged before no server of it knows alone; leave the header out, or let one policy match"
-    )]
-    NamedForSeveral,
 }
 
 /// One limit of one subject, planned.

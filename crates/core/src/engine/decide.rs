@@ -101,11 +101,6 @@ impl<G: Guarding> Engine<G> {
             unanswered: false,
         };
         if let Some(name) = manner.name {
-            let mut callers = ticket.planned.iter().map(|plan| plan.key.caller);
-            let first = callers.next();
-            if self.settings.buckets > 1 && callers.any(|caller| Some(caller) != first) {
-                return Err(PlanError::NamedForSeveral);
-            }
             let says = ticket.reserve.map_or_else(|| self.hold_id(), |reserve| reserve.id);
             let once = named(name, says.0, secret, subjects, &ticket);
             ticket.once = Some(once);
@@ -462,6 +457,12 @@ impl<G: Guarding> Engine<G> {
                 let unanswered = suspended.then_some(Reason::StoreUnavailable);
                 let decision = plan::decision(admitted, limits, unanswered);
                 Completion::Decided(Decision { reservation, ..decision })
+            }
+            // The policies have changed since: another number of limits applies.
+            Outcome::Reply(StoreReply::Repeated { first, .. })
+                if first.answer.operations.len() != ticket.planned.len() =>
+            {
+                Completion::OtherRequest
             }
             Outcome::Reply(StoreReply::Repeated { now: reading, epoch, first }) => {
                 Completion::Decided(self.answer_again(now, ticket, epoch, &as_of(&first, reading)))

@@ -111,7 +111,7 @@ impl<G: Guarding> Engine<G> {
         epoch: StoreEpoch,
         first: &Remembered,
     ) -> Decision {
-        for (plan, (label, _)) in ticket.planned.iter_mut().zip(&first.operations) {
+        for (plan, (label, _)) in ticket.planned.iter_mut().zip(&first.answer.operations) {
             if plan.label != *label {
                 plan.label = *label;
                 let known = self.known(plan.key, plan.label);
@@ -121,15 +121,15 @@ impl<G: Guarding> Engine<G> {
         if let Some(reserve) = &mut ticket.reserve {
             reserve.id = HoldId(first.says);
         }
-        let replies = || first.operations.iter().map(|(_, reply)| reply);
+        let replies = || first.answer.operations.iter().map(|(_, reply)| reply);
         let reservation = self.reservation(&ticket, first.at, replies().map(|op| op.passes));
-        let reservation = reservation.filter(|_| first.admitted);
+        let reservation = reservation.filter(|_| first.answer.admitted);
         // Whoever was answered then has counted it; this very check was not.
         let is_own = ticket.once.is_some_and(|once| once.says == first.says);
         if ticket.unanswered && is_own {
             let passes = replies().map(|op| (op.passes, Some(op.counts)));
-            self.count(now, &ticket, first.admitted, passes);
-            if first.admitted {
+            self.count(now, &ticket, first.answer.admitted, passes);
+            if first.answer.admitted {
                 let (at, passed) = ((first.at, epoch), replies().map(|op| op.passes));
                 self.note_reserved(now, at, &ticket, reservation.as_ref(), passed);
             }
@@ -140,7 +140,7 @@ impl<G: Guarding> Engine<G> {
             .map(|(plan, op)| plan.verdict(op.passes, op.counts, op.weighed, cluster))
             .collect();
         let limits = self.with_views(now, &ticket, verdicts);
-        Decision { reservation, ..plan::decision(first.admitted, limits, None) }
+        Decision { reservation, ..plan::decision(first.answer.admitted, limits, None) }
     }
 }
 
@@ -148,7 +148,7 @@ impl<G: Guarding> Engine<G> {
 pub(super) fn as_of(first: &Remembered, now: StoreTime) -> Remembered {
     let passed = now.since(first.at);
     let mut first = first.clone();
-    for (_, reply) in &mut first.operations {
+    for (_, reply) in &mut first.answer.operations {
         if let Some(weighed) = &mut reply.weighed {
             weighed.wait = Span(weighed.wait.0.saturating_sub(passed.0));
             weighed.reset = Span(weighed.reset.0.saturating_sub(passed.0));

@@ -109,9 +109,10 @@ impl Holds {
         true
     }
 
-    /// Takes the first of this name out.
-    pub(super) fn take(&mut self, id: HoldId) -> Option<Hold> {
-        let at = self.0.iter().position(|hold| hold.id == id)?;
+    /// Takes the first of this name out; of those only that may be undone, if `undone` says so.
+    pub(super) fn take(&mut self, id: HoldId, undone: bool) -> Option<Hold> {
+        let is_it = |hold: &Hold| hold.id == id && (!undone || hold.lapse == Lapse::Undone);
+        let at = self.0.iter().position(is_it)?;
         Some(self.0.remove(at))
     }
 

@@ -16,9 +16,9 @@ pub use buckets::{BUCKETS, CallerBucket};
 pub use claim::{Bound, Claim, Holding};
 pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
 pub use marker::Marker;
-pub use once::{Once, Remembered, RequestId};
+pub use once::{Answer, Once, Remembered, RequestId};
 pub use record::Record;
-pub use spread::{NamedCharge, Next, Spread, is_confirmed};
+pub use spread::{Next, Spread};
 pub use step::{Records, TableFull, step};
 pub use table::Table;
 
@@ -90,7 +90,8 @@ pub enum Action {
     /// has moved on, it is left out and the rest of the command is carried out.
     Heal,
     /// End the hold that the operation's [`Terms`] name, and give back what of it is not kept, in the label that it
-    /// was charged in. It passes if there is such a hold, whatever the operation's label and its bounds.
+    /// was charged in; only one that may be undone, if the terms say so. It passes if there is such a hold, whatever
+    /// the operation's label and its bounds.
     Settle {
         /// How much of it stays charged; all, if it is more.
         keep: u64,
@@ -101,8 +102,9 @@ pub enum Action {
         /// 1 or more.
         amount: u64,
     },
-    /// Keep all of the hold that the operation's terms name: it ends, or if they say that it is given back some day,
-    /// it goes on under them. It passes if there is such a hold, whatever the operation's label and its bounds.
+    /// Keep all of the hold that the operation's terms name and that may be undone: it ends, or if they say that it is
+    /// given back some day, it goes on under them. It passes if there is such a hold, whatever the operation's label
+    /// and its bounds.
     Confirm,
 }
 
@@ -169,6 +171,8 @@ pub struct StoreCommand {
     /// If it is to be carried out once only, however often it comes. It is remembered beside the first operation's
     /// key.
     pub once: Option<Once>,
+    /// What is remembered as its answer, if that is not its own: it decides for a whole that it is a part of.
+    pub answer: Option<Box<Answer>>,
 }
 
 impl StoreCommand {

@@ -39,6 +39,13 @@ pub struct Remembered {
     pub says: u64,
     /// When it was carried out, by the store's clock.
     pub at: StoreTime,
+    /// What it was answered.
+    pub answer: Answer,
+}
+
+/// What became of a command, as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
     /// Whether it was admitted.
     pub admitted: bool,
     /// In order: each operation's label, and what it was answered; without how accounts stood.
@@ -47,7 +54,7 @@ pub struct Remembered {
 
 impl Remembered {
     fn memory_bytes(&self) -> usize {
-        memory::of_vec(&self.operations)
+        memory::of_vec(&self.answer.operations)
     }
 }
 

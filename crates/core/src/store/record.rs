@@ -176,7 +176,7 @@ impl Record {
     /// Ends the hold that an operation names, and keeps so much of it charged. Returns whether there is one.
     pub(super) fn settle(&mut self, operation: &Operation, keep: u64, now: StoreTime) -> bool {
         let Some((holds, terms)) = self.holds.as_mut().zip(operation.hold) else { return false };
-        let Some(hold) = holds.take(terms.id) else { return false };
+        let Some(hold) = holds.take(terms.id, terms.lapse == Lapse::Undone) else { return false };
         self.forget_no_holds();
         self.give_back(&operation.rule, &hold, hold.amount.saturating_sub(keep), now);
         true

@@ -5,12 +5,18 @@
 //! if it had never been charged. Until it does, others may be refused who would have had room: never is anything
 //! admitted for which there is none. What is admitted is counted when all places have confirmed it, so that no floor
 //! speaks of what is only held: see how a record is lifted.
+//!
+//! Whether a charge with a name was carried out before, the place of the first operation knows, its *home*: there the
+//! whole is decided when all places have answered, by one step that confirms what it holds itself and remembers the
+//! whole answer. What another place confirms it remembers under the same name. Who finds the name decided sees to it
+//! that all have confirmed; where the hold has ended meanwhile, it is charged if there is room, once, and refused for
+//! good if there is none: nobody has been told that it was admitted.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use super::{
-    Action, Counts, HoldId, Lapse, Once, Operation, OperationReply, Remembered, StoreCommand,
-    StoreReply, Terms,
+    Action, Answer, Counts, HoldId, Lapse, Once, Operation, OperationReply, Remembered,
+    StoreCommand, StoreReply, Terms,
 };
 use crate::{
     ids::{Key, StoreEpoch},
@@ -22,18 +28,13 @@ use crate::{
 pub enum Next {
     /// Have the place of this key carry out a command; then call [`Spread::handle`].
     Ask(Key, StoreCommand),
-    /// Have all these places confirm what they hold. Only if [each has](is_confirmed), this is the answer; else nobody
-    /// knows.
-    Confirm(StoreReply, Vec<(Key, StoreCommand)>),
+    /// Have the places of these keys carry out a command each, side by side; then call [`Spread::handle_all`].
+    AskAll(Vec<(Key, StoreCommand)>),
     /// This is the answer, and this is to be undone: at each place by itself, and if one does not answer, what it holds
     /// ends without that.
-    Undo(StoreReply, Vec<(Key, StoreCommand)>),
-}
-
-/// Whether a place has confirmed what it was to.
-pub fn is_confirmed(reply: &StoreReply) -> bool {
-    let passes = |operations: &[OperationReply]| operations.iter().all(|one| one.passes);
-    matches!(reply, StoreReply::Done { operations, .. } if passes(operations))
+    Answer(StoreReply, Vec<(Key, StoreCommand)>),
+    /// Nobody knows whether it was carried out, and this is to be undone.
+    Unknown(Vec<(Key, StoreCommand)>),
 }
 
 /// A command on its way over several places.
@@ -50,15 +51,11 @@ pub struct Spread {
     replies: Vec<Option<OperationReply>>,
     /// The clock and the epoch of the place of the first operation, which the whole answer has.
     first: Option<(StoreTime, StoreEpoch)>,
-    /// What each place is to carry out once; only of commands that charge nothing.
     once: Option<Once>,
-    /// What some place was asked before.
+    /// What some place was asked before, of commands that charge nothing.
     remembered: Option<Box<Remembered>>,
+    stage: Stage,
 }
-
-/// A command that is to be carried out once, and charges: whether it was, no place knows by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NamedCharge;
 
 #[derive(Debug)]
 struct Part {
@@ -68,17 +65,37 @@ struct Part {
     holds: bool,
 }
 
+/// How far a spread command is.
+#[derive(Debug)]
+enum Stage {
+    /// One place after the other is asked to hold its part, or of what charges nothing to carry it out.
+    Asking,
+    /// The home of a name is asked to remember this answer.
+    Deciding(StoreReply),
+    /// All places are asked to keep what they hold.
+    Ending(Ending),
+}
+
+/// What is known by when all places are asked to keep what they hold.
+#[derive(Debug)]
+struct Ending {
+    /// The answer, if all do.
+    reply: StoreReply,
+    /// The parts that are asked, in order.
+    asked: Vec<usize>,
+    /// Whether they charge anew what they do not hold any more.
+    charges: bool,
+    /// What is to be undone in the end.
+    undo: Vec<(Key, StoreCommand)>,
+}
+
 impl Spread {
     /// How long a hold waits to be confirmed: longer than any call of a store may take.
     pub const HOLDS_FOR: Span = Span::secs(10);
 
     /// Spreads a command over the places that its keys have; `None` if that is one. `id` is a name that no other
     /// hold has. What charges nothing is carried out at each place by itself.
-    pub fn new(
-        command: &StoreCommand,
-        place_of: impl Fn(&Key) -> u64,
-        id: HoldId,
-    ) -> Result<Option<Self>, NamedCharge> {
+    pub fn new(command: &StoreCommand, place_of: impl Fn(&Key) -> u64, id: HoldId) -> Option<Self> {
         let mut parts: Vec<Part> = Vec::new();
         for (at, operation) in command.operations.iter().enumerate() {
             let place = place_of(&operation.key);
@@ -88,17 +105,15 @@ impl Spread {
             }
         }
         if parts.len() < 2 {
-            return Ok(None);
-        }
-        let charges = command.operations.iter().any(|o| matches!(o.action, Action::Charge { .. }));
-        if charges && command.once.is_some() {
-            return Err(NamedCharge);
+            return None;
         }
         // In one order for all: two commands over the same places do not take each other's room away.
         parts.sort_by_key(|part| part.place);
         let operations = command.operations.clone();
         let replies = vec![None; operations.len()];
-        Ok(Some(Self {
+        // Whoever asks again under a name finds the holds of whom the name is of.
+        let id = command.once.map_or(id, |once| HoldId(once.says));
+        Some(Self {
             parts,
             operations,
             id,
@@ -108,7 +123,8 @@ impl Spread {
             first: None,
             once: command.once,
             remembered: None,
-        }))
+            stage: Stage::Asking,
+        })
     }
 
     /// What is to be asked first.
@@ -118,6 +134,19 @@ impl Spread {
 
     /// Takes the answer of the place that was asked.
     pub fn handle(&mut self, reply: StoreReply) -> Next {
+        match core::mem::replace(&mut self.stage, Stage::Asking) {
+            Stage::Asking => self.asked(reply),
+            Stage::Deciding(whole) => self.decided(whole, reply),
+            // Of many that are asked none answers alone.
+            ending @ Stage::Ending(_) => {
+                self.stage = ending;
+                Next::Unknown(Vec::new())
+            }
+        }
+    }
+
+    fn asked(&mut self, reply: StoreReply) -> Next {
+        let charges = self.charges();
         let part = &mut self.parts[self.asked];
         match reply {
             StoreReply::Done { admitted, now, epoch, operations, .. } => {
@@ -138,8 +167,9 @@ impl Spread {
                     all[*at] = label;
                 }
                 let epoch = self.epoch_beside(epoch);
-                Next::Undo(StoreReply::Relabel { now, epoch, newest: all }, self.ends(false))
+                Next::Answer(StoreReply::Relabel { now, epoch, newest: all }, self.undo())
             }
+            reply @ StoreReply::Repeated { .. } if charges => self.repeated(reply),
             StoreReply::Repeated { now, epoch, first } => {
                 if part.operations[0] == 0 {
                     self.first = Some((now, epoch));
@@ -156,9 +186,125 @@ impl Spread {
             }
             StoreReply::OtherRequest { now, epoch } => {
                 let epoch = self.epoch_beside(epoch);
-                Next::Undo(StoreReply::OtherRequest { now, epoch }, self.ends(false))
+                Next::Answer(StoreReply::OtherRequest { now, epoch }, self.undo())
             }
         }
+    }
+
+    /// The home of the name has decided on an answer, or somebody else's command was before.
+    fn decided(&mut self, whole: StoreReply, reply: StoreReply) -> Next {
+        match reply {
+            // What it held is kept, or undone.
+            StoreReply::Done { admitted: true, .. } => {
+                for part in self.parts.iter_mut().filter(|part| part.operations[0] == 0) {
+                    part.holds = false;
+                }
+                if self.refused {
+                    return Next::Answer(whole, self.undo());
+                }
+                self.end(whole, Vec::new())
+            }
+            reply @ StoreReply::Repeated { .. } => self.repeated(reply),
+            reply @ StoreReply::OtherRequest { .. } => Next::Answer(reply, self.undo()),
+            // It has lost what it held.
+            StoreReply::Done { .. } | StoreReply::Relabel { .. } => Next::Unknown(self.undo()),
+        }
+    }
+
+    /// A charge under this name was decided on before: what is held for this one is undone.
+    fn repeated(&mut self, reply: StoreReply) -> Next {
+        let undo = self.undo();
+        let StoreReply::Repeated { first, .. } = &reply else { return Next::Unknown(undo) };
+        let of_other_limits = first.answer.operations.len() != self.operations.len();
+        if !first.answer.admitted || of_other_limits {
+            return Next::Answer(reply, undo);
+        }
+        let (mine, theirs) = (self.id, HoldId(first.says));
+        self.id = theirs;
+        for (at, (_, reply)) in first.answer.operations.iter().enumerate() {
+            let terms = self.operations[at].hold.as_mut();
+            if let Some(terms) = terms.filter(|terms| terms.id == mine) {
+                terms.id = theirs;
+            }
+            self.replies[at] = Some(reply.clone());
+        }
+        for part in &mut self.parts {
+            part.holds = part.operations[0] != 0;
+        }
+        self.end(reply, undo)
+    }
+
+    /// Has all places that hold something keep it.
+    fn end(&mut self, reply: StoreReply, undo: Vec<(Key, StoreCommand)>) -> Next {
+        let once = self.once.map(|once| Once { refusals: false, ..once });
+        let confirms = |(at, part): (usize, &Part)| {
+            let operations = self.ends(part, true);
+            let command = |operations| self.command(part, once, operations);
+            (!operations.is_empty()).then(|| (at, (self.key(part), command(operations))))
+        };
+        let holding = self.parts.iter().enumerate().filter(|(_, part)| part.holds);
+        let (asked, commands) = holding.filter_map(confirms).unzip();
+        self.stage = Stage::Ending(Ending { reply, asked, charges: false, undo });
+        Next::AskAll(commands)
+    }
+
+    /// Takes the answers of all places that were asked side by side, in their order: `None` of one that has not
+    /// answered.
+    pub fn handle_all(&mut self, answers: Vec<Option<StoreReply>>) -> Next {
+        let Stage::Ending(mut ending) = core::mem::replace(&mut self.stage, Stage::Asking) else {
+            return Next::Unknown(Vec::new());
+        };
+        let (mut known, mut lost) = (answers.len() == ending.asked.len(), Vec::new());
+        for (part, answer) in ending.asked.iter().zip(answers) {
+            let operations = match answer {
+                Some(StoreReply::Done { admitted: true, .. }) => continue,
+                Some(StoreReply::Done { .. }) if self.once.is_some() && !ending.charges => {
+                    lost.push(*part);
+                    continue;
+                }
+                Some(StoreReply::Done { operations, .. }) if ending.charges => operations,
+                Some(StoreReply::Repeated { first, .. }) if first.answer.admitted => continue,
+                Some(StoreReply::Repeated { first, .. }) => {
+                    first.answer.operations.into_iter().map(|(_, reply)| reply).collect()
+                }
+                // The window that it was to be charged in is over.
+                Some(StoreReply::Relabel { .. }) if ending.charges => continue,
+                _ => {
+                    known = false;
+                    continue;
+                }
+            };
+            let charged: Vec<usize> = self.charged(&self.parts[*part]).collect();
+            // Before them stand those that were undone.
+            let of_charges = operations.len().saturating_sub(charged.len());
+            let replies = charged.into_iter().zip(operations.into_iter().skip(of_charges));
+            refuse(&mut ending.reply, replies);
+        }
+        if !known {
+            return Next::Unknown(ending.undo);
+        }
+        if lost.is_empty() {
+            return Next::Answer(ending.reply, ending.undo);
+        }
+        let once = self.once.map(|once| Once { refusals: true, ..once });
+        let undo = &mut ending.undo;
+        let charge = |at: &usize| {
+            let part = &self.parts[*at];
+            let key = self.key(part);
+            // What is held for this one would be in the way.
+            let held = undo.extract_if(.., |(of, _)| *of == key);
+            let mut operations: Vec<_> = held.flat_map(|(_, command)| command.operations).collect();
+            operations.extend(self.charged(part).map(|at| self.operations[at].clone()));
+            (key, self.command(part, once, operations))
+        };
+        let commands = lost.iter().map(charge).collect();
+        self.stage = Stage::Ending(Ending { asked: lost, charges: true, ..ending });
+        Next::AskAll(commands)
+    }
+
+    /// Whether it charges anything, which is held until the whole is decided.
+    fn charges(&self) -> bool {
+        self.operations.iter().any(|o| matches!(o.action, Action::Charge { .. }))
     }
 
     /// The epoch of the place of the first operation, if the place that was asked has this one: of another place's
@@ -169,26 +315,72 @@ impl Spread {
         if is_first { epoch } else { known }
     }
 
-    /// Whether something was carried out that is not undone by what [`fail`](Self::fail) says.
+    /// Whether something was carried out, or may have been, that is not undone by what [`fail`](Self::fail) says.
     pub fn has_done(&self) -> bool {
-        let charges = |o: &Operation| matches!(o.action, Action::Charge { .. });
-        self.asked > 0 && !self.operations.iter().any(charges)
+        match self.stage {
+            Stage::Asking => self.asked > 0 && !self.charges(),
+            Stage::Deciding(_) | Stage::Ending(_) => true,
+        }
     }
 
-    /// The place that was asked has not answered: what is to be undone, as with [`Next::Undo`]. What that place may
+    /// The place that was asked has not answered: what is to be undone, as with [`Next::Answer`]. What that place may
     /// have done nobody needs to undo.
     pub fn fail(self) -> Vec<(Key, StoreCommand)> {
-        self.ends(false)
+        match self.stage {
+            Stage::Asking => self.undo(),
+            // It may have been decided, and who asks again finds what is held.
+            Stage::Deciding(_) | Stage::Ending(_) => Vec::new(),
+        }
     }
 
     fn next(&mut self) -> Next {
         if let Some(part) = self.parts.get(self.asked) {
             let operations = part.operations.iter().map(|at| self.held(&self.operations[*at]));
             let command = StoreCommand::new(operations.collect());
-            return Next::Ask(self.key(part), StoreCommand { once: self.once, ..command });
+            let is_home = part.operations[0] == 0;
+            // Its home is asked whether a charge was decided on before, and is told when it is.
+            let once = match self.once {
+                Some(once) if self.charges() => {
+                    is_home.then_some(Once { kept: Span::ZERO, ..once })
+                }
+                once => once,
+            };
+            return Next::Ask(self.key(part), StoreCommand { once, ..command });
         }
         let (now, epoch) = self.first.unwrap_or((StoreTime(0), StoreEpoch(0)));
+        if let Some(first) = self.remembered.take() {
+            return Next::Answer(StoreReply::Repeated { now, epoch, first }, Vec::new());
+        }
         let admitted = !self.refused;
+        let operations = self.answered();
+        let answer = Answer { admitted, operations: self.labelled(&operations) };
+        let done = StoreReply::Done { admitted, now, epoch, adopted: None, operations };
+        if !self.charges() {
+            return Next::Answer(done, Vec::new());
+        }
+        match self.once.filter(|once| admitted || once.refusals) {
+            Some(once) => self.decide(done, once, answer),
+            None if admitted => self.end(done, Vec::new()),
+            None => Next::Answer(done, self.undo()),
+        }
+    }
+
+    /// Has the home of the name end what it holds, and remember the whole answer.
+    fn decide(&mut self, whole: StoreReply, once: Once, answer: Answer) -> Next {
+        let home = self.parts.iter().find(|part| part.operations[0] == 0);
+        let Some(home) = home else { return Next::Unknown(self.undo()) };
+        let operations = self.ends(home, answer.admitted);
+        // That it has lost what it held is not remembered as an answer.
+        let once = Some(Once { refusals: false, ..once });
+        let command = self.command(home, once, operations);
+        let command = StoreCommand { answer: Some(Box::new(answer)), ..command };
+        let key = self.key(home);
+        self.stage = Stage::Deciding(whole);
+        Next::Ask(key, command)
+    }
+
+    /// What each operation is answered, when all places have answered.
+    fn answered(&self) -> Vec<OperationReply> {
         let holding = self.parts.iter().filter(|part| part.holds);
         let holding: Vec<usize> = holding.flat_map(|part| part.operations.clone()).collect();
         let answered = self.replies.iter().zip(&self.operations).enumerate();
@@ -196,16 +388,32 @@ impl Spread {
             let (reply, holds) = (reply.clone()?, holding.contains(&at));
             let Action::Charge { cost } = operation.action else { return Some(reply) };
             let is_held = reply.passes && holds;
-            let taken = if is_held && !admitted { cost } else { 0 };
+            let taken = if is_held && self.refused { cost } else { 0 };
             Some(without(reply, taken))
         });
-        let replies = replies.collect();
-        if let Some(first) = self.remembered.take() {
-            return Next::Undo(StoreReply::Repeated { now, epoch, first }, Vec::new());
+        replies.collect()
+    }
+
+    /// The same, as it is remembered.
+    fn labelled(&self, replies: &[OperationReply]) -> Vec<(Label, OperationReply)> {
+        let each = self.operations.iter().zip(replies);
+        each.map(|(o, reply)| (o.label, OperationReply { holding: None, ..reply.clone() }))
+            .collect()
+    }
+
+    /// What a place is asked to carry out, once; a name is remembered beside the part's first operation.
+    fn command(
+        &self,
+        part: &Part,
+        once: Option<Once>,
+        mut operations: Vec<Operation>,
+    ) -> StoreCommand {
+        let is_first = |operation: &Operation| operation.key == self.key(part);
+        if once.is_some() && !operations.first().is_some_and(is_first) {
+            // It holds nothing, and so nothing is done.
+            operations.insert(0, self.ended(part.operations[0], false));
         }
-        let done = StoreReply::Done { admitted, now, epoch, adopted: None, operations: replies };
-        let ends = self.ends(admitted);
-        if admitted { Next::Confirm(done, ends) } else { Next::Undo(done, ends) }
+        StoreCommand { once, ..StoreCommand::new(operations) }
     }
 
     fn key(&self, part: &Part) -> Key {
@@ -220,31 +428,58 @@ impl Spread {
         Operation { hold: Some(terms), ..operation.clone() }
     }
 
-    /// How what is held ends, at each place that holds something.
-    fn ends(&self, admitted: bool) -> Vec<(Key, StoreCommand)> {
+    /// Which operations of a part have charged something.
+    fn charged(&self, part: &Part) -> impl Iterator<Item = usize> {
+        part.operations.iter().copied().filter(|at| {
+            let passed = self.replies[*at].as_ref().is_some_and(|reply| reply.passes);
+            passed && matches!(self.operations[*at].action, Action::Charge { .. })
+        })
+    }
+
+    /// How what a part holds ends.
+    fn ends(&self, part: &Part, confirmed: bool) -> Vec<Operation> {
+        self.charged(part).map(|at| self.ended(at, confirmed)).collect()
+    }
+
+    /// How what an operation holds ends.
+    fn ended(&self, at: usize, confirmed: bool) -> Operation {
+        let operation = &self.operations[at];
+        let (id, lapse) = (self.id, Lapse::Undone);
+        let terms = operation.hold.unwrap_or(Terms { id, lasts: Span::ZERO, lapse });
+        let undone = Terms { lapse, ..terms };
+        Operation {
+            action: if confirmed { Action::Confirm } else { Action::Settle { keep: 0 } },
+            enforce: confirmed,
+            hold: Some(if confirmed { terms } else { undone }),
+            // The record may have moved on; what is known of a label by now is another's.
+            floor: Counts::default(),
+            rule: operation.rule.without_floor(),
+            ..operation.clone()
+        }
+    }
+
+    /// What is undone at each place that holds something.
+    fn undo(&self) -> Vec<(Key, StoreCommand)> {
         let of = |part: &Part| {
-            let charged = part.operations.iter().filter(|at| {
-                let passed = self.replies[**at].as_ref().is_some_and(|reply| reply.passes);
-                passed && matches!(self.operations[**at].action, Action::Charge { .. })
-            });
-            let end = |at: &usize| {
-                let operation = &self.operations[*at];
-                let (id, lapse) = (self.id, Lapse::Undone);
-                let terms = operation.hold.unwrap_or(Terms { id, lasts: Span::ZERO, lapse });
-                Operation {
-                    action: if admitted { Action::Confirm } else { Action::Settle { keep: 0 } },
-                    enforce: false,
-                    hold: Some(terms),
-                    // The record may have moved on; what is known of a label by now is another's.
-                    floor: Counts::default(),
-                    rule: operation.rule.without_floor(),
-                    ..operation.clone()
-                }
-            };
-            let operations: Vec<_> = charged.map(end).collect();
+            let operations = self.ends(part, false);
             (!operations.is_empty()).then(|| (self.key(part), StoreCommand::new(operations)))
         };
         self.parts.iter().filter(|part| part.holds).filter_map(of).collect()
+    }
+}
+
+/// Turns an answer into a refusal by operations that have had no room when they were charged anew.
+fn refuse(answer: &mut StoreReply, replies: impl Iterator<Item = (usize, OperationReply)>) {
+    match answer {
+        StoreReply::Done { admitted, operations, .. } => {
+            *admitted = false;
+            replies.for_each(|(at, reply)| operations[at] = reply);
+        }
+        StoreReply::Repeated { first, .. } => {
+            first.answer.admitted = false;
+            replies.for_each(|(at, reply)| first.answer.operations[at].1 = reply);
+        }
+        StoreReply::Relabel { .. } | StoreReply::OtherRequest { .. } => {}
     }
 }
 

@@ -25,48 +25,59 @@ fn place_of(key: &Key) -> u64 {
 /// What happens to one of the commands under way, or besides.
 #[derive(Debug, Clone)]
 enum Event {
-    /// Somebody asks for so much of each of some callers.
-    Begin {
-        callers: Vec<u64>,
-        cost: u64,
-    },
+    Begin(Asked),
     /// One step further with one of them.
     Step(usize),
-    /// Whoever has begun it is gone, or its store is.
-    GiveUp(usize),
+    /// Whoever has begun it is gone, or its store is; perhaps after the last command has arrived.
+    GiveUp {
+        which: usize,
+        arrives: bool,
+    },
     /// One of the ends that are to be carried out is, or never will be.
     End {
         which: usize,
         arrives: bool,
     },
     Pass(u64),
-    /// Whether confirmations arrive from now on, and their answers.
+    /// Whether what is asked of many arrives from now on, and the answers to it.
     Network {
-        confirms: bool,
+        arrives: bool,
         answers: bool,
     },
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let callers = prop::collection::btree_set(0..6_u64, 1..4);
+    let asked = (callers, 1..5_u64, prop::option::of(0..4_u64));
+    let asked = asked.prop_map(|(callers, cost, name)| Asked {
+        callers: callers.into_iter().collect(),
+        cost,
+        name,
+    });
     let event = prop_oneof![
-        3 => (callers, 1..5_u64).prop_map(|(callers, cost)| Event::Begin {
-            callers: callers.into_iter().collect(),
-            cost,
-        }),
+        3 => asked.prop_map(Event::Begin),
         8 => (0..8_usize).prop_map(Event::Step),
-        1 => (0..8_usize).prop_map(Event::GiveUp),
+        1 => (0..8_usize, any::<bool>())
+            .prop_map(|(which, arrives)| Event::GiveUp { which, arrives }),
         4 => (0..8_usize, prop::bool::weighted(0.8))
             .prop_map(|(which, arrives)| Event::End { which, arrives }),
         1 => (0..7_000_000_u64).prop_map(Event::Pass),
         1 => (any::<bool>(), any::<bool>())
-            .prop_map(|(confirms, answers)| Event::Network { confirms, answers }),
+            .prop_map(|(arrives, answers)| Event::Network { arrives, answers }),
     ];
     prop::collection::vec(event, 1..120)
 }
 
-/// A command on its way, what is to be asked next, and of whom it wants how much.
-type Begun = (Spread, (Key, StoreCommand), Vec<u64>, u64);
+/// A command on its way, what is to be asked next, and what it is.
+type Begun = (Spread, (Key, StoreCommand), Asked);
+
+/// Of whom somebody asks for how much, and under which name, if any.
+#[derive(Debug, Clone)]
+struct Asked {
+    callers: Vec<u64>,
+    cost: u64,
+    name: Option<u64>,
+}
 
 struct World {
     tables: Vec<Table>,
@@ -75,22 +86,31 @@ struct World {
     admitted: BTreeMap<u64, u64>,
     begun: Vec<Begun>,
     ends: Vec<(Key, StoreCommand)>,
-    names: u64,
-    /// Whether confirmations arrive, and their answers.
-    confirms: bool,
+    commands: u64,
+    /// Whether what is asked of many arrives, and their answers.
+    arrives: bool,
     answers: bool,
     /// What was refused since nobody knows whether it was charged.
     unknown: BTreeMap<u64, u64>,
+    /// What was asked first under each name, and how it was answered first.
+    names: BTreeMap<u64, (Asked, Option<bool>)>,
 }
 
 impl World {
     fn new() -> Self {
         let tables = (0..PLACES).map(|_| Table::new(100, StoreEpoch(1))).collect();
-        let now = StoreTime(1_000_000_000);
-        let (begun, ends) = (Vec::new(), Vec::new());
-        let (admitted, unknown) = (BTreeMap::new(), BTreeMap::new());
-        let (confirms, answers) = (true, true);
-        Self { tables, now, admitted, begun, ends, names: 0, confirms, answers, unknown }
+        Self {
+            tables,
+            now: StoreTime(1_000_000_000),
+            admitted: BTreeMap::new(),
+            begun: Vec::new(),
+            ends: Vec::new(),
+            commands: 0,
+            arrives: true,
+            answers: true,
+            unknown: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
     }
 
     fn operation(&self, caller: u64, action: Action) -> Operation {
@@ -115,26 +135,58 @@ impl World {
         self.tables[place_of(key) as usize].apply(command, self.now).expect("room")
     }
 
-    fn begin(&mut self, callers: Vec<u64>, cost: u64) {
-        let operations = callers.iter().map(|c| self.operation(*c, Action::Charge { cost }));
-        let command = StoreCommand::new(operations.collect());
-        self.names += 1;
-        match Spread::new(&command, place_of, HoldId(self.names)).expect("it has no name") {
+    /// Under a name the same is asked for as before.
+    fn begin(&mut self, asked: Asked) {
+        let first = asked.name.map(|name| self.names.entry(name).or_insert((asked.clone(), None)));
+        let asked = first.map_or(asked, |(first, _)| first.clone());
+        let operations =
+            asked.callers.iter().map(|c| self.operation(*c, Action::Charge { cost: asked.cost }));
+        let operations = operations.collect();
+        self.commands += 1;
+        let once = asked.name.map(|name| Once {
+            id: RequestId([7, name]),
+            of: 1,
+            says: self.commands,
+            kept: Span::secs(3_600),
+            refusals: true,
+        });
+        let command = StoreCommand { once, ..StoreCommand::new(operations) };
+        match Spread::new(&command, place_of, HoldId(self.commands)) {
             Some(mut spread) => {
                 let Next::Ask(key, command) = spread.begin() else { panic!("nothing to ask") };
-                self.begun.push((spread, (key, command), callers, cost));
+                self.begun.push((spread, (key, command), asked));
             }
             // One place: one step.
             None => {
-                let reply = self.ask(&key(callers[0]), &command);
-                self.answered(&reply, &callers, cost);
+                let reply = self.ask(&key(asked.callers[0]), &command);
+                self.answered(&reply, &asked);
             }
         }
     }
 
-    fn answered(&mut self, reply: &StoreReply, callers: &[u64], cost: u64) {
-        if matches!(reply, StoreReply::Done { admitted: true, .. }) {
-            callers.iter().for_each(|caller| *self.admitted.entry(*caller).or_default() += cost);
+    /// A name is answered as it was first; and counted then.
+    fn answered(&mut self, reply: &StoreReply, asked: &Asked) {
+        let admitted = match reply {
+            StoreReply::Done { admitted, .. } => *admitted,
+            StoreReply::Repeated { first, .. } => first.answer.admitted,
+            other => panic!("{other:?}"),
+        };
+        let said = asked.name.and_then(|name| self.names.get_mut(&name)).map(|(_, said)| said);
+        if let Some(said) = said {
+            let is_first = said.is_none();
+            assert_eq!(*said.get_or_insert(admitted), admitted, "{asked:?}");
+            if !is_first {
+                return;
+            }
+        }
+        if admitted {
+            self.count(asked);
+        }
+    }
+
+    fn count(&mut self, asked: &Asked) {
+        for caller in &asked.callers {
+            *self.admitted.entry(*caller).or_default() += asked.cost;
         }
     }
 
@@ -142,38 +194,67 @@ impl World {
         if self.begun.is_empty() {
             return;
         }
-        let (mut spread, (key, command), callers, cost) =
-            self.begun.remove(which % self.begun.len());
+        let (mut spread, (key, command), asked) = self.begun.remove(which % self.begun.len());
         let reply = self.ask(&key, &command);
-        match spread.handle(reply) {
-            Next::Ask(key, command) => {
-                self.begun.push((spread, (key, command), callers, cost));
-            }
-            Next::Confirm(reply, ends) => self.confirm(&reply, ends, &callers, cost),
-            Next::Undo(_, ends) => self.ends.extend(ends),
+        let mut next = spread.handle(reply);
+        loop {
+            next = match next {
+                Next::Ask(key, command) => {
+                    self.begun.push((spread, (key, command), asked));
+                    return;
+                }
+                // Some may get lost, or their answers.
+                Next::AskAll(commands) => {
+                    let answers = commands.into_iter().map(|(key, command)| {
+                        let answer = self.arrives.then(|| self.ask(&key, &command));
+                        answer.filter(|_| self.answers)
+                    });
+                    let answers = answers.collect();
+                    spread.handle_all(answers)
+                }
+                Next::Answer(reply, undo) => {
+                    self.ends.extend(undo);
+                    self.answered(&reply, &asked);
+                    return;
+                }
+                Next::Unknown(undo) => {
+                    self.ends.extend(undo);
+                    self.note_unknown(&asked);
+                    return;
+                }
+            };
         }
     }
 
-    /// Some confirmations may get lost: then nobody knows, and the request is refused.
-    fn confirm(
-        &mut self,
-        reply: &StoreReply,
-        ends: Vec<(Key, StoreCommand)>,
-        callers: &[u64],
-        cost: u64,
-    ) {
-        let mut all = true;
-        for (key, command) in ends {
-            let arrives = self.confirms;
-            let confirmed = arrives && is_confirmed(&self.ask(&key, &command));
-            all &= confirmed;
-            // The answer may be what is lost.
-            all &= self.answers;
+    /// Nobody knows whether it was charged: the request is refused.
+    fn note_unknown(&mut self, asked: &Asked) {
+        if asked.name.is_none() {
+            for caller in &asked.callers {
+                *self.unknown.entry(*caller).or_default() += asked.cost;
+            }
         }
-        if all {
-            self.answered(reply, callers, cost);
-        } else {
-            callers.iter().for_each(|caller| *self.unknown.entry(*caller).or_default() += cost);
+    }
+
+    /// How a command goes on until it is answered; what is to be undone is.
+    fn run(&mut self, command: &StoreCommand) -> StoreReply {
+        let mut spread = Spread::new(command, place_of, HoldId(9)).expect("several places");
+        let mut next = spread.begin();
+        loop {
+            next = match next {
+                Next::Ask(key, command) => spread.handle(self.ask(&key, &command)),
+                Next::AskAll(commands) => {
+                    let answers = commands.into_iter().map(|(key, c)| Some(self.ask(&key, &c)));
+                    let answers = answers.collect();
+                    spread.handle_all(answers)
+                }
+                Next::Answer(reply, undo) => {
+                    for (key, command) in &undo {
+                        self.ask(key, command);
+                    }
+                    return reply;
+                }
+                Next::Unknown(_) => panic!("all have answered"),
+            };
         }
     }
 
@@ -188,7 +269,7 @@ impl World {
 
 proptest! {
     /// However commands meet, whoever gives up, and whatever does not arrive: no caller is admitted more than there
-    /// is, and in the end what is used is what was admitted.
+    /// is, a name is answered as it was first, and in the end what is used is what was admitted.
     #[test]
     fn nothing_is_admitted_for_which_there_is_no_room_and_nothing_stays_of_what_was_not(
         events in events(),
@@ -196,13 +277,15 @@ proptest! {
         let mut world = World::new();
         for event in events {
             match event {
-                Event::Begin { callers, cost } => world.begin(callers, cost),
+                Event::Begin(asked) => world.begin(asked),
                 Event::Step(which) => world.step(which),
-                Event::GiveUp(which) if !world.begun.is_empty() => {
+                Event::GiveUp { which, arrives } if !world.begun.is_empty() => {
                     let at = which % world.begun.len();
-                    world.begun.remove(at);
+                    let (_, (key, command), _) = world.begun.remove(at);
+                    if arrives {
+                        world.ask(&key, &command);
+                    }
                 }
-                Event::GiveUp(_) => {}
                 Event::End { which, arrives } if !world.ends.is_empty() => {
                     let at = which % world.ends.len();
                     let (key, command) = world.ends.remove(at);
@@ -210,9 +293,9 @@ proptest! {
                         world.ask(&key, &command);
                     }
                 }
-                Event::End { .. } => {}
-                Event::Network { confirms, answers } => {
-                    (world.confirms, world.answers) = (confirms, answers);
+                Event::GiveUp { .. } | Event::End { .. } => {}
+                Event::Network { arrives, answers } => {
+                    (world.arrives, world.answers) = (arrives, answers);
                 }
                 Event::Pass(micros) => world.now += Span(micros),
             }
@@ -220,11 +303,28 @@ proptest! {
             prop_assert!(most <= QUANTITY, "{:?}", world.admitted);
         }
         world.now += Spread::HOLDS_FOR;
+        // Whoever got no answer asks again.
+        (world.arrives, world.answers) = (true, true);
+        world.begun.clear();
+        for (asked, _) in world.names.clone().into_values() {
+            world.begin(asked);
+            while !world.begun.is_empty() {
+                world.step(0);
+            }
+        }
+        world.now += Spread::HOLDS_FOR;
         for caller in 0..6 {
             let admitted = world.admitted.get(&caller).copied().unwrap_or(0);
             let unknown = world.unknown.get(&caller).copied().unwrap_or(0);
+            // One that was charged at its home and then found no room elsewhere.
+            let refused = world.names.values().filter(|(asked, said)| {
+                *said == Some(false) && asked.callers.contains(&caller)
+            });
+            let refused = refused.map(|(asked, _)| asked.cost).sum::<u64>();
             let used = world.used(caller);
-            prop_assert!((admitted..=admitted + unknown).contains(&used), "{} of {}", used, caller);
+            let most = admitted + unknown + refused;
+            prop_assert!((admitted..=most).contains(&used), "{} of {}", used, caller);
+            prop_assert!(admitted <= QUANTITY, "{:?}", world.admitted);
         }
     }
 }
@@ -232,25 +332,24 @@ proptest! {
 #[test]
 fn what_was_undone_is_not_in_the_answer() {
     let mut world = World::new();
-    world.begin([1].into(), 10);
+    world.begin(Asked { callers: [1].into(), cost: 10, name: None });
     let charges = [(0, 4), (1, 4)].map(|(c, cost)| world.operation(c, Action::Charge { cost }));
     let shadow = Operation { enforce: false, ..world.operation(2, Action::Charge { cost: 13 }) };
     let command = StoreCommand::new(charges.into_iter().chain([shadow]).collect());
-    let mut spread =
-        Spread::new(&command, place_of, HoldId(9)).expect("no name").expect("three places");
+    let mut spread = Spread::new(&command, place_of, HoldId(9)).expect("three places");
     let mut next = spread.begin();
-    let (reply, ends) = loop {
+    let (reply, undo) = loop {
         next = match next {
             Next::Ask(key, command) => spread.handle(world.ask(&key, &command)),
-            Next::Undo(reply, ends) => break (reply, ends),
-            Next::Confirm(..) => panic!("there is no room"),
+            Next::Answer(reply, undo) => break (reply, undo),
+            other => panic!("there is no room: {other:?}"),
         };
     };
     let StoreReply::Done { admitted: false, operations, .. } = reply else { panic!("{reply:?}") };
     let told: Vec<_> = operations.iter().map(|o| (o.passes, o.counts.used)).collect();
     assert_eq!(told, [(true, 0), (false, 10), (false, 0)]);
-    assert_eq!(ends.len(), 1, "one place holds something");
-    let (key, command) = &ends[0];
+    assert_eq!(undo.len(), 1, "one place holds something");
+    let (key, command) = &undo[0];
     world.ask(key, command);
     assert_eq!((world.used(0), world.used(1)), (0, 10));
 }
@@ -264,19 +363,7 @@ fn a_reservation_over_several_places_is_one_at_each() {
         ..world.operation(caller, Action::Charge { cost: 5 })
     });
     let command = StoreCommand::new(charges.into());
-    let mut spread =
-        Spread::new(&command, place_of, HoldId(9)).expect("no name").expect("two places");
-    let mut next = spread.begin();
-    let ends = loop {
-        next = match next {
-            Next::Ask(key, command) => spread.handle(world.ask(&key, &command)),
-            Next::Confirm(_, ends) => break ends,
-            Next::Undo(..) => panic!("there is room"),
-        };
-    };
-    for (key, command) in &ends {
-        world.ask(key, command);
-    }
+    world.run(&command);
     world.now += Span::secs(30);
     assert_eq!((world.used(0), world.used(1)), (5, 5), "confirmed");
     for caller in [0, 1] {
@@ -305,24 +392,16 @@ fn what_charges_nothing_is_carried_out_everywhere_and_once() {
         });
         let command =
             StoreCommand { once: Some(once(keep)), ..StoreCommand::new(operations.into()) };
-        let mut spread =
-            Spread::new(&command, place_of, HoldId(9)).expect("no charge").expect("two places");
-        let mut next = spread.begin();
-        loop {
-            next = match next {
-                Next::Ask(key, command) => {
-                    let reply = world.ask(&key, &command);
-                    if lost {
-                        return (None, world.used(0), world.used(1));
-                    }
-                    spread.handle(reply)
-                }
-                Next::Undo(reply, ends) | Next::Confirm(reply, ends) => {
-                    assert_eq!(ends, []);
-                    return (Some(reply), world.used(0), world.used(1));
-                }
+        if lost {
+            let spread = Spread::new(&command, place_of, HoldId(9));
+            let Next::Ask(key, command) = spread.expect("two places").begin() else {
+                panic!("nothing to ask")
             };
+            world.ask(&key, &command);
+            return (None, world.used(0), world.used(1));
         }
+        let reply = world.run(&command);
+        (Some(reply), world.used(0), world.used(1))
     };
     assert_eq!(run(2, true), (None, 2, 5), "after one place nobody asks on");
     let (reply, ..) = run(2, false);
@@ -331,10 +410,6 @@ fn what_charges_nothing_is_carried_out_everywhere_and_once() {
     let (reply, zero, one) = run(0, false);
     assert!(matches!(reply, Some(StoreReply::Repeated { .. })), "{reply:?}");
     assert_eq!((zero, one), (2, 2));
-
-    let charges = [0, 1].map(|caller| world.operation(caller, Action::Charge { cost: 1 }));
-    let named = StoreCommand { once: Some(once(0)), ..StoreCommand::new(charges.into()) };
-    assert!(Spread::new(&named, place_of, HoldId(9)).is_err());
 }
 
 /// Of another place's epoch the whole answer does not speak.
@@ -349,15 +424,7 @@ fn an_answer_has_the_epoch_of_the_first_operations_place_or_none() {
             Operation { not_after, ..charge }
         });
         let command = StoreCommand::new(operations.into());
-        let spread = Spread::new(&command, place_of, HoldId(9));
-        let mut spread = spread.expect("no name").expect("two places");
-        let mut next = spread.begin();
-        loop {
-            next = match next {
-                Next::Ask(key, command) => spread.handle(world.ask(&key, &command)),
-                Next::Confirm(reply, _) | Next::Undo(reply, _) => return reply.epoch(),
-            };
-        }
+        world.run(&command).epoch()
     };
     let nobody = 99;
     assert_eq!(run(&mut world, [0, 1], nobody), StoreEpoch(10));
@@ -379,27 +446,20 @@ fn who_settles_first_anywhere_settles_everywhere() {
         let command = StoreCommand::new([Operation { hold: Some(terms), ..charge }].into());
         world.ask(&key(caller), &command);
     }
-    let spread = |world: &World, keep| {
+    let settling = |world: &World, keep| {
         let operations = [0, 1].map(|caller| Operation {
             hold: Some(terms),
             ..world.operation(caller, Action::Settle { keep })
         });
         let id = RequestId([1, 2]);
         let once = Once { id, of: 0, says: keep, kept: Span::secs(60), refusals: false };
-        let command = StoreCommand { once: Some(once), ..StoreCommand::new(operations.into()) };
-        Spread::new(&command, place_of, HoldId(9)).expect("no charge").expect("two places")
+        StoreCommand { once: Some(once), ..StoreCommand::new(operations.into()) }
     };
-    let mut first = spread(&world, 2);
+    let mut first = Spread::new(&settling(&world, 2), place_of, HoldId(9)).expect("two places");
     let Next::Ask(place, command) = first.begin() else { panic!("nothing to ask") };
     world.ask(&place, &command);
-    let mut second = spread(&world, 4);
-    let mut next = second.begin();
-    let reply = loop {
-        next = match next {
-            Next::Ask(key, command) => second.handle(world.ask(&key, &command)),
-            Next::Confirm(reply, _) | Next::Undo(reply, _) => break reply,
-        };
-    };
+    let second = settling(&world, 4);
+    let reply = world.run(&second);
     assert!(
         matches!(reply, StoreReply::Repeated { ref first, .. } if first.says == 2),
         "{reply:?}"
@@ -411,21 +471,111 @@ fn who_settles_first_anywhere_settles_everywhere() {
 fn a_place_that_refused_has_charged_nothing() {
     let mut world = World::new();
     // Callers 0 and 3 are of one place; 3 is full, 0 has used 6, which its node knows.
-    world.begin([3].into(), 12);
-    world.begin([0].into(), 6);
+    world.begin(Asked { callers: [3].into(), cost: 12, name: None });
+    world.begin(Asked { callers: [0].into(), cost: 6, name: None });
     let charges = [0, 3, 1].map(|c| world.operation(c, Action::Charge { cost: 4 }));
     let floor = charges[0].floor;
-    let command = StoreCommand::new(charges.into());
-    let mut spread =
-        Spread::new(&command, place_of, HoldId(9)).expect("no name").expect("two places");
-    let mut next = spread.begin();
-    let reply = loop {
-        next = match next {
-            Next::Ask(key, command) => spread.handle(world.ask(&key, &command)),
-            Next::Undo(reply, _) => break reply,
-            Next::Confirm(..) => panic!("there is no room"),
-        };
-    };
-    let StoreReply::Done { operations, .. } = reply else { panic!("{reply:?}") };
+    let reply = world.run(&StoreCommand::new(charges.into()));
+    let StoreReply::Done { admitted: false, operations, .. } = reply else { panic!("{reply:?}") };
     assert!(operations[0].counts.used >= floor.used, "{:?} < {floor:?}", operations[0]);
+}
+
+/// A check of callers 1 and 2, who are of two places, under a name; the home is the second that is asked.
+fn named(world: &World, says: u64, hold: Option<Terms>) -> StoreCommand {
+    let charges = [2, 1]
+        .map(|caller| Operation { hold, ..world.operation(caller, Action::Charge { cost: 5 }) });
+    let (id, kept) = (RequestId([1, 2]), Span::secs(3_600));
+    let once = Once { id, of: 0, says, kept, refusals: true };
+    StoreCommand { once: Some(once), ..StoreCommand::new(charges.into()) }
+}
+
+/// What a named check asks until its home has decided, and nothing after.
+fn decide_only(world: &mut World, command: &StoreCommand) {
+    let mut spread = Spread::new(command, place_of, HoldId(9)).expect("two places");
+    let mut next = spread.begin();
+    while let Next::Ask(key, command) = next {
+        next = spread.handle(world.ask(&key, &command));
+    }
+    assert!(matches!(next, Next::AskAll(_)), "{next:?}");
+}
+
+fn repeats(reply: &StoreReply) -> (bool, u64) {
+    let StoreReply::Repeated { first, .. } = reply else { panic!("{reply:?}") };
+    (first.answer.admitted, first.says)
+}
+
+#[test]
+fn a_name_is_charged_once_at_each_place_and_a_refusal_is_remembered() {
+    let mut world = World::new();
+    let command = named(&world, 1, None);
+    assert!(matches!(world.run(&command), StoreReply::Done { admitted: true, .. }));
+    for says in [2, 3] {
+        let command = named(&world, says, None);
+        let reply = world.run(&command);
+        assert_eq!(repeats(&reply), (true, 1));
+        assert_eq!((world.used(1), world.used(2)), (5, 5));
+    }
+    world.begin(Asked { callers: [4].into(), cost: 10, name: None });
+    let charges = [2, 4].map(|caller| world.operation(caller, Action::Charge { cost: 5 }));
+    let other = |of: u64, says| Once {
+        id: RequestId([3, 4]),
+        of,
+        says,
+        kept: Span::secs(60),
+        refusals: true,
+    };
+    let command = StoreCommand { once: Some(other(0, 4)), ..StoreCommand::new(charges.into()) };
+    assert!(matches!(world.run(&command), StoreReply::Done { admitted: false, .. }));
+    world.now += Span::secs(30);
+    assert_eq!(
+        repeats(&world.run(&StoreCommand { once: Some(other(0, 5)), ..command.clone() })),
+        (false, 4)
+    );
+    let reply = world.run(&StoreCommand { once: Some(other(1, 6)), ..command });
+    assert!(matches!(reply, StoreReply::OtherRequest { .. }), "{reply:?}");
+    assert_eq!((world.used(2), world.used(4)), (5, 10));
+}
+
+#[test]
+fn who_asks_again_has_what_was_decided_confirmed() {
+    let mut world = World::new();
+    let terms = |id| Terms { id: HoldId(id), lasts: Span::secs(60), lapse: Lapse::GivenBack };
+    let command = named(&world, 1, Some(terms(1)));
+    decide_only(&mut world, &command);
+    let command = named(&world, 2, Some(terms(2)));
+    let reply = world.run(&command);
+    assert_eq!(repeats(&reply), (true, 1));
+    // It is the reservation that was decided on, at both.
+    world.now += Span::secs(30);
+    assert_eq!((world.used(1), world.used(2)), (5, 5));
+    let settle = |caller| {
+        let action = Action::Settle { keep: 2 };
+        Operation { hold: Some(terms(1)), ..world.operation(caller, action) }
+    };
+    let reply = world.run(&StoreCommand::new([1, 2].map(settle).into()));
+    assert!(matches!(reply, StoreReply::Done { admitted: true, .. }), "{reply:?}");
+    assert_eq!((world.used(1), world.used(2)), (2, 2));
+}
+
+#[test]
+fn what_ended_before_it_was_confirmed_is_charged_if_there_is_room() {
+    for room in [true, false] {
+        let mut world = World::new();
+        let command = named(&world, 1, None);
+        decide_only(&mut world, &command);
+        world.now += Spread::HOLDS_FOR;
+        assert_eq!((world.used(1), world.used(2)), (0, 5));
+        let cost = if room { 7 } else { 8 };
+        world.begin(Asked { callers: [1].into(), cost, name: None });
+        for says in [2, 3] {
+            let command = named(&world, says, None);
+            assert_eq!(repeats(&world.run(&command)), (room, 1));
+        }
+        // Also when there is room again.
+        let back = world.operation(1, Action::Refund { amount: cost });
+        world.ask(&key(1), &StoreCommand::new([back].into()));
+        let command = named(&world, 4, None);
+        assert_eq!(repeats(&world.run(&command)), (room, 1));
+        assert_eq!(world.used(1), if room { 5 } else { 0 });
+    }
 }

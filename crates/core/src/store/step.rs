@@ -6,8 +6,8 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::{
-    Action, COUNT_MAX, Claim, Counts, HOLDS_MAX, Hold, Holding, Holds, Lapse, Marker, Operation,
-    OperationReply, Record, Remembered, RequestId, StoreCommand, StoreReply,
+    Action, Answer, COUNT_MAX, Claim, Counts, HOLDS_MAX, Hold, Holding, Holds, Lapse, Marker,
+    Operation, OperationReply, Record, Remembered, RequestId, StoreCommand, StoreReply,
 };
 use crate::{
     algorithm::{Rule, Weighed},
@@ -141,7 +141,7 @@ impl Draft {
         let Some((holds, terms)) = self.charged.holds.as_mut().zip(operation.hold) else {
             return false;
         };
-        let Some(hold) = holds.take(terms.id) else { return false };
+        let Some(hold) = holds.take(terms.id, true) else { return false };
         if terms.lapse == Lapse::GivenBack {
             let ends = now + terms.lasts;
             holds.add(Hold { ends, lapse: Lapse::GivenBack, ..hold });
@@ -195,8 +195,7 @@ pub fn step<R: Records>(
     if let Some((once, key)) = once
         && let Some(first) = records.recall(&key, &once.id, now)
     {
-        let same = first.of == once.of && first.operations.len() == command.operations.len();
-        return Ok(if same {
+        return Ok(if first.of == once.of {
             StoreReply::Repeated { now, epoch, first: Box::new(first) }
         } else {
             StoreReply::OtherRequest { now, epoch }
@@ -286,7 +285,8 @@ pub fn step<R: Records>(
     let room = |records: &mut R, more: usize| more == 0 || records.make_room(more, now);
     let remembers = remembers.filter(|_| room(records, fresh + 1));
     // What is settled is settled all the same: it makes room.
-    let may_forget = command.operations.iter().all(|o| o.action.is_of_a_hold());
+    let settles = |o: &Operation| matches!(o.action, Action::Settle { .. });
+    let may_forget = command.answer.is_none() && command.operations.iter().all(settles);
     let forgets = once
         .is_some_and(|(once, _)| once.kept > Span::ZERO && (admitted || once.refusals))
         && remembers.is_none();
@@ -308,9 +308,13 @@ pub fn step<R: Records>(
         let of_then = |(operation, reply): (&Operation, &OperationReply)| {
             (operation.label, OperationReply { holding: None, ..reply.clone() })
         };
-        let operations = command.operations.iter().zip(&replies).map(of_then).collect();
+        let own = || Answer {
+            admitted,
+            operations: command.operations.iter().zip(&replies).map(of_then).collect(),
+        };
+        let answer = command.answer.as_deref().cloned().unwrap_or_else(own);
         let (of, says, at) = (once.of, once.says, now);
-        let remembered = Remembered { of, says, at, admitted, operations };
+        let remembered = Remembered { of, says, at, answer };
         records.remember(&key, once.id, now + once.kept, remembered);
     }
     let adopted = command.speaks_of_rights().then_some(marker.adopted);

@@ -107,10 +107,7 @@ impl From<CheckError> for Problem {
 
 impl From<PlanError> for Problem {
     fn from(error: PlanError) -> Self {
-        let field = match error {
-            PlanError::TooManyLimits { .. } => "attributes",
-            PlanError::NamedForSeveral => "Idempotency-Key",
-        };
-        Self::field(field, error.to_string())
+        let PlanError::TooManyLimits { .. } = error;
+        Self::field("attributes", error.to_string())
     }
 }

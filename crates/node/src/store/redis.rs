@@ -20,8 +20,8 @@ use tidegate_core::{
     ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
     rights::{Adopted, Proposed, Receipts, Received, Row},
     store::{
-        Action, COUNT_MAX, CallerBucket, Claim, Counts, Holding, Lapse, Once, OperationReply,
-        Remembered, StoreCommand, StoreReply,
+        Action, Answer, COUNT_MAX, CallerBucket, Claim, Counts, Holding, Lapse, Once,
+        OperationReply, Remembered, StoreCommand, StoreReply,
     },
     time::{ClusterTime, Label, Span, StoreTime},
 };
@@ -229,7 +229,9 @@ impl Names {
                     0 => call.arg("-1"),
                     millis => call.arg(millis.min(COUNT_MAX)),
                 };
-                for number in [*of, *says, u64::from(*refusals)] {
+                let told = command.answer.as_deref().map_or_else(Vec::new, answer_numbers);
+                let fixed = [*of, *says, u64::from(*refusals), told.len() as u64];
+                for number in fixed.into_iter().chain(told) {
                     call.arg(number.min(COUNT_MAX));
                 }
             }
@@ -294,6 +296,20 @@ fn rule_numbers(rule: &Rule) -> (u64, Vec<u64>) {
         }
         Rule::Concurrency => (4, Vec::new()),
     }
+}
+
+/// What is remembered as a command's answer, as the numbers that the script reads.
+fn answer_numbers(answer: &Answer) -> Vec<u64> {
+    let mut numbers = vec![u64::from(answer.admitted)];
+    for (label, reply) in &answer.operations {
+        let Counts { used, refunded } = reply.counts;
+        numbers.extend([label.0, u64::from(reply.passes), used, refunded]);
+        match reply.weighed {
+            Some(Weighed { used, wait, reset }) => numbers.extend([3, used, wait.0, reset.0]),
+            None => numbers.push(0),
+        }
+    }
+    numbers
 }
 
 /// A claim as the numbers that the script reads.
@@ -418,19 +434,17 @@ fn read_reply(
             newest: labels.iter().copied().map(Label).collect(),
         }),
         [3, now, epoch, says, at, admitted @ (0 | 1), ref rest @ ..] => {
-            let mut rest = rest;
-            let each = (0..operations).map(|_| {
-                let label = Label(rest.split_off_first().copied()?);
+            let (mut rest, mut operations) = (rest, Vec::new());
+            while let Some(label) = rest.split_off_first() {
                 // Of a remembered answer only meters are told.
-                Some((label, read_operation(&mut rest, true)?))
-            });
-            let operations: Option<Vec<_>> = each.collect();
-            let operations = operations.filter(|_| rest.is_empty()).ok_or_else(|| {
-                unreadable(format!("{} numbers for a repeated answer", numbers.len()))
-            })?;
-            let (at, admitted) = (StoreTime(at), admitted == 1);
+                let operation = read_operation(&mut rest, true).ok_or_else(|| {
+                    unreadable(format!("{} numbers for a repeated answer", numbers.len()))
+                })?;
+                operations.push((Label(*label), operation));
+            }
+            let answer = Answer { admitted: admitted == 1, operations };
             // What was asked for is what is asked for again.
-            let first = Box::new(Remembered { of: 0, says, at, admitted, operations });
+            let first = Box::new(Remembered { of: 0, says, at: StoreTime(at), answer });
             Ok(StoreReply::Repeated { now: StoreTime(now), epoch: StoreEpoch(epoch), first })
         }
         [4, now, epoch] => {

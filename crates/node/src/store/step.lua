@@ -9,7 +9,8 @@
 --          opened since they began before, and one more (0: not known), and until when it may be adopted so; for how
 --          many milliseconds the command is remembered (0: it has no name, -1: it is not, and only not carried out
 --          where it was before), and if it has one, what it asks for, a number for
---          who asks again, and whether a refusal is remembered (1 or 0); and
+--          who asks again, whether a refusal is remembered (1 or 0), and how many numbers follow (0: its own answer is
+--          remembered), of what is remembered in its place: as in the reply from whether it was admitted on; and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund,
 --          5: settle, 6: hold, 7: confirm)
 --          and eight times the rule (0: fixed window, 1: sliding window, 2: sliding log, 3: bucket, 4: concurrency)
@@ -41,14 +42,16 @@
 -- as 1, and its meter: the latest time, the rule, and of a bucket level and unit, of a log a list: how long before
 -- the latest time, and how much, the oldest first; or versions 4 to 6, as 1 to 3, and a list of holds: of each when
 -- it ends, its name, when it was made, its label, how much, how it lapses; those that end first at the front.
--- What is remembered of a command is a list in MessagePack: version 1, what it asks for, how many operations, and the
--- reply from the number for who asks again on.
+-- What is remembered of a command is a list in MessagePack: version 1, what it asks for, how many operations it had, and
+-- the reply from the number for who asks again on.
 -- The marker is text: version 1, the server's history (master_replid), epoch, and once somebody has said it,
 -- from when on labels are whole, and then the configuration adopted, if it is not the first, from when on, from
 -- when on agreed or 0, and since when.
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
-local FIXED, FIELDS = (ARGV[9] or '0') == '0' and 9 or 12, 12
+-- Where a name's answer begins, if one is told, and how many numbers come before the operations, and are of each.
+local TOLD = 14
+local FIXED, FIELDS = (ARGV[9] or '0') == '0' and 9 or 13 + tonumber(ARGV[13]), 12
 local PEEK, CHARGE, HEAL, GRANT, REFUND, SETTLE, HOLD, CONFIRM = 0, 1, 2, 3, 4, 5, 6, 7
 local SLIDING_WINDOW, SLIDING_LOG, BUCKET, CONCURRENCY = 1, 2, 3, 4
 local GIVEN_BACK = 0
@@ -655,10 +658,10 @@ local function lapse(d, which, rule, p)
   if rule == SLIDING_LOG and of_log > 0 then refund(meter(d, which, rule, p), rule, p, of_log, 0) end
 end
 
--- Ends the hold of a name, and keeps so much of it charged. Returns whether there is one.
-local function settle(d, id, keep, rule, p)
+-- Ends the hold that terms name, and keeps so much of it charged. Returns whether there is one.
+local function settle(d, terms, keep, rule, p)
   for i, hold in ipairs(d.h.c) do
-    if hold[2] == id then
+    if hold[2] == terms[1] and (terms[3] == GIVEN_BACK or hold[6] ~= GIVEN_BACK) then
       table.remove(d.h.c, i)
       give_back(d, 'c', hold, math.max(hold[5] - keep, 0), rule, p)
       d.moved = true
@@ -672,7 +675,7 @@ end
 -- and never lives shorter.
 local function confirm(d, terms, key)
   for i, hold in ipairs(d.h.c) do
-    if hold[2] == terms[1] then
+    if hold[2] == terms[1] and hold[6] ~= GIVEN_BACK then
       table.remove(d.h.c, i)
       if terms[3] == GIVEN_BACK then
         local kept = {now + terms[2], hold[2], hold[3], hold[4], hold[5], GIVEN_BACK}
@@ -777,7 +780,7 @@ if once then
       return redis.error_reply('TIDEGATE record ' .. KEYS[#KEYS] .. ' is no answer of ours')
     end
     begin()
-    if n[2] ~= tonumber(ARGV[10]) or n[3] ~= #starts then return {4, now, epoch} end
+    if n[2] ~= tonumber(ARGV[10]) then return {4, now, epoch} end
     local reply = {3, now, epoch}
     for i = 4, #n do reply[#reply + 1] = n[i] end
     return reply
@@ -826,7 +829,7 @@ for i, start in ipairs(starts) do
     local has_place, place_wait = not (terms and action == CHARGE and #d.h.c >= HOLDS_MAX), 0
     if not has_place then place_wait = waits_for(d.h.c, 0, COUNT_MAX) end
     if action == SETTLE then
-      passes = terms ~= nil and settle(d, terms[1], cost, rule, p)
+      passes = terms ~= nil and settle(d, terms, cost, rule, p)
     elseif action == CONFIRM then
       passes = terms ~= nil and confirm(d, terms, o[1])
     elseif action == HOLD then
@@ -920,9 +923,11 @@ for _, o in ipairs(replies) do
   for _, number in ipairs(o[4] or {}) do reply[#reply + 1] = number end
 end
 if once and ARGV[9] ~= '-1' and (admitted or ARGV[12] == '1') then
-  local n = {1, tonumber(ARGV[10]), #starts, tonumber(ARGV[11]), now, admitted and 1 or 0}
+  local n = {1, tonumber(ARGV[10]), #starts, tonumber(ARGV[11]), now}
+  for i = TOLD, FIXED do n[#n + 1] = tonumber(ARGV[i]) end
   local from = 8
-  for i, start in ipairs(starts) do
+  if FIXED < TOLD then n[#n + 1] = reply[1] end
+  for i, start in ipairs(FIXED < TOLD and starts or {}) do
     local o = replies[i]
     n[#n + 1] = tonumber(ARGV[start + 4])
     for f = from, from + 2 do n[#n + 1] = reply[f] end

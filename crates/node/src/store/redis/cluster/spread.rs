@@ -8,10 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tidegate_core::{
     ids::Key,
-    store::{
-        BUCKETS, CallerBucket, HoldId, NamedCharge, Next, Spread, StoreCommand, StoreReply,
-        is_confirmed,
-    },
+    store::{BUCKETS, CallerBucket, HoldId, Next, Spread, StoreCommand, StoreReply},
 };
 use tokio::time::Instant;
 
@@ -26,15 +23,9 @@ impl RedisCluster {
     pub(super) async fn spread(&self, command: &StoreCommand) -> Result<StoreReply, StoreError> {
         let place = |key: &Key| u64::from(CallerBucket::of(key.caller, BUCKETS).0);
         let id = HoldId((rand::random::<u64>() >> 11).max(1));
-        let mut spread = match Spread::new(command, place, id) {
-            Ok(Some(spread)) => spread,
+        let Some(mut spread) = Spread::new(command, place, id) else {
             // It has one place, and has been asked there.
-            Ok(None) => return Err(StoreError::Refused("a command without places".into())),
-            Err(NamedCharge) => {
-                let said = "a check of several callers cannot have an Idempotency-Key on a Redis Cluster yet: let one \
-                            policy match it, or use a store that is one server";
-                return Err(StoreError::Refused(said.into()));
-            }
+            return Err(StoreError::Refused("a command without places".into()));
         };
         let within = self.0.settings.timeout;
         let until = Instant::now() + within;
@@ -52,24 +43,31 @@ impl RedisCluster {
                         }
                     }
                 }
-                Next::Confirm(reply, ends) => {
-                    let all = self.everywhere(&ends, within).await;
-                    return if all { Ok(reply) } else { Err(StoreError::Timeout) };
+                Next::AskAll(commands) => {
+                    let answers = self.everywhere(&commands, within).await;
+                    spread.handle_all(answers)
                 }
-                Next::Undo(reply, ends) => {
-                    // What does not come about ends by itself.
-                    self.everywhere(&ends, within).await;
+                // What is not undone ends by itself.
+                Next::Answer(reply, undo) => {
+                    self.everywhere(&undo, within).await;
                     return Ok(reply);
+                }
+                Next::Unknown(undo) => {
+                    self.everywhere(&undo, within).await;
+                    return Err(StoreError::Timeout);
                 }
             };
         }
     }
 
-    /// Carries out the ends of holds, side by side. Whether each place has confirmed.
-    async fn everywhere(&self, ends: &[(Key, StoreCommand)], within: Duration) -> bool {
-        let each = ends.iter().map(|(key, command)| self.at(key, command, within));
-        let answers = join_all(each).await;
-        answers.iter().all(|answer| answer.as_ref().is_ok_and(is_confirmed))
+    /// Carries out commands at a place each, side by side. What each has answered, if it has.
+    async fn everywhere(
+        &self,
+        commands: &[(Key, StoreCommand)],
+        within: Duration,
+    ) -> Vec<Option<StoreReply>> {
+        let each = commands.iter().map(|(key, command)| self.at(key, command, within));
+        join_all(each).await.into_iter().map(Result::ok).collect()
     }
 
     async fn at(
