@@ -261,13 +261,14 @@ async fn a_gateway_asks_with_the_headers_of_the_request() {
 }
 
 /// The metrics that have a meaning in this version, on a node with peers.
-const METRICS: [&str; 24] = [
+const METRICS: [&str; 25] = [
     "rate_limit_requests_total{",
     "rate_limit_exceeded_total{",
     "rate_limit_check_seconds_bucket{",
     "rate_limit_check_seconds_count",
     "rate_limit_store_seconds_bucket{",
     "tidegate_unmatched_total",
+    "tidegate_joint_checks_total",
     "tidegate_peer_connected{",
     "tidegate_peer_staleness_seconds{",
     "tidegate_peer_frames_total{",

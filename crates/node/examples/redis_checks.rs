@@ -1,9 +1,9 @@
 //! Checks a second on Redis beside what the bare script reaches under `redis-benchmark`: the same call, byte for byte.
 //!
 //! One run: a server of its own on one core, and on the other core in turn `redis-benchmark`, with a connection for
-//! each client and with calls that do not wait for each other (`-P`), and a node's way of a check (plan, one call,
-//! complete) by as many tasks over its one connection. Prints medians over some rounds, and the processor time of a
-//! check, the server's and the node's.
+//! each client and with calls that do not wait for each other (`-P`), and a node's way of a check (plan, guard, call,
+//! complete) by as many tasks over its one connection, each with a caller of its own and all with one. Prints medians
+//! over some rounds, and the processor time of a check, the server's and the node's.
 
 #![allow(clippy::disallowed_methods, reason = "what is measured here is real time")]
 
@@ -24,20 +24,26 @@ use clap::Parser;
 use futures_util::StreamExt as _;
 use rand::{SeedableRng as _, rngs::StdRng};
 use tidegate_core::{
-    check::{Purpose, Subject},
-    engine::{Completion, Engine, Outcome, Plan, Settings},
+    calls,
+    engine::{Engine, Settings},
     ids::{Boot, NodeId, Secret, Session},
     policy::PolicySet,
+    time::Span,
 };
 use tidegate_node::{
+    api::Limiter as _,
     clock::Clock,
     guard::Mutexes,
-    store::{RedisSettings, RedisStore},
+    limiter::{self, Limiter},
+    store::{RedisSettings, RedisStore, Store, StoreGuard},
+    telemetry::Metrics,
 };
 
 type Failed = Box<dyn Error>;
 
 const SECRET: Secret = Secret([7; 16]);
+/// As long as the others.
+const KEY: &str = "key-hot0000";
 const SERVER_CORE: &str = "0";
 const CLIENT_CORE: &str = "1";
 
@@ -98,16 +104,18 @@ struct Leg {
 async fn of_limits(server: &Server, limits: usize, arguments: &Arguments) -> Result<(), Failed> {
     let node = Arc::new(Node::start(limits, server.port).await?);
     let call = node.call(server).await?;
-    let mut legs: [(String, Vec<Leg>); 3] = [
+    let mut legs: [(String, Vec<Leg>); 4] = [
         ("redis-benchmark".into(), Vec::new()),
         ("redis-benchmark -P 16".into(), Vec::new()),
-        ("a node".into(), Vec::new()),
+        ("a node, many callers".into(), Vec::new()),
+        ("a node, one caller".into(), Vec::new()),
     ];
     for round in 0..=arguments.rounds {
         let found = [
             bare(server, &call, arguments, 1).await?,
             bare(server, &call, arguments, 16).await?,
-            node.load(server, arguments).await?,
+            node.load(server, arguments, false).await?,
+            node.load(server, arguments, true).await?,
         ];
         // The first one warms up.
         if round > 0 {
@@ -190,12 +198,7 @@ impl Drop for Server {
     }
 }
 
-struct Node {
-    policies: PolicySet,
-    clock: Clock,
-    engine: Engine<Mutexes>,
-    store: Arc<RedisStore>,
-}
+struct Node(Limiter);
 
 impl Node {
     async fn start(limits: usize, port: u16) -> Result<Self, Failed> {
@@ -212,16 +215,24 @@ impl Node {
         let random = Box::new(StdRng::seed_from_u64(1));
         let (now, guess) = (clock.now(), clock.cluster_guess());
         let engine = Engine::<Mutexes>::new(Settings::new(session), now, guess, random);
+        // This machine may be busy with other things: nothing is to be answered without the store.
+        let mut guarded = calls::Settings { timeout: Span::secs(5), ..calls::Settings::default() };
+        guarded.breaker.p95 = None;
+        let guard = StoreGuard::new(guarded, clock, Box::new(StdRng::seed_from_u64(2)));
         let settings = RedisSettings {
             url: format!("redis://127.0.0.1:{port}/0"),
             tls: None,
             timeout: Duration::from_secs(5),
             namespace: "tidegate".into(),
         };
-        let store = Arc::new(RedisStore::new(settings)?);
+        let store = Arc::new(Store::Redis(RedisStore::new(settings)?.into()));
         tokio::spawn({
             let store = Arc::clone(&store);
-            async move { store.keep_connected().await }
+            async move {
+                if let Store::Redis(store) = &*store {
+                    store.keep_connected().await;
+                }
+            }
         });
         let begun = Instant::now();
         while !store.is_reachable() {
@@ -230,29 +241,31 @@ impl Node {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Ok(Self { policies, clock, engine, store })
+        let settings = limiter::Settings { secret: SECRET, remember: Span::secs(3_600) };
+        let (policies, metrics) = (Arc::new(policies), Arc::new(Metrics::new()));
+        let engine = Arc::new(engine);
+        let limiter = Limiter::new(engine, store, Some(guard), policies, settings, metrics, clock);
+        limiter.start();
+        Ok(Self(limiter))
     }
 
-    async fn check(&self) -> Result<(), Failed> {
-        let attributes = [("api_key", "key-0000000"), ("route", "/api/orders")];
-        let subject = [Subject { attributes: &attributes, cost: 1 }];
-        let now = self.clock.now();
-        let plan = self.engine.plan(&self.policies, &SECRET, now, &subject, Purpose::Charge)?;
-        let Plan::Ask(command, ticket) = plan else { return Err("nothing to ask".into()) };
-        let reply = self.store.apply(&command).await?;
-        match self.engine.complete(self.clock.now(), ticket, Outcome::Reply(reply)) {
-            Completion::Decided(decision) if decision.allowed => Ok(()),
-            other => Err(format!("{other:?}").into()),
+    async fn check(&self, key: &str) -> Result<(), Failed> {
+        let attributes = [("api_key", key), ("route", "/api/orders")];
+        let decision = self.0.check(&attributes, 1).await?;
+        if decision.allowed && !decision.degraded {
+            Ok(())
+        } else {
+            Err(format!("{decision:?}").into())
         }
     }
 
     /// The words of a call, as the server got them.
     async fn call(&self, server: &Server) -> Result<Vec<String>, Failed> {
-        self.check().await?;
+        self.check(KEY).await?;
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", server.port))?;
         let monitor = client.get_async_monitor().await?;
         let mut seen = monitor.into_on_message::<String>();
-        self.check().await?;
+        self.check(KEY).await?;
         let told = loop {
             let told = seen.next().await.ok_or("nothing was seen")?;
             if told.contains("\"EVALSHA\"") {
@@ -262,15 +275,22 @@ impl Node {
         Ok(told.split('"').skip(1).step_by(2).map(str::to_owned).collect())
     }
 
-    /// As many tasks as clients, each of which waits for an answer before it asks again.
-    async fn load(self: &Arc<Self>, server: &Server, arguments: &Arguments) -> Result<Leg, Failed> {
+    /// As many tasks as clients, each of which waits for an answer before it asks again: for one caller, or each for
+    /// its own.
+    async fn load(
+        self: &Arc<Self>,
+        server: &Server,
+        arguments: &Arguments,
+        one: bool,
+    ) -> Result<Leg, Failed> {
         let left = Arc::new(AtomicU64::new(arguments.calls));
         let (before, own, begun) = (server.cpu()?, own_cpu()?, Instant::now());
-        let tasks = (0..arguments.clients).map(|_| {
+        let tasks = (0..arguments.clients).map(|client| {
+            let key = if one { KEY.to_owned() } else { format!("key-{client:07}") };
             let (node, left) = (Arc::clone(self), Arc::clone(&left));
             tokio::spawn(async move {
                 while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
-                    node.check().await.map_err(|error| error.to_string())?;
+                    node.check(&key).await.map_err(|error| error.to_string())?;
                 }
                 Ok::<_, String>(())
             })

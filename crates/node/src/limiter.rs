@@ -14,11 +14,13 @@ use tidegate_core::{
     engine::{Completion, Engine, GivenBack, Outcome, Plan, Settled},
     ids::{Caller, Secret},
     policy::{Attributes, PolicySet},
-    store::{StoreCommand, StoreReply},
+    store::{Joint, StoreCommand, StoreReply},
     time::{Label, Mono, Span},
 };
 use tokio::sync::Notify;
 use tracing::error;
+
+use together::{Entered, Together};
 
 use crate::{
     api::{self, CheckError, SettleError, UsageError, Wish},
@@ -27,6 +29,8 @@ use crate::{
     store::{Complaints, Door, Permit, Store, StoreError, StoreGuard},
     telemetry::Metrics,
 };
+
+mod together;
 
 /// How checks are counted.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +61,8 @@ struct Inner {
     clock: Clock,
     /// How long requests with a name are remembered.
     remember: Span,
+    /// Checks that are at the store, and those that wait for them.
+    together: Together,
     /// Until the start is over, checks are answered by `on_store_failure`.
     started: AtomicBool,
     /// Wakes who drives the frames, when peers should hear at once of what a check brought.
@@ -87,6 +93,7 @@ impl Limiter {
             metrics,
             clock,
             remember: settings.remember,
+            together: Together::default(),
             started: AtomicBool::new(false),
             urgent: Notify::new(),
             grants: Notify::new(),
@@ -160,22 +167,7 @@ impl Limiter {
         op: &'static str,
         command: &StoreCommand,
     ) -> Result<StoreReply, StoreError> {
-        let inner = &self.0;
-        let mut permit = match inner.door(command)? {
-            Some(door) => Some(door.guard.admit(door.reachable)?),
-            None => None,
-        };
-        let asked = inner.clock.now();
-        let answer = inner.store.apply(command).await;
-        let took = inner.clock.now().since(asked);
-        inner.metrics.store_answered(op, clock::duration(took));
-        if let Some(permit) = &mut permit {
-            permit.note(took, &answer);
-        }
-        if let Err(failure) = &answer {
-            inner.note_failure(failure);
-        }
-        answer
+        self.0.call(op, command).await
     }
 
     /// The same of a command that is carried out once, which is sent again if no answer comes.
@@ -225,30 +217,45 @@ impl Limiter {
             Purpose::Charge => "check",
             Purpose::Usage => "usage",
         };
-        let door = match inner.door(&command) {
-            Ok(door) => door,
-            Err(why) => return Ok(inner.without_store(ticket, why)),
+        let permit = match inner.permit(&command) {
+            Ok(permit) => permit,
+            Err(why) => {
+                let why = inner.in_more_words(&command, why);
+                return Ok(inner.without_store(ticket, why));
+            }
         };
         if let Store::Memory(_) = &*inner.store {
             return inner.carry_out(op, command, ticket, None).await;
         }
-        let admit = |door: &Door| door.guard.admit(door.reachable);
-        let permit = match door.as_ref().map(admit).transpose() {
-            Ok(permit) => permit,
-            Err(why) => {
-                // What it refused says more than that it cannot be asked.
-                let trouble = door.and_then(|door| door.trouble);
-                let refused = trouble.filter(|t| matches!(t, StoreError::Refused(_)));
-                let why = refused.filter(|_| why == StoreError::Unreachable).unwrap_or(why);
-                return Ok(inner.without_store(ticket, why));
+        // Over several servers a command has no permit, and is no one call.
+        let joins = purpose == Purpose::Charge && permit.is_some() && Joint::may_be(&command);
+        let entered = if joins {
+            together::enter(inner, &policies, command, ticket)
+        } else {
+            Entered::Apart(command, ticket)
+        };
+        // A task owns the ticket: whoever drops the request's future, what Redis admits is counted.
+        let answered = match entered {
+            Entered::Waits(answer) => {
+                drop(permit);
+                answer.await.map_err(|_| "the call that it waited for broke".to_owned())
+            }
+            Entered::Apart(command, ticket) => {
+                let inner = Arc::clone(inner);
+                let check = async move { inner.carry_out(op, command, ticket, permit).await };
+                tokio::spawn(check).await.map_err(|panic| panic.to_string())
+            }
+            Entered::Now(turn, command, ticket) => {
+                let inner = Arc::clone(inner);
+                let check = async move {
+                    let answer = inner.carry_out(op, command, ticket, permit).await;
+                    turn.end(answer.as_ref().is_ok_and(|(decision, _)| !decision.allowed));
+                    answer
+                };
+                tokio::spawn(check).await.map_err(|panic| panic.to_string())
             }
         };
-        // The task owns the ticket: whoever drops the request's future, what Redis admits is counted.
-        let task = tokio::spawn({
-            let inner = Arc::clone(inner);
-            async move { inner.carry_out(op, command, ticket, permit).await }
-        });
-        match task.await {
+        match answered {
             Ok(answer) => answer,
             Err(panic) => {
                 error!(%panic, "a check broke; it is answered by on_store_failure");
@@ -278,6 +285,66 @@ impl Inner {
         }))
     }
 
+    /// Lets a command through to the store, or says why not; one that no single server carries out needs no permit.
+    fn permit(&self, command: &StoreCommand) -> Result<Option<Permit>, StoreError> {
+        let Some(door) = self.door(command)? else { return Ok(None) };
+        door.guard.admit(door.reachable).map(Some)
+    }
+
+    /// Why a check is not let through: what the store has refused says more than that it cannot be asked.
+    fn in_more_words(&self, command: &StoreCommand, why: StoreError) -> StoreError {
+        if why != StoreError::Unreachable {
+            return why;
+        }
+        let trouble = self.door(command).ok().flatten().and_then(|door| door.trouble);
+        trouble.filter(|trouble| matches!(trouble, StoreError::Refused(_))).unwrap_or(why)
+    }
+
+    /// Has the store carry out a command, if it is let through.
+    async fn call(
+        &self,
+        op: &'static str,
+        command: &StoreCommand,
+    ) -> Result<StoreReply, StoreError> {
+        let answer = match self.permit(command) {
+            Ok(mut permit) => self.call_with(op, command, &mut permit).await,
+            Err(why) => Err(why),
+        };
+        if let Err(failure) = &answer {
+            self.note_failure(failure);
+        }
+        answer
+    }
+
+    async fn call_with(
+        &self,
+        op: &'static str,
+        command: &StoreCommand,
+        permit: &mut Option<Permit>,
+    ) -> Result<StoreReply, StoreError> {
+        let asked = self.clock.now();
+        let answer = self.store.apply(command).await;
+        let took = self.clock.now().since(asked);
+        self.metrics.store_answered(op, clock::duration(took));
+        if let Some(permit) = permit {
+            permit.note(took, &answer);
+        }
+        answer
+    }
+
+    /// The same of a check, which is answered without the store if it is not let through.
+    async fn carry_out_admitted(
+        &self,
+        op: &'static str,
+        command: StoreCommand,
+        ticket: Ticket,
+    ) -> Result<Asked, CheckError> {
+        match self.permit(&command) {
+            Ok(permit) => self.carry_out(op, command, ticket, permit).await,
+            Err(why) => Ok(self.without_store(ticket, why)),
+        }
+    }
+
     /// Has the store carry out a command, and once more if its labels did not fit.
     async fn carry_out(
         &self,
@@ -287,40 +354,37 @@ impl Inner {
         mut permit: Option<Permit>,
     ) -> Result<Asked, CheckError> {
         loop {
-            let asked = self.clock.now();
-            let answer = self.store.apply(&command).await;
-            let now = self.clock.now();
-            let took = now.since(asked);
-            self.metrics.store_answered(op, clock::duration(took));
-            if let Some(permit) = &mut permit {
-                permit.note(took, &answer);
-            }
-            let (outcome, failure) = match answer {
+            let answer = self.call_with(op, &command, &mut permit).await;
+            if let Err(failure) = &answer {
+                self.note_failure(failure);
                 // What is carried out once may be sent again.
-                Err(ref failure) if !failure.nothing_done() && ticket.send_again() => {
-                    self.note_failure(failure);
+                if !failure.nothing_done() && ticket.send_again() {
                     continue;
                 }
-                Ok(
-                    reply @ (StoreReply::Done { .. }
-                    | StoreReply::Repeated { .. }
-                    | StoreReply::OtherRequest { .. }),
-                ) => (Outcome::Reply(reply), None),
-                Ok(reply @ StoreReply::Relabel { .. }) => {
-                    let why = StoreError::Refused("the clocks of node and store disagree".into());
-                    (Outcome::Reply(reply), Some(why))
-                }
-                Err(failure) => {
-                    self.note_failure(&failure);
-                    (failure.failure().of_check(), Some(failure))
-                }
-            };
-            match self.complete(now, ticket, outcome) {
-                Completion::Decided(decision) => return Ok((decision, failure)),
-                Completion::Again(again, same) => (command, ticket) = (again, same),
-                Completion::OtherRequest => return Err(CheckError::OtherRequest),
+            }
+            match self.conclude(ticket, answer) {
+                (Completion::Decided(decision), failure) => return Ok((decision, failure)),
+                (Completion::Again(again, same), _) => (command, ticket) = (again, same),
+                (Completion::OtherRequest, _) => return Err(CheckError::OtherRequest),
             }
         }
+    }
+
+    /// What the store's answer means for a check, and why the store has not decided it, if so.
+    fn conclude(
+        &self,
+        ticket: Ticket,
+        answer: Result<StoreReply, StoreError>,
+    ) -> (Completion, Option<StoreError>) {
+        let (outcome, failure) = match answer {
+            Ok(reply @ StoreReply::Relabel { .. }) => {
+                let why = StoreError::Refused("the clocks of node and store disagree".into());
+                (Outcome::Reply(reply), Some(why))
+            }
+            Ok(reply) => (Outcome::Reply(reply), None),
+            Err(failure) => (failure.failure().of_check(), Some(failure)),
+        };
+        (self.complete(self.clock.now(), ticket, outcome), failure)
     }
 
     fn complete(&self, now: Mono, ticket: Ticket, outcome: Outcome) -> Completion {

@@ -15,6 +15,7 @@ use crate::{
 pub use buckets::{BUCKETS, CallerBucket};
 pub use claim::{Bound, Claim, Holding};
 pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
+pub use joint::Joint;
 pub use marker::Marker;
 pub use once::{Answer, Once, Remembered, RequestId};
 pub use record::Record;
@@ -27,6 +28,9 @@ mod claim;
 mod hold;
 #[cfg(test)]
 mod hold_tests;
+mod joint;
+#[cfg(test)]
+mod joint_tests;
 mod marker;
 mod once;
 mod record;

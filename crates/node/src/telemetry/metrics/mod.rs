@@ -41,6 +41,7 @@ pub struct Metrics {
     check_seconds: Histogram,
     store_seconds: Family<OpLabels, Histogram, fn() -> Histogram>,
     unmatched: Counter,
+    together: Counter,
     store_errors: Family<KindLabels, Counter>,
     reloads: Family<ReloadLabels, Counter>,
     certificate_reloads: Family<ReloadLabels, Counter>,
@@ -129,6 +130,7 @@ impl Metrics {
             check_seconds: histogram(),
             store_seconds: Family::new_with_constructor(histogram),
             unmatched: Counter::default(),
+            together: Counter::default(),
             store_errors: Family::default(),
             reloads: Family::default(),
             certificate_reloads: Family::default(),
@@ -161,6 +163,11 @@ impl Metrics {
             "tidegate_unmatched",
             "Checks to which no policy applied",
             metrics.unmatched.clone(),
+        );
+        registry.register(
+            "tidegate_joint_checks",
+            "Checks that were asked in one call with others over the same records",
+            metrics.together.clone(),
         );
         registry.register(
             "tidegate_store_errors",
@@ -201,6 +208,11 @@ impl Metrics {
                 counters.count(verdict, failed);
             }
         }
+    }
+
+    /// Counts checks that were asked in one call.
+    pub fn asked_together(&self, checks: usize) {
+        self.together.inc_by(checks as u64);
     }
 
     /// Notes how long the store took for `op`.
