@@ -289,7 +289,7 @@ async fn sentinels_replace_a_primary_that_is_lost() {
 
 /// What a cluster cannot serve is refused at the start and on reload, by its name.
 #[tokio::test]
-async fn limits_under_rights_are_refused_and_other_reloads_go_on() {
+async fn limits_under_rights_are_refused_where_regions_have_changed() {
     let cluster = RedisCluster::start(1, 0).await;
     let strict = POLICIES.replace(
         "window = \"400d\"",
@@ -298,9 +298,10 @@ async fn limits_under_rights_are_refused_and_other_reloads_go_on() {
     let site = Site::new(&strict);
     let place = site.place("eu", "eu-0");
     let store = format!("kind = \"redis\"\nurl = \"{}\"", cluster.url());
-    let config = site.config_with(&place, &[], &store) + "regions = { eu = 1 }\n";
+    let regions = "regions = { eu = 1 }\nregions_before = { eu = 1, us = 1 }\nconfig_epoch = 1\n";
+    let config = site.config_with(&place, &[], &store) + regions;
     let (code, log) = site.refused(&place, &config).await;
-    let said = "policy \"all\", limit \"quota\", field \"consistency\": strict needs a store with one primary";
+    let said = "policy \"all\", limit \"quota\", field \"consistency\": strict on a Redis Cluster";
     assert!(code == Some(2) && log.contains(said), "{code:?} {log}");
 
     site.write("policies.toml", POLICIES);

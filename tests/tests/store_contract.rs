@@ -257,8 +257,9 @@ impl Subject {
             claim.bound.iter_mut().for_each(|bound| own(&mut bound.epoch));
             claim.reopening.iter_mut().for_each(|reopening| own(&mut reopening.epoch));
         }
-        let opening = Some(Opening { epoch, opens });
-        let command = StoreCommand { opening, proposed, ..StoreCommand::new(operations) };
+        let bucket = CallerBucket(self.bucket);
+        let openings = vec![(bucket, Opening { epoch, opens })];
+        let command = StoreCommand { openings, proposed, ..StoreCommand::new(operations) };
         self.store.apply(&command).await.expect("answered")
     }
 
@@ -277,6 +278,11 @@ impl Drop for Subject {
             keeper.abort();
         }
     }
+}
+
+/// Each store has an epoch of its own.
+fn of_any_epoch(holding: &Holding) -> Holding {
+    Holding { epoch: StoreEpoch(0), ..holding.clone() }
 }
 
 #[derive(Debug, PartialEq)]
@@ -298,7 +304,10 @@ impl Outcome {
                 admitted,
                 adopted,
                 operations: operations.iter().map(|o| (o.passes, o.counts)).collect(),
-                holdings: operations.into_iter().map(|o| o.holding.map(|h| *h)).collect(),
+                holdings: operations
+                    .iter()
+                    .map(|o| o.holding.as_deref().map(of_any_epoch))
+                    .collect(),
             },
             other => panic!("it has no name: {other:?}"),
         }

@@ -127,7 +127,7 @@ impl ConfigEpoch {
 /// One unbroken history of one store: larger whenever a store may have lost what it knew.
 ///
 /// A store gives it a number from its clock (microseconds since 1970); see [`next_at`](Self::next_at).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct StoreEpoch(pub u64);
 
 impl StoreEpoch {

@@ -211,9 +211,17 @@ impl<G: Guarding> Engine<G> {
         operations: Vec<Operation>,
     ) -> StoreCommand {
         let unused = self.unused(now);
-        let opening = self.opening(now, unused);
+        let callers = operations.iter().map(|operation| self.bucket_of(operation.key.caller));
+        let mut buckets: Vec<_> = callers.collect();
+        if buckets.is_empty() {
+            buckets.push(CallerBucket::ALL);
+        }
+        buckets.sort_unstable();
+        buckets.dedup();
+        let of = |bucket| Some((bucket, self.opening(now, bucket, unused)?));
+        let openings = buckets.into_iter().filter_map(of).collect();
         let proposed = self.proposed(now, unused);
-        StoreCommand { opening, proposed, ..StoreCommand::new(operations) }
+        StoreCommand { openings, proposed, ..StoreCommand::new(operations) }
     }
 
     /// Labels that begin then or later nobody has used yet: a fence after the furthest that any region is
@@ -228,10 +236,14 @@ impl<G: Guarding> Engine<G> {
         Some(furthest + self.settings.fence.max(late))
     }
 
-    /// What the store is told of when its labels are whole. Nothing before its epoch was first heard of.
-    fn opening(&self, now: Mono, unused: Option<ClusterTime>) -> Option<Opening> {
-        // Limits under rights are kept by stores of one bucket.
-        let epoch = self.epoch_of(CallerBucket::ALL)?;
+    /// What the store is told of when the labels of a bucket are whole. Nothing before its epoch was first heard of.
+    fn opening(
+        &self,
+        now: Mono,
+        bucket: CallerBucket,
+        unused: Option<ClusterTime>,
+    ) -> Option<Opening> {
+        let epoch = self.epoch_of(bucket)?;
         if self.is_outdated(now) {
             return None;
         }
@@ -420,8 +432,7 @@ impl<G: Guarding> Engine<G> {
                         let floored = op.counts.max(plan.floor) == op.counts;
                         self.holds(Invariant::Floored, floored)
                             && self.holds(Invariant::Sound, op.counts.refunded <= op.counts.used)
-                            && (ticket.purpose != Purpose::Charge
-                                || self.is_rightful(plan, op, epoch))
+                            && (ticket.purpose != Purpose::Charge || self.is_rightful(plan, op))
                     });
                 if !believable {
                     return Completion::Decided(self.answer_without_store(
@@ -432,7 +443,7 @@ impl<G: Guarding> Engine<G> {
                 }
                 let passes = operations.iter().map(|op| (op.passes, Some(op.counts)));
                 self.count(now, &ticket, admitted, passes);
-                self.note_holdings(now, &ticket, epoch, &operations);
+                self.note_holdings(now, &ticket, &operations);
                 let passed = operations.iter().map(|op| op.passes);
                 let reservation = self.reservation(&ticket, reading, passed);
                 let reservation = reservation.filter(|_| admitted);
@@ -560,7 +571,7 @@ impl<G: Guarding> Engine<G> {
     }
 
     /// Whether the store has spent no more of a limit under rights than the region has (INV-13, INV-15, INV-16).
-    fn is_rightful(&self, plan: &Planned, reply: &OperationReply, epoch: StoreEpoch) -> bool {
+    fn is_rightful(&self, plan: &Planned, reply: &OperationReply) -> bool {
         let Some((claim, holding)) = plan.claim.as_ref().zip(reply.holding.as_ref()) else {
             return true;
         };
@@ -569,7 +580,7 @@ impl<G: Guarding> Engine<G> {
         }
         let net = reply.counts.net();
         let covered = net <= holding.held().saturating_add(claim.allowance);
-        let recoverable = claim.bound.is_none_or(|bound| net <= bound.most(epoch));
+        let recoverable = claim.bound.is_none_or(|bound| net <= bound.most(holding.epoch));
         self.holds(Invariant::Forfeited, holding.open)
             && self.holds(Invariant::Covered, covered)
             && self.holds(Invariant::Recovered, recoverable)
@@ -577,13 +588,7 @@ impl<G: Guarding> Engine<G> {
 
     /// Takes the store's word of the own region's rights: whoever granted of them may be gone. Ceilings that
     /// others have to hold before more can be spent are told at once.
-    fn note_holdings(
-        &self,
-        now: Mono,
-        ticket: &Ticket,
-        epoch: StoreEpoch,
-        replies: &[OperationReply],
-    ) {
+    fn note_holdings(&self, now: Mono, ticket: &Ticket, replies: &[OperationReply]) {
         if replies.iter().all(|reply| reply.holding.is_none()) {
             return;
         }
@@ -603,7 +608,6 @@ impl<G: Guarding> Engine<G> {
                 key: plan.key,
                 label: plan.label,
                 window,
-                epoch,
                 holding,
                 net: reply.counts.net(),
                 allowance,

@@ -71,8 +71,6 @@ pub(super) struct Seen<'a> {
     pub(super) key: Key,
     pub(super) label: Label,
     pub(super) window: Window,
-    /// The store's.
-    pub(super) epoch: StoreEpoch,
     pub(super) holding: &'a Holding,
     /// What the region has used by then.
     pub(super) net: u64,
@@ -269,9 +267,10 @@ impl<G: Guarding> Engine<G> {
     pub fn handle_granted(&self, now: Mono, ticket: GrantTicket, outcome: &Outcome) {
         self.grants.with(|grants| grants.under_way = false);
         let Outcome::Reply(reply) = outcome else { return };
-        // Limits under rights are kept by stores of one bucket.
-        self.handle_epoch(now, CallerBucket::ALL, reply.epoch());
-        let StoreReply::Done { operations, epoch, adopted, now: reading, .. } = reply else {
+        let first = ticket.asked.first();
+        let bucket = first.map_or(CallerBucket::ALL, |asking| self.bucket_of(asking.key.caller));
+        self.handle_epoch(now, bucket, reply.epoch());
+        let StoreReply::Done { operations, adopted, now: reading, .. } = reply else {
             return;
         };
         self.handle_adopted(now, adopted.as_ref());
@@ -289,7 +288,6 @@ impl<G: Guarding> Engine<G> {
                     key: *key,
                     label: *label,
                     window: shape.window,
-                    epoch: *epoch,
                     holding,
                     net: reply.counts.net(),
                     allowance: *allowance,
@@ -338,7 +336,8 @@ impl<G: Guarding> Engine<G> {
 
     /// Takes the store's word of the own region's rights. Returns whether others do not know of it.
     pub(super) fn note_holding(&self, shard: &mut Shard, now: Mono, seen: &Seen<'_>) -> bool {
-        let Seen { key, label, window, epoch, holding, .. } = *seen;
+        let Seen { key, label, window, holding, .. } = *seen;
+        let epoch = holding.epoch;
         let block = self.block(holding.base, window);
         if let Some(forecast) = shard.watched.touch(&key, now) {
             forecast.note_open(label, holding.open);
@@ -363,8 +362,7 @@ impl<G: Guarding> Engine<G> {
         let told = known.and_then(|book| book.of(self.own_region));
         let told = told.filter(|told| told.epoch == epoch).map_or(0, |told| told.ceiling);
         let ceiling = block.map_or(0, |block| seen.ceiling(told, block));
-        let own = (self.own_region, epoch);
-        let statement = holding.statement(own, ceiling, block.is_some());
+        let statement = holding.statement(self.own_region, ceiling, block.is_some());
         let statement = statement.filter(|told| !told.says_nothing());
         statement.is_some_and(|told| shard.watched.merge(&key, label, &told))
     }

@@ -222,10 +222,10 @@ impl Rights {
 
     /// What a region tells of its store; of others only where the label is long.
     fn statement(&self, server: &Server, region: usize, ceiling: u64) -> Option<Statement> {
-        let own = (Self::number(region), server.epoch);
         let open = server.account.is_open(server.epoch, Self::fence(server.epoch));
-        let mut statement =
-            Holding::of(&server.account, open).statement(own, ceiling, self.block.is_some())?;
+        let holding = Holding::of(&server.account, server.epoch, open);
+        let long = self.block.is_some();
+        let mut statement = holding.statement(Self::number(region), ceiling, long)?;
         if let Some(victim) = self.victim {
             let of_victim = statement.heard.of(Self::number(victim));
             statement.heard = Receipts::new();

@@ -53,6 +53,8 @@ impl Bound {
 /// How a key's account stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Holding {
+    /// Of which epoch of the store, or of the key's bucket.
+    pub epoch: StoreEpoch,
     /// Whether the store, in its epoch, knows all that was done in the label: else nothing is spent.
     pub open: bool,
     /// The region's base.
@@ -65,27 +67,23 @@ pub struct Holding {
 
 impl Holding {
     /// Of an account that is not there, and is not opened.
-    pub(crate) fn none(open: bool) -> Self {
-        Self { open, ..Self::default() }
+    pub(crate) fn none(epoch: StoreEpoch, open: bool) -> Self {
+        Self { epoch, open, ..Self::default() }
     }
 
-    pub(crate) fn of(account: &Account, open: bool) -> Self {
+    pub(crate) fn of(account: &Account, epoch: StoreEpoch, open: bool) -> Self {
         let (given, received) = (account.given().clone(), account.received().clone());
-        Self { open, base: account.base(), given, received }
+        Self { epoch, open, base: account.base(), given, received }
     }
 
-    /// What the region tells everybody of it, by its store in that epoch, with the `ceiling` it asks them to
+    /// What the region `from` tells everybody of it, by its store in this epoch, with the `ceiling` it asks them to
     /// hold; only in labels that are `long` also what it has heard of others. Nothing as long as the store may
     /// have forgotten some of it: what a replica that lags has granted may be more than what its epoch will
     /// have granted when it is open.
-    pub fn statement(
-        &self,
-        (from, epoch): (RegionNumber, StoreEpoch),
-        ceiling: u64,
-        long: bool,
-    ) -> Option<Statement> {
+    pub fn statement(&self, from: RegionNumber, ceiling: u64, long: bool) -> Option<Statement> {
         let heard = if long { self.received.clone() } else { Receipts::new() };
-        let statement = Statement { from, epoch, given: self.given.clone(), ceiling, heard };
+        let (epoch, given) = (self.epoch, self.given.clone());
+        let statement = Statement { from, epoch, given, ceiling, heard };
         self.open.then_some(statement)
     }
 

@@ -21,13 +21,14 @@ impl Marker {
     /// says of configurations, since the store has forgotten that too. Returns whether anything changed.
     pub fn take(&mut self, epoch: StoreEpoch, command: &StoreCommand, now: StoreTime) -> bool {
         let before = *self;
-        match (self.opens, command.opening) {
-            (None, Some(Opening { epoch: seen, opens })) if seen == epoch => {
+        let mut openings = command.openings.iter().map(|(_, opening)| *opening);
+        match (self.opens, openings.find(|opening| opening.epoch == epoch)) {
+            (None, Some(Opening { opens, .. })) => {
                 if let Some(adopted) = Adopted::anew(&command.proposed, now) {
                     *self = Self { opens: Some(opens), adopted };
                 }
             }
-            (None, _) => {}
+            (None, None) => {}
             (Some(_), _) => {
                 self.adopted.take(&command.proposed, now);
             }

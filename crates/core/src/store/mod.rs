@@ -168,8 +168,8 @@ pub struct Opening {
 pub struct StoreCommand {
     /// In order; two operations on one key see each other.
     pub operations: Vec<Operation>,
-    /// With operations that are claims.
-    pub opening: Option<Opening>,
+    /// With operations that are claims: of each of the store's buckets that they are in.
+    pub openings: Vec<(CallerBucket, Opening)>,
     /// By which configuration of regions the claims are made.
     pub proposed: Proposed,
     /// If it is to be carried out once only, however often it comes. It is remembered beside the first operation's
@@ -187,7 +187,7 @@ impl StoreCommand {
 
     /// Whether what the store remembers beside its records matters to it.
     pub fn speaks_of_rights(&self) -> bool {
-        self.opening.is_some()
+        !self.openings.is_empty()
             || self.proposed != Proposed::default()
             || self.operations.iter().any(|operation| operation.claim.is_some())
     }

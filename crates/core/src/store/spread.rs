@@ -15,11 +15,12 @@
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use super::{
-    Action, Answer, Counts, HoldId, Lapse, Once, Operation, OperationReply, Remembered,
-    StoreCommand, StoreReply, Terms,
+    Action, Answer, CallerBucket, Counts, HoldId, Lapse, Once, Opening, Operation, OperationReply,
+    Remembered, StoreCommand, StoreReply, Terms,
 };
 use crate::{
     ids::{Key, StoreEpoch},
+    rights::Proposed,
     time::{Label, Span, StoreTime},
 };
 
@@ -51,6 +52,9 @@ pub struct Spread {
     replies: Vec<Option<OperationReply>>,
     /// The clock and the epoch of the place of the first operation, which the whole answer has.
     first: Option<(StoreTime, StoreEpoch)>,
+    /// What each place is told besides, if any operation is a claim.
+    openings: Vec<(CallerBucket, Opening)>,
+    proposed: Proposed,
     once: Option<Once>,
     /// What some place was asked before, of commands that charge nothing.
     remembered: Option<Box<Remembered>>,
@@ -121,6 +125,8 @@ impl Spread {
             refused: false,
             replies,
             first: None,
+            openings: command.openings.clone(),
+            proposed: command.proposed,
             once: command.once,
             remembered: None,
             stage: Stage::Asking,
@@ -336,7 +342,7 @@ impl Spread {
     fn next(&mut self) -> Next {
         if let Some(part) = self.parts.get(self.asked) {
             let operations = part.operations.iter().map(|at| self.held(&self.operations[*at]));
-            let command = StoreCommand::new(operations.collect());
+            let command = self.telling(operations.collect());
             let is_home = part.operations[0] == 0;
             // Its home is asked whether a charge was decided on before, and is told when it is.
             let once = match self.once {
@@ -401,6 +407,12 @@ impl Spread {
             .collect()
     }
 
+    /// A command of operations that may be claims.
+    fn telling(&self, operations: Vec<Operation>) -> StoreCommand {
+        let (openings, proposed) = (self.openings.clone(), self.proposed);
+        StoreCommand { openings, proposed, ..StoreCommand::new(operations) }
+    }
+
     /// What a place is asked to carry out, once; a name is remembered beside the part's first operation.
     fn command(
         &self,
@@ -413,7 +425,7 @@ impl Spread {
             // It holds nothing, and so nothing is done.
             operations.insert(0, self.ended(part.operations[0], false));
         }
-        StoreCommand { once, ..StoreCommand::new(operations) }
+        StoreCommand { once, ..self.telling(operations) }
     }
 
     fn key(&self, part: &Part) -> Key {
@@ -454,6 +466,7 @@ impl Spread {
             // The record may have moved on; what is known of a label by now is another's.
             floor: Counts::default(),
             rule: operation.rule.without_floor(),
+            claim: None,
             ..operation.clone()
         }
     }

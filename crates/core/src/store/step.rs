@@ -341,7 +341,7 @@ fn spend(
     let (epoch, adopted, start) = (*epoch, &marker.adopted, claim.label_start);
     let has_place = draft.has_place(operation);
     if operation.label != draft.charged.label {
-        return (operation.action == Action::Peek, Holding::default());
+        return (operation.action == Action::Peek, Holding::none(epoch, false));
     }
     let fence = Fence { label_start: start, opens: marker.opens };
     if draft.charged.account.is_none() {
@@ -349,7 +349,7 @@ fn spend(
         draft.charged.account = base.map(|base| Account::new(base).into());
     }
     let Some(account) = draft.charged.account.as_mut() else {
-        return (operation.action == Action::Peek, Holding::none(fence.is_behind()));
+        return (operation.action == Action::Peek, Holding::none(epoch, fence.is_behind()));
     };
     // Who goes by an older configuration does not know which base is the least, nor does a store that nobody
     // has told how far the region was.
@@ -398,7 +398,7 @@ fn spend(
         Action::Peek | Action::Heal => true,
         Action::Settle { .. } | Action::Hold { .. } | Action::Confirm => false,
     };
-    let holding = Holding::of(account, open);
+    let holding = Holding::of(account, epoch, open);
     draft.lifted.account.clone_from(&draft.charged.account);
     if let (true, Action::Charge { cost }) = (passes, operation.action) {
         draft.charged.current.used = draft.charged.current.used.saturating_add(cost);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tidegate_core::{
+    ids::ConfigEpoch,
     policy::{Limit, Mistake, Policy, PolicySet},
     time::Span,
 };
@@ -125,18 +126,23 @@ fn served_by(
         )
     };
     let in_cluster = matches!(&config.store, Store::Redis(redis) if is_cluster(redis.url.secret()));
-    let refuse_in_cluster = |(policy, limit): (&Policy, &Limit)| {
+    // Each of a thousand markers would have to be told, and the region has come as far as the last of them.
+    let has_changed = config.cluster.as_ref().and_then(|cluster| cluster.regions.as_ref());
+    let has_changed = has_changed.is_some_and(|regions| regions.epoch() > ConfigEpoch(0));
+    let refuse_changed = |(policy, limit): (&Policy, &Limit)| {
         let (name, consistency) = (&policy.name, limit.consistency.as_str());
         format!(
-            "{}: policy \"{name}\", limit \"{}\", field \"consistency\": {consistency} needs a store with one primary, and `store.url` is a Redis Cluster: write consistency = \"eventual\", or give the region a standalone Redis or one with sentinels",
+            "{}: policy \"{name}\", limit \"{}\", field \"consistency\": {consistency} on a Redis Cluster, as `store.url` says, cannot follow regions that change, and `cluster.config_epoch` is above 0: write consistency = \"eventual\", or give the region a standalone Redis or one with sentinels",
             path.display(),
             limit.name,
         )
     };
-    let refusals: Vec<_> = match (in_cluster, knows_regions) {
-        (true, _) => spent.map(refuse_in_cluster).collect(),
-        (false, false) => spent.map(refuse).collect(),
-        (false, true) => Vec::new(),
+    let refusals: Vec<_> = if !knows_regions {
+        spent.map(refuse).collect()
+    } else if in_cluster && has_changed {
+        spent.map(refuse_changed).collect()
+    } else {
+        Vec::new()
     };
     if !refusals.is_empty() {
         return Err(PolicyFileError::Unserved { refusals });

@@ -55,8 +55,11 @@ pub(super) async fn upkeep(
 
 /// Suspends what is spent by rights while the store's settings would make the promise false.
 async fn watch_doubt(store: &Store, view: &View) {
-    let Store::Redis(redis) = store else { return };
-    let mut doubt = redis.doubt();
+    let mut doubt = match store {
+        Store::Redis(redis) => redis.doubt(),
+        Store::Cluster(cluster) => cluster.doubt(),
+        Store::Memory(_) => return,
+    };
     loop {
         view.engine.suspend_rights(doubt.borrow_and_update().is_some());
         if doubt.changed().await.is_err() {

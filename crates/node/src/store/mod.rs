@@ -215,7 +215,7 @@ impl Store {
         match self {
             Self::Memory(_) => None,
             Self::Redis(redis) => *redis.doubt().borrow(),
-            Self::Cluster(cluster) => cluster.doubt(),
+            Self::Cluster(cluster) => *cluster.doubt().borrow(),
         }
     }
 

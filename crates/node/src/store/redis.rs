@@ -83,7 +83,7 @@ pub struct RedisStore {
     history: ArcSwapOption<(u64, String)>,
     /// How often a call has found the connection broken: another server may be behind the address since.
     breaks: AtomicU64,
-    /// The epoch that the last probe found, 0 before the first.
+    /// The newest epoch that a probe has found, 0 before the first.
     epoch: AtomicU64,
     /// Why what is spent by rights cannot be left to the server.
     doubt: watch::Sender<Option<Doubt>>,
@@ -188,18 +188,19 @@ impl RedisStore {
         let known =
             history.as_deref().filter(|(breaks, _)| *breaks == self.breaks.load(Ordering::Acquire));
         let history = known.map_or("", |(_, history)| history.as_str());
-        self.names.step(CallerBucket::ALL, &self.hash, history, command)
+        let newest = self.epoch.load(Ordering::Relaxed);
+        self.names.step(CallerBucket::ALL, &self.hash, (history, newest), command)
     }
 }
 
 impl Names {
     /// A call of the script: a command whose records are in one bucket, told to a server of this history, or of one
-    /// that is not known.
+    /// that is not known; the newest epoch that was seen of the bucket, or 0.
     fn step(
         &self,
         bucket: CallerBucket,
         hash: &str,
-        history: &str,
+        (history, newest): (&str, u64),
         command: &StoreCommand,
     ) -> redis::Cmd {
         let mut keys: Vec<Key> = Vec::with_capacity(command.operations.len());
@@ -215,12 +216,13 @@ impl Names {
         let remembered = once.as_ref().map(|(once, key)| self.request(bucket, key, &once.id));
         let mut call = self.call(hash, bucket, keys.iter(), remembered);
         call.arg(history);
-        let opening = command.opening.map_or((0, 0), |o| (o.epoch.0, o.opens.0));
+        let opening = command.openings.iter().find(|(of, _)| *of == bucket);
+        let opening = opening.map_or((0, 0), |(_, o)| (o.epoch.0, o.opens.0));
         call.arg(opening.0.min(COUNT_MAX)).arg(opening.1.min(COUNT_MAX));
         let Proposed { epoch, from, agreed, since, until } = command.proposed;
         let [from, agreed] = [from, agreed].map(|at| at.map_or(0, |at| at.0));
         let since = since.map_or(0, |since| since.0 + 1);
-        for number in [epoch.0, from, agreed, since, until.0] {
+        for number in [epoch.0, from, agreed, since, until.0, newest] {
             call.arg(number.min(COUNT_MAX));
         }
         match &once {
@@ -437,9 +439,10 @@ fn read_reply(
             let (mut rest, mut operations) = (rest, Vec::new());
             while let Some(label) = rest.split_off_first() {
                 // Of a remembered answer only meters are told.
-                let operation = read_operation(&mut rest, true).ok_or_else(|| {
-                    unreadable(format!("{} numbers for a repeated answer", numbers.len()))
-                })?;
+                let operation =
+                    read_operation(&mut rest, true, StoreEpoch(epoch)).ok_or_else(|| {
+                        unreadable(format!("{} numbers for a repeated answer", numbers.len()))
+                    })?;
                 operations.push((Label(*label), operation));
             }
             let answer = Answer { admitted: admitted == 1, operations };
@@ -458,8 +461,9 @@ fn read_reply(
                 agreed: agreed.checked_sub(1).map(ClusterTime),
                 since: ClusterTime(since),
             };
-            let replies: Option<Vec<_>> =
-                (0..operations).map(|at| read_operation(&mut rest, measured(at))).collect();
+            let replies: Option<Vec<_>> = (0..operations)
+                .map(|at| read_operation(&mut rest, measured(at), StoreEpoch(epoch)))
+                .collect();
             let operations = replies.filter(|_| rest.is_empty()).ok_or_else(|| {
                 unreadable(format!("{} numbers for {operations} operations", numbers.len()))
             })?;
@@ -476,7 +480,11 @@ fn read_reply(
 }
 
 /// One operation's answer, taken from the front of `numbers`.
-fn read_operation(numbers: &mut &[u64], measured: bool) -> Option<OperationReply> {
+fn read_operation(
+    numbers: &mut &[u64],
+    measured: bool,
+    epoch: StoreEpoch,
+) -> Option<OperationReply> {
     let (head, rest) = numbers.split_first_chunk::<4>()?;
     let [passes, used, refunded, count] = *head;
     let (mut holding, rest) = rest.split_at_checked(usize::try_from(count).ok()?)?;
@@ -499,6 +507,6 @@ fn read_operation(numbers: &mut &[u64], measured: bool) -> Option<OperationReply
         Some(Received { from, epoch, amount: next()?, ceiling: next()? })
     });
     let received = told.collect::<Option<Receipts>>()?;
-    let holding = Holding { open, base, given, received };
+    let holding = Holding { epoch, open, base, given, received };
     Some(OperationReply { holding: Some(Box::new(holding)), ..reply })
 }

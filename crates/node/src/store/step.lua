@@ -6,9 +6,9 @@
 -- ARGV     the server's history as the caller knows it, or an empty string; an epoch, or 0, and from when on
 --          the caller says that its labels are whole; the configuration that its claims are made by, from when on
 --          it may be adopted (0: not known), from when on it is agreed (0: not known), of which labels nothing is
---          opened since they began before, and one more (0: not known), and until when it may be adopted so; for how
---          many milliseconds the command is remembered (0: it has no name, -1: it is not, and only not carried out
---          where it was before), and if it has one, what it asks for, a number for
+--          opened since they began before, and one more (0: not known), until when it may be adopted so, and the newest
+--          epoch that the caller has seen, or 0; for how many milliseconds the command is remembered (0: it has no
+--          name, -1: it is not, and only not carried out where it was before), and if it has one, what it asks for, a number for
 --          who asks again, whether a refusal is remembered (1 or 0), and how many numbers follow (0: its own answer is
 --          remembered), of what is remembered in its place: as in the reply from whether it was admitted on; and
 --          for each operation 12 numbers: index into KEYS, action (0: peek, 1: charge, 2: heal, 3: grant, 4: refund,
@@ -50,8 +50,8 @@
 -- Every read comes before the first write, so that an error leaves nothing half done.
 
 -- Where a name's answer begins, if one is told, and how many numbers come before the operations, and are of each.
-local TOLD = 14
-local FIXED, FIELDS = (ARGV[9] or '0') == '0' and 9 or 13 + tonumber(ARGV[13]), 12
+local TOLD = 15
+local FIXED, FIELDS = (ARGV[10] or '0') == '0' and 10 or 14 + tonumber(ARGV[14]), 12
 local PEEK, CHARGE, HEAL, GRANT, REFUND, SETTLE, HOLD, CONFIRM = 0, 1, 2, 3, 4, 5, 6, 7
 local SLIDING_WINDOW, SLIDING_LOG, BUCKET, CONCURRENCY = 1, 2, 3, 4
 local GIVEN_BACK = 0
@@ -93,7 +93,9 @@ if history ~= ARGV[1] then
   local truth = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   if not truth then return redis.error_reply('TIDEGATE INFO replication has no master_replid') end
   if history ~= truth then
-    history, epoch, opens, begun = truth, math.max((epoch or 0) + EPOCHS_APART, now), nil, true
+    -- A server that was wiped does not know how far its epochs had come: they may be ahead of the clock.
+    epoch = math.max(math.max(epoch or 0, tonumber(ARGV[9])) + EPOCHS_APART, now)
+    history, opens, begun = truth, nil, true
     config, from, agreed, since = 0, 0, nil, 0
   end
 end
@@ -771,7 +773,7 @@ local function raise(r, a, o, d, which, rule, p)
 end
 
 -- A command that was carried out before is answered as then.
-local once = FIXED > 9
+local once = FIXED > 10
 if once then
   local value = redis.call('GET', KEYS[#KEYS])
   if value then
@@ -780,7 +782,7 @@ if once then
       return redis.error_reply('TIDEGATE record ' .. KEYS[#KEYS] .. ' is no answer of ours')
     end
     begin()
-    if n[2] ~= tonumber(ARGV[10]) then return {4, now, epoch} end
+    if n[2] ~= tonumber(ARGV[11]) then return {4, now, epoch} end
     local reply = {3, now, epoch}
     for i = 4, #n do reply[#reply + 1] = n[i] end
     return reply
@@ -922,8 +924,8 @@ for _, o in ipairs(replies) do
   reply[#reply + 1] = o[4] and #o[4] or 0
   for _, number in ipairs(o[4] or {}) do reply[#reply + 1] = number end
 end
-if once and ARGV[9] ~= '-1' and (admitted or ARGV[12] == '1') then
-  local n = {1, tonumber(ARGV[10]), #starts, tonumber(ARGV[11]), now}
+if once and ARGV[10] ~= '-1' and (admitted or ARGV[13] == '1') then
+  local n = {1, tonumber(ARGV[11]), #starts, tonumber(ARGV[12]), now}
   for i = TOLD, FIXED do n[#n + 1] = tonumber(ARGV[i]) end
   local from = 8
   if FIXED < TOLD then n[#n + 1] = reply[1] end
@@ -937,6 +939,6 @@ if once and ARGV[9] ~= '-1' and (admitted or ARGV[12] == '1') then
     for f = 1, kept do n[#n + 1] = reply[from + 3 + f] end
     from = from + 4 + count
   end
-  redis.call('SET', KEYS[#KEYS], cmsgpack.pack(n), 'PX', ARGV[9])
+  redis.call('SET', KEYS[#KEYS], cmsgpack.pack(n), 'PX', ARGV[10])
 end
 return reply

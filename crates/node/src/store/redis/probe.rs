@@ -135,7 +135,7 @@ impl RedisStore {
         });
         self.note_doubt(doubt, is_new);
         let reply = self.apply_on(&mut connection, &StoreCommand::default()).await?;
-        self.epoch.store(reply.epoch().0, Ordering::Relaxed);
+        self.epoch.fetch_max(reply.epoch().0, Ordering::Relaxed);
         if is_new {
             self.manager.store(Some(manager));
         }
@@ -197,7 +197,7 @@ impl RedisStore {
         self.doubt.subscribe()
     }
 
-    /// The epoch that the last probe found; `None` before the first.
+    /// The newest epoch that a probe has found; `None` before the first.
     pub fn epoch(&self) -> Option<StoreEpoch> {
         let epoch = self.epoch.load(Ordering::Relaxed);
         (epoch > 0).then_some(StoreEpoch(epoch))

@@ -143,6 +143,7 @@ impl Inner {
         });
         let primaries = primaries.collect();
         self.routes.store(Arc::new(Routes { map, primaries }));
+        self.note_doubt();
         for gone in known.into_values() {
             gone.retire();
         }
@@ -177,7 +178,7 @@ impl Inner {
                         Arc::new(Box::pin(primary.connect(self, bucket)).await?)
                     }
                 };
-                primary.probe(&link, &mut memory).await?;
+                primary.probe(self, &link, &mut memory).await?;
                 Ok(link)
             });
             let answer = probed.await.unwrap_or(Err(StoreError::Timeout));

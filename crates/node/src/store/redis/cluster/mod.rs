@@ -23,7 +23,7 @@ use tidegate_core::{
     time::StoreTime,
 };
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{self, Instant},
 };
 
@@ -80,6 +80,8 @@ struct Inner {
     stale: Notify,
     /// Why nobody says whose the slots are.
     trouble: ArcSwapOption<StoreError>,
+    /// Why what is spent by rights cannot be left to some server.
+    doubt: watch::Sender<Option<Doubt>>,
     make_guard: GuardMaker,
 }
 
@@ -125,6 +127,7 @@ impl RedisCluster {
             epochs: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
             stale: Notify::new(),
             trouble: ArcSwapOption::empty(),
+            doubt: watch::Sender::new(Some(Doubt::NotSeen)),
             settings,
             names,
             make_guard,
@@ -223,9 +226,10 @@ impl RedisCluster {
         self.0.trouble().or_else(of_servers)
     }
 
-    /// What speaks against the settings of a server, as far as was seen.
-    pub fn doubt(&self) -> Option<Doubt> {
-        self.0.routes.load().primaries.iter().find_map(|primary| primary.doubt())
+    /// What speaks against the settings of any server. Of one that was not seen yet nothing is said, since nothing is
+    /// asked of it.
+    pub fn doubt(&self) -> watch::Receiver<Option<Doubt>> {
+        self.0.doubt.subscribe()
     }
 
     /// The newest epochs of its buckets, as far as there were answers.
@@ -294,6 +298,13 @@ impl Inner {
             _ if routes.primaries.is_empty() => StoreError::Unreachable,
             _ => StoreError::Unserved(format!("no server has slot {slot}")),
         })
+    }
+
+    /// Takes note of what servers' settings are.
+    fn note_doubt(&self) {
+        let routes = self.routes.load();
+        let doubt = routes.primaries.iter().find_map(|primary| primary.doubt());
+        self.doubt.send_if_modified(|known| std::mem::replace(known, doubt) != doubt);
     }
 
     fn trouble(&self) -> Option<StoreError> {
@@ -378,7 +389,9 @@ impl Question<'_> {
             Question::Plain(command) => return send(&mut connection, command, asking).await,
             Question::Step(command, bucket) => (*command, *bucket),
         };
-        let packed = store.names.step(bucket, &store.hash, &link.history.load(), command);
+        let newest = store.epochs[bucket.index()].load(Ordering::Relaxed);
+        let history = link.history.load();
+        let packed = store.names.step(bucket, &store.hash, (&history, newest), command);
         match send(&mut connection, &packed, asking).await {
             // A restarted server, or one that was never asked, does not know the script, and has not run it.
             Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {

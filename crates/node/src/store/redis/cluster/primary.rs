@@ -159,7 +159,12 @@ impl Primary {
     }
 
     /// Asks whose history it tells, and whether the cluster is up.
-    pub(super) async fn probe(&self, link: &Link, memory: &mut Memory) -> Result<(), StoreError> {
+    pub(super) async fn probe(
+        &self,
+        store: &Inner,
+        link: &Link,
+        memory: &mut Memory,
+    ) -> Result<(), StoreError> {
         let mut connection = link.connection.clone();
         let replication = ask_info(&mut connection, "replication").await?;
         let Some(history) = field(&replication, "master_replid") else {
@@ -186,10 +191,13 @@ impl Primary {
             stops_alone: field(&replication, "min_slaves_good_slaves").is_some(),
         });
         let before = std::mem::replace(&mut *self.doubt.lock(), doubt);
-        // Limits under rights are not kept in a cluster; that counts are forgotten concerns all limits.
-        if let Some(doubt @ Doubt::Evicts) = doubt.filter(|_| doubt != before) {
-            warn!(server = %self.address, "{doubt}");
+        if let Some(doubt) = doubt.filter(|_| doubt != before) {
+            warn!(
+                server = %self.address,
+                "{doubt}; until then nothing is spent of `strict` and `bounded` limits"
+            );
         }
+        store.note_doubt();
         if field(&cluster, "cluster_state") != Some("ok") {
             let said = "the cluster is down, as it says (CLUSTER INFO): see that every slot has a server, or set \
                         `cluster-require-full-coverage no`, for others to be served meanwhile";
