@@ -43,8 +43,12 @@ struct Region {
 
 impl Region {
     async fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, POLICIES).await
+    }
+
+    async fn start_with(nodes: usize, policies: &str) -> Self {
         let redis = RedisServer::start().await.expect("redis-server");
-        let site = Site::new(POLICIES);
+        let site = Site::new(policies);
         // Nothing is to be answered without the store because this machine is busy.
         let store = format!(
             "kind = \"redis\"\nurl = \"{}\"\ntimeout = \"5s\"\n[store.breaker]\np95 = \"off\"",
@@ -110,6 +114,37 @@ async fn a_caller_that_everybody_asks_for_is_admitted_exactly_in_few_calls() {
     assert!(joint > checks / 2.0 && calls < checks / 2.0, "{joint} of {checks} in {calls} calls");
 }
 
+/// A sliding window of a second: at each beginning, those that wait with the label before are labelled anew, all at a
+/// time, and share calls again. Nothing is shed, and no second and a half is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_labelled_anew_waits_again_with_the_others() {
+    let policies = "[[policy]]\nname = \"all\"\nkey = [\"api_key\"]\non_store_failure = \"closed\"\n\
+                    [[policy.limit]]\nname = \"quota\"\nquantity = 1000\nwindow = \"1s\"\n\
+                    algorithm = \"sliding-window\"\n";
+    let region = Region::start_with(2, policies).await;
+    let until = tokio::time::Instant::now() + Duration::from_secs(4);
+    let mut clients = JoinSet::new();
+    for client in 0..200 {
+        let node = region.node(client).clone();
+        clients.spawn(async move {
+            let mut admitted = 0;
+            while tokio::time::Instant::now() < until {
+                // Some ask for more than others.
+                let cost = 1 + client as u64 % 3;
+                let check = node.check(&[("api_key", "k")], cost).await;
+                assert!(!check.degraded, "{check:?}");
+                admitted += if check.allowed { cost } else { 0 };
+            }
+            admitted
+        });
+    }
+    let admitted: u64 = clients.join_all().await.into_iter().sum();
+    // What begins with nothing used may have twice as much in its first second.
+    assert!((2_000..=6_000).contains(&admitted), "{admitted}");
+    let (joint, _) = region.shared().await;
+    assert!(joint > 500.0, "{joint} waited");
+}
+
 /// Clients who go away while they wait: what was admitted for them is counted all the same.
 #[tokio::test]
 async fn who_goes_away_while_it_waits_is_counted() {
@@ -159,6 +194,8 @@ async fn who_waits_for_a_store_that_is_gone_is_answered_without_it() {
         assert!(!check.allowed && check.degraded, "{check:?}");
         assert_eq!(check.reason.as_deref(), Some("store_unavailable"), "{check:?}");
     }
+    let (joint, _) = region.shared().await;
+    assert!(joint >= 10.0, "{joint} waited");
     region.redis.restart().await.expect("restarted");
     eventually(SOON, "the store decides again", async || {
         let check = node.try_check(&[("api_key", "k")]).await?;

@@ -14,7 +14,7 @@ use tidegate_core::{
     engine::{Completion, Engine, GivenBack, Outcome, Plan, Settled},
     ids::{Caller, Secret},
     policy::{Attributes, PolicySet},
-    store::{Joint, StoreCommand, StoreReply},
+    store::{StoreCommand, StoreReply, may_be_joint},
     time::{Label, Mono, Span},
 };
 use tokio::sync::Notify;
@@ -217,18 +217,14 @@ impl Limiter {
             Purpose::Charge => "check",
             Purpose::Usage => "usage",
         };
-        let permit = match inner.permit(&command) {
-            Ok(permit) => permit,
-            Err(why) => {
-                let why = inner.in_more_words(&command, why);
-                return Ok(inner.without_store(ticket, why));
-            }
-        };
         if let Store::Memory(_) = &*inner.store {
-            return inner.carry_out(op, command, ticket, None).await;
+            return inner.carry_out(op, command, ticket, &mut None).await;
         }
-        // Over several servers a command has no permit, and is no one call.
-        let joins = purpose == Purpose::Charge && permit.is_some() && Joint::may_be(&command);
+        let in_one_place = match inner.door(&command) {
+            Ok(door) => door.is_some(),
+            Err(why) => return Ok(inner.without_store(ticket, why)),
+        };
+        let joins = purpose == Purpose::Charge && in_one_place && may_be_joint(&command);
         let entered = if joins {
             together::enter(inner, &policies, command, ticket)
         } else {
@@ -237,23 +233,24 @@ impl Limiter {
         // A task owns the ticket: whoever drops the request's future, what Redis admits is counted.
         let answered = match entered {
             Entered::Waits(answer) => {
-                drop(permit);
                 answer.await.map_err(|_| "the call that it waited for broke".to_owned())
             }
-            Entered::Apart(command, ticket) => {
-                let inner = Arc::clone(inner);
-                let check = async move { inner.carry_out(op, command, ticket, permit).await };
-                tokio::spawn(check).await.map_err(|panic| panic.to_string())
-            }
-            Entered::Now(turn, command, ticket) => {
-                let inner = Arc::clone(inner);
-                let check = async move {
-                    let answer = inner.carry_out(op, command, ticket, permit).await;
-                    turn.end(answer.as_ref().is_ok_and(|(decision, _)| !decision.allowed));
-                    answer
-                };
-                tokio::spawn(check).await.map_err(|panic| panic.to_string())
-            }
+            Entered::Apart(command, ticket) => match inner.permit(&command) {
+                Err(why) => return Ok(inner.not_let_through(&command, ticket, why)),
+                Ok(mut permit) => {
+                    let inner = Arc::clone(inner);
+                    let check =
+                        async move { inner.carry_out(op, command, ticket, &mut permit).await };
+                    tokio::spawn(check).await.map_err(|panic| panic.to_string())
+                }
+            },
+            Entered::Now(mut turn, command, ticket) => match turn.pass(&command) {
+                Err(why) => return Ok(inner.not_let_through(&command, ticket, why)),
+                Ok(()) => {
+                    let check = async move { turn.take(op, command, ticket).await };
+                    tokio::spawn(check).await.map_err(|panic| panic.to_string())
+                }
+            },
         };
         match answered {
             Ok(answer) => answer,
@@ -289,6 +286,11 @@ impl Inner {
     fn permit(&self, command: &StoreCommand) -> Result<Option<Permit>, StoreError> {
         let Some(door) = self.door(command)? else { return Ok(None) };
         door.guard.admit(door.reachable).map(Some)
+    }
+
+    /// Answers a check that is not let through to the store.
+    fn not_let_through(&self, command: &StoreCommand, ticket: Ticket, why: StoreError) -> Asked {
+        self.without_store(ticket, self.in_more_words(command, why))
     }
 
     /// Why a check is not let through: what the store has refused says more than that it cannot be asked.
@@ -340,8 +342,8 @@ impl Inner {
         ticket: Ticket,
     ) -> Result<Asked, CheckError> {
         match self.permit(&command) {
-            Ok(permit) => self.carry_out(op, command, ticket, permit).await,
-            Err(why) => Ok(self.without_store(ticket, why)),
+            Ok(mut permit) => self.carry_out(op, command, ticket, &mut permit).await,
+            Err(why) => Ok(self.not_let_through(&command, ticket, why)),
         }
     }
 
@@ -351,10 +353,10 @@ impl Inner {
         op: &'static str,
         mut command: StoreCommand,
         mut ticket: Ticket,
-        mut permit: Option<Permit>,
+        permit: &mut Option<Permit>,
     ) -> Result<Asked, CheckError> {
         loop {
-            let answer = self.call_with(op, &command, &mut permit).await;
+            let answer = self.call_with(op, &command, permit).await;
             if let Err(failure) = &answer {
                 self.note_failure(failure);
                 // What is carried out once may be sent again.

@@ -89,11 +89,16 @@ impl Rule {
 
 impl Rule {
     /// The same, which brings no floor.
-    pub(crate) fn without_floor(mut self) -> Self {
+    pub(crate) fn without_floor(self) -> Self {
+        self.with_floor(0)
+    }
+
+    /// The same, with a floor of what was used in the label before.
+    pub(crate) fn with_floor(mut self, before: u64) -> Self {
         match &mut self {
             Self::FixedWindow | Self::Concurrency => {}
             Self::SlidingWindow(label) | Self::SlidingLog(label) | Self::Bucket(label, _) => {
-                label.before = 0;
+                label.before = before;
             }
         }
         self

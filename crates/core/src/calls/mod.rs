@@ -146,6 +146,15 @@ impl Calls {
         self.breaker.complete(now, call.call, call.outcome)
     }
 
+    /// A call is over, and another takes its place, if it is let through.
+    pub fn follow(
+        &mut self,
+        now: Mono,
+        call: Call,
+    ) -> (Option<Change>, Result<Call, NotLetThrough>) {
+        (self.end(now, call), self.admit(now))
+    }
+
     // -- getters
 
     /// Whether there was a connection when it last heard.

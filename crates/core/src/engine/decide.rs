@@ -1,7 +1,7 @@
 //! Decisions: a plan becomes a command, a reply becomes an answer, and what is admitted is counted.
 
 use alloc::{boxed::Box, sync::Arc, vec::Vec};
-use core::sync::atomic::Ordering;
+use core::{mem, sync::atomic::Ordering};
 
 use super::{
     Completion, Engine, Outcome, Plan, Sighted, Views,
@@ -21,7 +21,10 @@ use crate::{
     ids::{Key, RegionIndex, RegionNumber, Secret, StoreEpoch},
     invariants::Invariant,
     policy::{Algorithm, Limit, PolicySet, Scope},
-    store::{CallerBucket, Counts, Opening, Operation, OperationReply, StoreCommand, StoreReply},
+    store::{
+        CallerBucket, Counts, Once, Opening, Operation, OperationReply, StoreCommand, StoreReply,
+        Terms,
+    },
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
 
@@ -110,8 +113,11 @@ impl<G: Guarding> Engine<G> {
                 None => {}
             }
         }
-        for plan in &mut ticket.planned {
-            plan.hold = self.terms(plan, ticket.reserve);
+        let named = ticket.once.filter(|_| ticket.reserve.is_none());
+        for (at, plan) in ticket.planned.iter_mut().enumerate() {
+            let terms = self.terms(plan, ticket.reserve);
+            let id = named.map(|once| Once::hold(once.says, at));
+            plan.hold = terms.map(|terms| Terms { id: id.unwrap_or(terms.id), ..terms });
         }
         let command = self.label(&mut ticket, now, None);
         if purpose == Purpose::Charge {
@@ -473,12 +479,16 @@ impl<G: Guarding> Engine<G> {
             Outcome::Reply(StoreReply::Repeated { first, .. })
                 if first.answer.operations.len() != ticket.planned.len() =>
             {
+                self.let_go(now, &mut ticket);
                 Completion::OtherRequest
             }
             Outcome::Reply(StoreReply::Repeated { now: reading, epoch, first }) => {
                 Completion::Decided(self.answer_again(now, ticket, epoch, &as_of(&first, reading)))
             }
-            Outcome::Reply(StoreReply::OtherRequest { .. }) => Completion::OtherRequest,
+            Outcome::Reply(StoreReply::OtherRequest { .. }) => {
+                self.let_go(now, &mut ticket);
+                Completion::OtherRequest
+            }
             Outcome::Reply(StoreReply::Relabel { now: reading, newest, .. }) => {
                 self.learn_labels(now, &ticket, reading, &newest);
                 if ticket.relabelled {
@@ -567,6 +577,19 @@ impl<G: Guarding> Engine<G> {
                 Some(_) => {}
                 None => self.pace.note_change(now, self.settings.gossip),
             }
+        }
+    }
+
+    /// Gives back what a plan holds of the own caps: nothing comes of it.
+    pub(super) fn let_go(&self, now: Mono, ticket: &mut Ticket) {
+        for plan in ticket.planned.iter_mut().filter(|plan| plan.has_forecast()) {
+            let certain = Ceiling::certain(plan.ceiling.net);
+            let held = mem::replace(&mut plan.ceiling, certain);
+            self.with_shard(plan.key, |shard| {
+                if let Some(forecast) = shard.watched.touch(&plan.key, now) {
+                    forecast.give_back(plan.label, held);
+                }
+            });
         }
     }
 

@@ -111,6 +111,7 @@ impl<G: Guarding> Engine<G> {
         epoch: StoreEpoch,
         first: &Remembered,
     ) -> Decision {
+        self.let_go(now, &mut ticket);
         for (plan, (label, _)) in ticket.planned.iter_mut().zip(&first.answer.operations) {
             if plan.label != *label {
                 plan.label = *label;

@@ -15,7 +15,7 @@ use crate::{
 pub use buckets::{BUCKETS, CallerBucket};
 pub use claim::{Bound, Claim, Holding};
 pub use hold::{HOLDS_MAX, Hold, HoldId, Holds, Lapse, Terms};
-pub use joint::Joint;
+pub use joint::{Joint, may_be_joint};
 pub use marker::Marker;
 pub use once::{Answer, Once, Remembered, RequestId};
 pub use record::Record;

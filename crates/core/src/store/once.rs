@@ -4,7 +4,7 @@ use alloc::{collections::BTreeSet, vec::Vec};
 
 use hashbrown::HashMap;
 
-use super::OperationReply;
+use super::{HoldId, OperationReply};
 use crate::{
     ids::Caller,
     memory,
@@ -28,6 +28,24 @@ pub struct Once {
     pub kept: Span,
     /// Whether a refusal is remembered as well.
     pub refusals: bool,
+}
+
+/// An odd number of which half the bits are set: 2^64 by the golden ratio.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Once {
+    /// The name of what operation `at` holds by itself, of the command that said so: who asks again knows it.
+    pub(crate) const fn hold(says: u64, at: usize) -> HoldId {
+        let mixed = says.wrapping_add(1 + at as u64).wrapping_mul(FACTOR) >> 11;
+        HoldId(if mixed == 0 { 1 } else { mixed })
+    }
+
+    /// The same request as its other places remember it, once the command that said so has been decided on. When its
+    /// home has forgotten the name, and decides anew, that is another one.
+    pub(super) const fn elsewhere(self, says: u64) -> Self {
+        let [low, high] = self.id.0;
+        Self { id: RequestId([low ^ says.wrapping_mul(FACTOR), high]), ..self }
+    }
 }
 
 /// What a store remembers of such a command.

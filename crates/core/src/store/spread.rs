@@ -8,9 +8,9 @@
 //!
 //! Whether a charge with a name was carried out before, the place of the first operation knows, its *home*: there the
 //! whole is decided when all places have answered, by one step that confirms what it holds itself and remembers the
-//! whole answer. What another place confirms it remembers under the same name. Who finds the name decided sees to it
-//! that all have confirmed; where the hold has ended meanwhile, it is charged if there is room, once, and refused for
-//! good if there is none: nobody has been told that it was admitted.
+//! whole answer. What another place confirms it remembers as well. Who finds the name decided sees to it that all have
+//! confirmed; where the hold has ended meanwhile, it is charged if there is room, once, and refused for good if there
+//! is none: nobody has been told that it was admitted.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
@@ -94,7 +94,7 @@ struct Ending {
 }
 
 impl Spread {
-    /// How long a hold waits to be confirmed: longer than any call of a store may take.
+    /// How long a hold waits to be confirmed: as long as all calls until then may take. Who confirms later finds none.
     pub const HOLDS_FOR: Span = Span::secs(10);
 
     /// Spreads a command over the places that its keys have; `None` if that is one. `id` is a name that no other
@@ -153,6 +153,7 @@ impl Spread {
 
     fn asked(&mut self, reply: StoreReply) -> Next {
         let charges = self.charges();
+        let before = self.undone_first().len();
         let part = &mut self.parts[self.asked];
         match reply {
             StoreReply::Done { admitted, now, epoch, operations, .. } => {
@@ -161,7 +162,7 @@ impl Spread {
                 }
                 part.holds = admitted;
                 self.refused |= !admitted;
-                for (at, reply) in part.operations.iter().zip(operations) {
+                for (at, reply) in part.operations.iter().zip(operations.into_iter().skip(before)) {
                     self.replies[*at] = Some(reply);
                 }
                 self.asked += 1;
@@ -169,7 +170,7 @@ impl Spread {
             }
             StoreReply::Relabel { now, epoch, newest } => {
                 let mut all = vec![Label(0); self.operations.len()];
-                for (at, label) in part.operations.iter().zip(newest) {
+                for (at, label) in part.operations.iter().zip(newest.into_iter().skip(before)) {
                     all[*at] = label;
                 }
                 let epoch = self.epoch_beside(epoch);
@@ -228,9 +229,9 @@ impl Spread {
         let (mine, theirs) = (self.id, HoldId(first.says));
         self.id = theirs;
         for (at, (_, reply)) in first.answer.operations.iter().enumerate() {
-            let terms = self.operations[at].hold.as_mut();
-            if let Some(terms) = terms.filter(|terms| terms.id == mine) {
-                terms.id = theirs;
+            if let Some(terms) = &mut self.operations[at].hold {
+                let is_whole = terms.id == mine;
+                terms.id = if is_whole { theirs } else { Once::hold(theirs.0, at) };
             }
             self.replies[at] = Some(reply.clone());
         }
@@ -242,7 +243,7 @@ impl Spread {
 
     /// Has all places that hold something keep it.
     fn end(&mut self, reply: StoreReply, undo: Vec<(Key, StoreCommand)>) -> Next {
-        let once = self.once.map(|once| Once { refusals: false, ..once });
+        let once = self.elsewhere(false);
         let confirms = |(at, part): (usize, &Part)| {
             let operations = self.ends(part, true);
             let command = |operations| self.command(part, once, operations);
@@ -273,8 +274,7 @@ impl Spread {
                 Some(StoreReply::Repeated { first, .. }) => {
                     first.answer.operations.into_iter().map(|(_, reply)| reply).collect()
                 }
-                // The window that it was to be charged in is over.
-                Some(StoreReply::Relabel { .. }) if ending.charges => continue,
+                // Who asks again does so by other labels and in time.
                 _ => {
                     known = false;
                     continue;
@@ -292,20 +292,34 @@ impl Spread {
         if lost.is_empty() {
             return Next::Answer(ending.reply, ending.undo);
         }
-        let once = self.once.map(|once| Once { refusals: true, ..once });
-        let undo = &mut ending.undo;
+        let once = self.elsewhere(true);
         let charge = |at: &usize| {
             let part = &self.parts[*at];
             let key = self.key(part);
-            // What is held for this one would be in the way.
-            let held = undo.extract_if(.., |(of, _)| *of == key);
-            let mut operations: Vec<_> = held.flat_map(|(_, command)| command.operations).collect();
+            // What is held for this one would be in the way; to undo it twice does nothing.
+            let held = ending.undo.iter().filter(|(of, _)| *of == key);
+            let mut operations: Vec<_> =
+                held.flat_map(|(_, command)| command.operations.clone()).collect();
             operations.extend(self.charged(part).map(|at| self.operations[at].clone()));
             (key, self.command(part, once, operations))
         };
         let commands = lost.iter().map(charge).collect();
         self.stage = Stage::Ending(Ending { asked: lost, charges: true, ..ending });
         Next::AskAll(commands)
+    }
+
+    /// What precedes the operations of the place that is asked next. A command with a name may be sent again when no
+    /// answer came: what it held then would be in its own way.
+    fn undone_first(&self) -> Vec<Operation> {
+        let named = self.once.is_some() && self.charges();
+        let part = self.parts.get(self.asked).filter(|_| named);
+        let operations = part.into_iter().flat_map(|part| &part.operations);
+        operations.map(|at| self.ended(*at, false)).collect()
+    }
+
+    /// By what other places than its home remember a name that was decided on.
+    fn elsewhere(&self, refusals: bool) -> Option<Once> {
+        self.once.map(|once| Once { refusals, ..once.elsewhere(self.id.0) })
     }
 
     /// Whether it charges anything, which is held until the whole is decided.
@@ -321,28 +335,23 @@ impl Spread {
         if is_first { epoch } else { known }
     }
 
-    /// Whether something was carried out, or may have been, that is not undone by what [`fail`](Self::fail) says.
-    pub fn has_done(&self) -> bool {
+    /// The place that was asked has not answered; `done`: it may have carried out what it was asked. Returns whether
+    /// something was carried out, or may have been, that is not undone by what is to be undone, and that, as with
+    /// [`Next::Answer`]. What that place may hold nobody needs to undo.
+    pub fn fail(self, done: bool) -> (bool, Vec<(Key, StoreCommand)>) {
         match self.stage {
-            Stage::Asking => self.asked > 0 && !self.charges(),
-            Stage::Deciding(_) | Stage::Ending(_) => true,
-        }
-    }
-
-    /// The place that was asked has not answered: what is to be undone, as with [`Next::Answer`]. What that place may
-    /// have done nobody needs to undo.
-    pub fn fail(self) -> Vec<(Key, StoreCommand)> {
-        match self.stage {
-            Stage::Asking => self.undo(),
+            Stage::Asking => (self.asked > 0 && !self.charges(), self.undo()),
+            Stage::Deciding(_) if !done => (false, self.undo()),
             // It may have been decided, and who asks again finds what is held.
-            Stage::Deciding(_) | Stage::Ending(_) => Vec::new(),
+            Stage::Deciding(_) | Stage::Ending(_) => (true, Vec::new()),
         }
     }
 
     fn next(&mut self) -> Next {
         if let Some(part) = self.parts.get(self.asked) {
-            let operations = part.operations.iter().map(|at| self.held(&self.operations[*at]));
-            let command = self.telling(operations.collect());
+            let mut operations = self.undone_first();
+            operations.extend(part.operations.iter().map(|at| self.held(&self.operations[*at])));
+            let command = self.telling(operations);
             let is_home = part.operations[0] == 0;
             // Its home is asked whether a charge was decided on before, and is told when it is.
             let once = match self.once {

@@ -13,6 +13,8 @@ use crate::{
 
 const QUANTITY: u64 = 12;
 const PLACES: u64 = 3;
+/// After which nobody waits for an answer.
+const IN_TIME: Span = Span::millis(30);
 
 fn key(caller: u64) -> Key {
     Key { caller: Caller([caller, 0]), limit: LimitId(1) }
@@ -39,6 +41,8 @@ enum Event {
         arrives: bool,
     },
     Pass(u64),
+    /// So long each command is on its way from now on, in microseconds.
+    Lag(u64),
     /// Whether what is asked of many arrives from now on, and the answers to it.
     Network {
         arrives: bool,
@@ -62,6 +66,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         4 => (0..8_usize, prop::bool::weighted(0.8))
             .prop_map(|(which, arrives)| Event::End { which, arrives }),
         1 => (0..7_000_000_u64).prop_map(Event::Pass),
+        1 => prop_oneof![Just(0_u64), 0..20_000_u64].prop_map(Event::Lag),
         1 => (any::<bool>(), any::<bool>())
             .prop_map(|(arrives, answers)| Event::Network { arrives, answers }),
     ];
@@ -82,6 +87,8 @@ struct Asked {
 struct World {
     tables: Vec<Table>,
     now: StoreTime,
+    /// How long a command is on its way.
+    lag: Span,
     /// What nodes have counted of each caller: the floors of all commands.
     admitted: BTreeMap<u64, u64>,
     begun: Vec<Begun>,
@@ -102,6 +109,7 @@ impl World {
         Self {
             tables,
             now: StoreTime(1_000_000_000),
+            lag: Span::ZERO,
             admitted: BTreeMap::new(),
             begun: Vec::new(),
             ends: Vec::new(),
@@ -120,7 +128,7 @@ impl World {
             action,
             label: Label(5),
             not_before: StoreTime(0),
-            not_after: StoreTime(u64::MAX),
+            not_after: self.now + IN_TIME,
             ceiling: QUANTITY,
             floor: Counts { used, refunded: 0 },
             enforce: true,
@@ -132,6 +140,7 @@ impl World {
     }
 
     fn ask(&mut self, key: &Key, command: &StoreCommand) -> StoreReply {
+        self.now += self.lag;
         self.tables[place_of(key) as usize].apply(command, self.now).expect("room")
     }
 
@@ -169,7 +178,9 @@ impl World {
         let admitted = match reply {
             StoreReply::Done { admitted, .. } => *admitted,
             StoreReply::Repeated { first, .. } => first.answer.admitted,
-            other => panic!("{other:?}"),
+            // It came too late, and nothing was done.
+            StoreReply::Relabel { .. } => return,
+            other @ StoreReply::OtherRequest { .. } => panic!("{other:?}"),
         };
         let said = asked.name.and_then(|name| self.names.get_mut(&name)).map(|(_, said)| said);
         if let Some(said) = said {
@@ -298,13 +309,14 @@ proptest! {
                     (world.arrives, world.answers) = (arrives, answers);
                 }
                 Event::Pass(micros) => world.now += Span(micros),
+                Event::Lag(micros) => world.lag = Span(micros),
             }
             let most = world.admitted.values().max().copied().unwrap_or(0);
             prop_assert!(most <= QUANTITY, "{:?}", world.admitted);
         }
         world.now += Spread::HOLDS_FOR;
         // Whoever got no answer asks again.
-        (world.arrives, world.answers) = (true, true);
+        (world.arrives, world.answers, world.lag) = (true, true, Span::ZERO);
         world.begun.clear();
         for (asked, _) in world.names.clone().into_values() {
             world.begin(asked);
@@ -499,6 +511,83 @@ fn decide_only(world: &mut World, command: &StoreCommand) {
     assert!(matches!(next, Next::AskAll(_)), "{next:?}");
 }
 
+/// A place that has carried out what it was asked, and whose answer is lost: the same command is sent again.
+#[test]
+fn what_is_sent_again_is_not_in_its_own_way() {
+    let mut world = World::new();
+    let charges = [2, 1].map(|caller| world.operation(caller, Action::Charge { cost: 7 }));
+    let once = Once { id: RequestId([1, 2]), of: 0, says: 5, kept: Span::secs(60), refusals: true };
+    let command = StoreCommand { once: Some(once), ..StoreCommand::new(charges.into()) };
+    let mut lost = Spread::new(&command, place_of, HoldId(9)).expect("two places");
+    let Next::Ask(key, first) = lost.begin() else { panic!("nothing to ask") };
+    world.ask(&key, &first);
+    assert_eq!(lost.fail(true), (false, Vec::new()));
+    assert!(matches!(world.run(&command), StoreReply::Done { admitted: true, .. }));
+    world.now += Spread::HOLDS_FOR;
+    assert_eq!((world.used(1), world.used(2)), (7, 7));
+}
+
+/// The home has decided, and a place that was not told is found by who asks again: it is the same place.
+#[test]
+fn a_place_that_was_decided_on_is_confirmed_and_not_taken_twice() {
+    let mut world = World::new();
+    let named = |world: &World, says: u64| {
+        let charges = [2, 1].into_iter().enumerate().map(|(at, caller)| {
+            let lasts = Span::secs(60);
+            let hold = Terms { id: Once::hold(says, at), lasts, lapse: Lapse::GivenBack };
+            let charge = world.operation(caller, Action::Charge { cost: 1 });
+            Operation { ceiling: 1, rule: Rule::Concurrency, hold: Some(hold), ..charge }
+        });
+        let (id, kept) = (RequestId([1, 2]), Span::secs(3_600));
+        let once = Once { id, of: 0, says, kept, refusals: true };
+        StoreCommand { once: Some(once), ..StoreCommand::new(charges.collect()) }
+    };
+    let command = named(&world, 1);
+    decide_only(&mut world, &command);
+    for says in [2, 3] {
+        let command = named(&world, says);
+        assert_eq!(repeats(&world.run(&command)), (true, 1));
+    }
+}
+
+/// When the name is forgotten where it was decided, it is another one everywhere.
+#[test]
+fn a_name_that_its_home_has_forgotten_is_decided_anew() {
+    let mut world = World::new();
+    let command = named(&world, 1, None);
+    decide_only(&mut world, &command);
+    // Its other place confirms half an hour later, and so remembers for longer.
+    world.now += Span::secs(1_800);
+    let command = named(&world, 2, None);
+    assert_eq!(repeats(&world.run(&command)), (true, 1));
+    world.now += Span::secs(1_900);
+    let command = named(&world, 3, None);
+    assert!(matches!(world.run(&command), StoreReply::Done { admitted: true, .. }));
+    assert_eq!((world.used(1), world.used(2)), (10, 10));
+}
+
+#[test]
+fn a_decision_that_was_not_sent_is_undone() {
+    for done in [true, false] {
+        let mut world = World::new();
+        let command = named(&world, 1, None);
+        let mut spread = Spread::new(&command, place_of, HoldId(9)).expect("two places");
+        let Next::Ask(key, first) = spread.begin() else { panic!("nothing to ask") };
+        let Next::Ask(key, second) = spread.handle(world.ask(&key, &first)) else {
+            panic!("{key:?}")
+        };
+        let next = spread.handle(world.ask(&key, &second));
+        assert!(matches!(next, Next::Ask(..)), "{next:?}");
+        let (may_be, undo) = spread.fail(done);
+        assert_eq!((may_be, undo.len()), if done { (true, 0) } else { (false, 2) });
+        for (key, command) in &undo {
+            world.ask(key, command);
+        }
+        let held = if done { 5 } else { 0 };
+        assert_eq!((world.used(1), world.used(2)), (held, held));
+    }
+}
+
 fn repeats(reply: &StoreReply) -> (bool, u64) {
     let StoreReply::Repeated { first, .. } = reply else { panic!("{reply:?}") };
     (first.answer.admitted, first.says)
@@ -516,22 +605,19 @@ fn a_name_is_charged_once_at_each_place_and_a_refusal_is_remembered() {
         assert_eq!((world.used(1), world.used(2)), (5, 5));
     }
     world.begin(Asked { callers: [4].into(), cost: 10, name: None });
-    let charges = [2, 4].map(|caller| world.operation(caller, Action::Charge { cost: 5 }));
-    let other = |of: u64, says| Once {
-        id: RequestId([3, 4]),
-        of,
-        says,
-        kept: Span::secs(60),
-        refusals: true,
+    let other = |world: &World, of: u64, says| {
+        let charges = [2, 4].map(|caller| world.operation(caller, Action::Charge { cost: 5 }));
+        let (id, kept) = (RequestId([3, 4]), Span::secs(60));
+        let once = Once { id, of, says, kept, refusals: true };
+        StoreCommand { once: Some(once), ..StoreCommand::new(charges.into()) }
     };
-    let command = StoreCommand { once: Some(other(0, 4)), ..StoreCommand::new(charges.into()) };
+    let command = other(&world, 0, 4);
     assert!(matches!(world.run(&command), StoreReply::Done { admitted: false, .. }));
     world.now += Span::secs(30);
-    assert_eq!(
-        repeats(&world.run(&StoreCommand { once: Some(other(0, 5)), ..command.clone() })),
-        (false, 4)
-    );
-    let reply = world.run(&StoreCommand { once: Some(other(1, 6)), ..command });
+    let command = other(&world, 0, 5);
+    assert_eq!(repeats(&world.run(&command)), (false, 4));
+    let command = other(&world, 1, 6);
+    let reply = world.run(&command);
     assert!(matches!(reply, StoreReply::OtherRequest { .. }), "{reply:?}");
     assert_eq!((world.used(2), world.used(4)), (5, 10));
 }

@@ -5,7 +5,7 @@
 //! nobody is decided otherwise than alone. A check waits for one call of others, and then for its own.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -20,7 +20,10 @@ use tidegate_core::{
 use tokio::{runtime::Handle, sync::oneshot, task::yield_now};
 
 use super::{Asked, Inner};
-use crate::{api::CheckError, store::StoreError};
+use crate::{
+    api::CheckError,
+    store::{Permit, StoreError},
+};
 
 /// Locks.
 const SHARDS: usize = 64;
@@ -46,9 +49,7 @@ struct Group {
 
 /// Checks that will be asked together.
 struct Waiting {
-    joint: Joint,
-    /// In the same order.
-    members: VecDeque<Member>,
+    joint: Joint<Member>,
     /// By which they were planned.
     policies: Arc<PolicySet>,
 }
@@ -72,6 +73,8 @@ pub(super) enum Entered {
 pub(super) struct Turn {
     inner: Arc<Inner>,
     key: Key,
+    /// For one call after the other.
+    permit: Option<Permit>,
     /// Whether there was no room.
     refused: bool,
 }
@@ -103,60 +106,95 @@ pub(super) fn enter(
     if group.calls < CALLS_AT_ONCE {
         group.calls += 1;
         drop(groups);
-        let turn = Turn { inner: Arc::clone(inner), key, refused: false };
+        let turn = Turn { inner: Arc::clone(inner), key, permit: None, refused: false };
         return Entered::Now(turn, command, ticket);
     }
     let (answer, waits) = oneshot::channel();
-    match &mut group.waiting {
-        Some(waiting) if !Arc::ptr_eq(&waiting.policies, policies) => {
-            return Entered::Apart(command, ticket);
-        }
-        Some(waiting) => match waiting.joint.join(command) {
-            Ok(()) => waiting.members.push_back(Member { ticket, answer }),
-            Err(command) => return Entered::Apart(*command, ticket),
-        },
-        empty @ None => {
-            let joint = Joint::new(command, group.refused);
-            let members = [Member { ticket, answer }].into();
-            *empty = Some(Waiting { joint, members, policies: Arc::clone(policies) });
+    match group.wait(policies, command, Member { ticket, answer }) {
+        Ok(()) => Entered::Waits(waits),
+        Err(apart) => {
+            let (command, member) = *apart;
+            Entered::Apart(command, member.ticket)
         }
     }
-    Entered::Waits(waits)
+}
+
+impl Group {
+    /// Has a check wait with the others, unless it is of another kind.
+    fn wait(
+        &mut self,
+        policies: &Arc<PolicySet>,
+        command: StoreCommand,
+        member: Member,
+    ) -> Result<(), Box<(StoreCommand, Member)>> {
+        match &mut self.waiting {
+            Some(waiting) if !Arc::ptr_eq(&waiting.policies, policies) => {
+                Err(Box::new((command, member)))
+            }
+            Some(waiting) => waiting.joint.join(command, member),
+            empty @ None => {
+                let joint = Joint::new(command, member, self.refused);
+                *empty = Some(Waiting { joint, policies: Arc::clone(policies) });
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut groups = self.inner.together.shard(&self.key).lock();
-        let Entry::Occupied(mut group) = groups.entry(self.key) else { return };
-        group.get_mut().refused = self.refused;
         // Without a runtime nobody waits any more.
-        let waiting = group.get_mut().waiting.take().zip(Handle::try_current().ok());
-        match waiting {
-            Some((waiting, runtime)) => {
-                let turn = Self { inner: Arc::clone(&self.inner), ..*self };
-                runtime.spawn(turn.carry_out(waiting));
-            }
-            None => {
+        let runtime = Handle::try_current().ok();
+        let waiting = {
+            let mut groups = self.inner.together.shard(&self.key).lock();
+            let Entry::Occupied(mut group) = groups.entry(self.key) else { return };
+            group.get_mut().refused = self.refused;
+            let waiting = group.get_mut().waiting.take();
+            if waiting.is_none() || runtime.is_none() {
                 group.get_mut().calls -= 1;
                 if group.get().calls == 0 {
                     group.remove();
                 }
             }
+            waiting
+        };
+        // A runtime that ends drops what it is given, and this with it: so no lock may be held here.
+        if let Some((waiting, runtime)) = waiting.zip(runtime) {
+            let (inner, permit) = (Arc::clone(&self.inner), self.permit.take());
+            let turn = Self { inner, permit, key: self.key, refused: self.refused };
+            runtime.spawn(turn.go_on(waiting));
         }
     }
 }
 
 impl Turn {
-    /// It is over. `refused`: whether there was no room.
-    pub(super) fn end(mut self, refused: bool) {
-        self.refused = refused;
+    /// Lets a command through to the store, in the place of the one before.
+    pub(super) fn pass(&mut self, command: &StoreCommand) -> Result<(), StoreError> {
+        if let Some(door) = self.inner.door(command)? {
+            let before = self.permit.take();
+            self.permit = Some(door.guard.admit_after(before, door.reachable)?);
+        }
+        Ok(())
+    }
+
+    /// Asks for a check that has passed.
+    pub(super) async fn take(
+        mut self,
+        op: &'static str,
+        command: StoreCommand,
+        ticket: Ticket,
+    ) -> Answer {
+        let inner = Arc::clone(&self.inner);
+        let answer = inner.carry_out(op, command, ticket, &mut self.permit).await;
+        self.refused = answer.as_ref().is_ok_and(|(decision, _)| !decision.allowed);
+        answer
     }
 
     /// Asks until nobody waits any more.
-    async fn carry_out(mut self, waiting: Waiting) {
+    async fn go_on(mut self, waiting: Waiting) {
         let mut next = Some(waiting);
         while let Some(waiting) = next {
-            self.refused = self.ask(waiting).await;
+            self.ask(waiting).await;
             // Who was answered and asks again waits with the others, and does not go ahead alone.
             yield_now().await;
             let mut groups = self.inner.together.shard(&self.key).lock();
@@ -167,40 +205,71 @@ impl Turn {
         }
     }
 
-    /// Asks until all of them are answered. Returns whether there was no room for the last.
-    async fn ask(&self, waiting: Waiting) -> bool {
-        let Waiting { mut joint, mut members, .. } = waiting;
-        self.inner.metrics.asked_together(members.len());
-        while let Some(command) = joint.to_ask() {
-            let answer = self.inner.call("check", &command).await;
-            let answers = match answer {
-                Ok(reply) => joint.handle(&reply).into_iter().map(Ok).collect(),
-                Err(failure) => vec![Err(failure); joint.give_up()],
+    /// Asks until all of them are answered, or wait again.
+    async fn ask(&mut self, Waiting { mut joint, policies }: Waiting) {
+        if joint.len() > 1 {
+            self.inner.metrics.asked_together(joint.len());
+        }
+        while !joint.is_empty()
+            && let Some(command) = joint.to_ask()
+        {
+            let answer = match self.pass(&command) {
+                Ok(()) => self.inner.call_with("check", &command, &mut self.permit).await,
+                Err(why) => Err(self.inner.in_more_words(&command, why)),
             };
-            for answer in answers {
-                let Some(member) = members.pop_front() else { break };
-                self.conclude(member, answer);
+            match answer {
+                Ok(reply) => {
+                    for (member, reply) in joint.handle(&reply) {
+                        self.conclude(&policies, member, Ok(reply));
+                    }
+                }
+                Err(failure) => {
+                    self.inner.note_failure(&failure);
+                    for member in joint.give_up() {
+                        self.conclude(&policies, member, Err(failure.clone()));
+                    }
+                }
             }
         }
-        joint.was_refused()
+        self.refused = joint.was_refused();
+        for (command, member) in joint.rest() {
+            self.wait_again(&policies, command, member);
+        }
     }
 
-    /// Says what became of one of them. One whose label did not fit is asked once more, by itself.
-    fn conclude(&self, Member { ticket, answer }: Member, told: Result<StoreReply, StoreError>) {
+    /// Says what became of one of them. One whose label did not fit is asked once more.
+    fn conclude(
+        &self,
+        policies: &Arc<PolicySet>,
+        Member { ticket, answer }: Member,
+        told: Result<StoreReply, StoreError>,
+    ) {
         // Who has gone away does not need it, and has been counted all the same.
         match self.inner.conclude(ticket, told) {
             (Completion::Decided(decision), failure) => {
                 let _ = answer.send(Ok((decision, failure)));
             }
             (Completion::Again(command, ticket), _) => {
-                let inner = Arc::clone(&self.inner);
-                tokio::spawn(async move {
-                    let _ = answer.send(inner.carry_out_admitted("check", command, ticket).await);
-                });
+                self.wait_again(policies, command, Member { ticket, answer });
             }
             (Completion::OtherRequest, _) => {
                 let _ = answer.send(Err(CheckError::OtherRequest));
             }
+        }
+    }
+
+    /// Has a check wait for the next call; one of another kind is asked by itself.
+    fn wait_again(&self, policies: &Arc<PolicySet>, command: StoreCommand, member: Member) {
+        let waits = {
+            let mut groups = self.inner.together.shard(&self.key).lock();
+            groups.entry(self.key).or_default().wait(policies, command, member)
+        };
+        if let Err(apart) = waits {
+            let (command, Member { ticket, answer }) = *apart;
+            let inner = Arc::clone(&self.inner);
+            tokio::spawn(async move {
+                let _ = answer.send(inner.carry_out_admitted("check", command, ticket).await);
+            });
         }
     }
 }

@@ -32,7 +32,8 @@ pub struct StoreGuard {
 #[must_use = "a call that is let through is made"]
 pub struct Permit {
     guard: Arc<StoreGuard>,
-    call: Call,
+    /// Absent when it is over.
+    call: Option<Call>,
     /// What the store said, if it was no answer.
     failure: Option<String>,
 }
@@ -56,7 +57,30 @@ impl StoreGuard {
             (calls.learn(now, reachable), calls.admit(now))
         };
         self.tell(change, None);
-        Ok(Permit { guard: Arc::clone(self), call: admitted?, failure: None })
+        Ok(Permit { guard: Arc::clone(self), call: Some(admitted?), failure: None })
+    }
+
+    /// The same in the place of a call that is over, so that there is room for it; of another guard's as if there had
+    /// been none.
+    pub fn admit_after(
+        self: &Arc<Self>,
+        permit: Option<Permit>,
+        reachable: bool,
+    ) -> Result<Permit, StoreError> {
+        let Some(mut before) = permit.filter(|permit| Arc::ptr_eq(&permit.guard, self)) else {
+            return self.admit(reachable);
+        };
+        let Some(call) = before.call.take() else { return self.admit(reachable) };
+        let now = self.clock.now();
+        let (learned, ended, admitted) = {
+            let mut calls = self.calls.lock();
+            let learned = calls.learn(now, reachable);
+            let (ended, admitted) = calls.follow(now, call);
+            (learned, ended, admitted)
+        };
+        self.tell(learned, None);
+        self.tell(ended, before.failure.as_deref());
+        Ok(Permit { guard: Arc::clone(self), call: Some(admitted?), failure: None })
     }
 
     /// How it stands, given whether there is a connection.
@@ -101,15 +125,18 @@ impl Permit {
     /// Takes note of what the store answered, and how long that took. Of a call that is made twice, since
     /// its label did not fit, the second answer counts.
     pub fn note(&mut self, took: Span, answer: &Result<StoreReply, StoreError>) {
-        self.call.note(took, answer.as_ref().map(drop).map_err(StoreError::failure));
+        if let Some(call) = &mut self.call {
+            call.note(took, answer.as_ref().map(drop).map_err(StoreError::failure));
+        }
         self.failure = answer.as_ref().err().map(ToString::to_string);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        let Some(call) = self.call.take() else { return };
         let now = self.guard.clock.now();
-        let change = self.guard.calls.lock().end(now, self.call);
+        let change = self.guard.calls.lock().end(now, call);
         self.guard.tell(change, self.failure.as_deref());
     }
 }
@@ -150,13 +177,29 @@ mod tests {
     }
 
     #[test]
+    fn a_call_after_another_has_its_place() {
+        let (one, other) = (guard(1), guard(1));
+        let first = one.admit(true).expect("let through");
+        assert_eq!(why_not(one.admit(true)), StoreError::Overload);
+        let second = one.admit_after(Some(first), true).expect("in its place");
+        assert_eq!(one.state(true).calls, 1);
+        assert_eq!(why_not(one.admit_after(Some(second), false)), StoreError::Unreachable);
+        assert_eq!(one.state(false).calls, 0);
+        let of_other = other.admit(true).expect("let through");
+        assert!(one.admit_after(Some(of_other), true).is_ok());
+    }
+
+    #[test]
     fn what_was_noted_of_a_permit_is_what_the_breaker_is_told() {
         let guard = guard(2);
         let mut permit = guard.admit(true).expect("it is closed");
         permit.note(Span::millis(1), &Err(StoreError::Timeout));
-        assert_eq!(permit.call.outcome(), breaker::Outcome::Unanswered);
+        assert_eq!(permit.call.expect("not over").outcome(), breaker::Outcome::Unanswered);
         permit.note(Span::millis(2), &Err(StoreError::Full));
-        assert_eq!(permit.call.outcome(), breaker::Outcome::Answered(Span::millis(2)));
+        assert_eq!(
+            permit.call.expect("not over").outcome(),
+            breaker::Outcome::Answered(Span::millis(2))
+        );
         assert!(permit.failure.as_deref().is_some_and(|said| said.contains("full")));
     }
 }

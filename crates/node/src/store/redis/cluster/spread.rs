@@ -36,8 +36,8 @@ impl RedisCluster {
                     match self.at(&key, &command, until.duration_since(Instant::now())).await {
                         Ok(reply) => spread.handle(reply),
                         Err(error) => {
-                            let done = spread.has_done();
-                            self.everywhere(&spread.fail(), within).await;
+                            let (done, undo) = spread.fail(!error.nothing_done());
+                            self.everywhere(&undo, within).await;
                             // Of what is not undone nobody may say that it was not carried out.
                             return Err(if done { StoreError::Timeout } else { error });
                         }
