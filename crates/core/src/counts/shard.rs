@@ -2,8 +2,6 @@
 
 use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
 
-use hashbrown::HashTable;
-
 use super::{
     closing::{Closing, Group, Weighed},
     degraded::Degraded,
@@ -14,6 +12,7 @@ use super::{
 use crate::{
     forecast::{News, Note, Watched, Whose},
     ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
+    index::Index,
     memory,
     policy::Scope,
     slab::Slab,
@@ -192,7 +191,7 @@ struct ShapeInUse {
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(super) cells: Slab<Cell>,
-    index: HashTable<u32>,
+    index: Index,
     shapes: Vec<Option<ShapeInUse>>,
     pub(super) by_limit: BTreeMap<LimitId, u16>,
     /// Cells by the end of their label: what is collected together.
@@ -207,9 +206,11 @@ pub(crate) struct Shard {
     pub(crate) degraded: Degraded,
 }
 
-fn hash_of(caller: Caller, shape: u16, label: Label) -> u64 {
-    let salt = (u64::from(shape) << 48) ^ label.0;
-    caller.0[1] ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// Labels that follow each other are mostly neighbours: a decision asks for two.
+fn hash_of(caller: Caller, shape: u16, label: Label) -> u32 {
+    let salt = (u64::from(shape) << 48) ^ (label.0 / Index::NEIGHBOURS);
+    let mixed = caller.0[1] ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Index::neighbour(mixed >> 32, label.0)
 }
 
 impl Shard {
@@ -217,7 +218,7 @@ impl Shard {
     pub(crate) fn new(cells_max: usize) -> Self {
         Self {
             cells: Slab::new(),
-            index: HashTable::new(),
+            index: Index::new(),
             shapes: Vec::new(),
             by_limit: BTreeMap::new(),
             by_end: BTreeMap::new(),
@@ -243,7 +244,7 @@ impl Shard {
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.cells.memory_bytes()
-            + self.index.allocation_size()
+            + self.index.memory_bytes()
             + self.slots * size_of::<Slot>()
             + memory::of_vec(&self.shapes)
             + memory::of_tree(&self.by_limit)
@@ -269,12 +270,12 @@ impl Shard {
 
     pub(super) fn find(&self, key: Key, label: Label) -> Option<u32> {
         let shape = *self.by_limit.get(&key.limit)?;
-        let same = |at: &u32| {
-            self.cells.get(*at).is_some_and(|cell| {
+        let same = |at: u32| {
+            self.cells.get(at).is_some_and(|cell| {
                 cell.caller == key.caller && cell.label == label && cell.shape == shape
             })
         };
-        self.index.find(hash_of(key.caller, shape, label), same).copied()
+        self.index.find(hash_of(key.caller, shape, label), same)
     }
 
     fn slots_of(&self, key: Key, label: Label) -> &[Slot] {
@@ -464,11 +465,7 @@ impl Shard {
             shape: shape_index,
         };
         let at = self.cells.insert(cell);
-        let cells = &self.cells;
-        let rehash = |at: &u32| {
-            cells.get(*at).map_or(0, |cell| hash_of(cell.caller, cell.shape, cell.label))
-        };
-        self.index.insert_unique(hash_of(caller, shape_index, label), at, rehash);
+        self.index.insert(hash_of(caller, shape_index, label), at);
         self.by_end.entry((shape.window.end(label), shape_index)).or_default().places.push(at);
         Ok(at)
     }
@@ -661,10 +658,7 @@ impl Shard {
     /// Forgets a cell.
     pub(super) fn remove(&mut self, at: u32) {
         let Some(cell) = self.cells.remove(at) else { return };
-        let hash = hash_of(cell.caller, cell.shape, cell.label);
-        if let Ok(entry) = self.index.find_entry(hash, |place| *place == at) {
-            entry.remove();
-        }
+        self.index.remove(hash_of(cell.caller, cell.shape, cell.label), at);
         self.slots -= cell.slots.len();
         self.weighs_no_more(cell.weighed);
         for _ in cell.slots.iter().filter(|slot| slot.mark != 0) {
