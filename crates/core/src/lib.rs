@@ -47,6 +47,7 @@ pub mod wan;
 mod clock;
 mod exchange;
 mod forecast;
+mod index;
 mod memory;
 mod slab;
 mod wire;

@@ -8,13 +8,14 @@ use tidegate_core::time::{ClusterTime, Mono, Span, StoreTime};
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
-    wall_at_start: Duration,
+    wall_at_start: StoreTime,
 }
 
 impl Clock {
     /// A clock whose monotonic time begins now.
     pub fn start() -> Self {
-        Self { start: instant(), wall_at_start: unix_time() }
+        let wall = u64::try_from(unix_time().as_micros()).unwrap_or(u64::MAX);
+        Self { start: instant(), wall_at_start: StoreTime(wall) }
     }
 
     /// Monotonic time since the clock started.
@@ -24,8 +25,7 @@ impl Clock {
 
     /// Wall time as it was at the start, moved on by monotonic time: no step of the wall clock shows.
     pub fn steady(&self) -> StoreTime {
-        let start = u64::try_from(self.wall_at_start.as_micros()).unwrap_or(u64::MAX);
-        StoreTime(start) + self.now().since(Mono(0))
+        self.wall_at_start + self.now().since(Mono(0))
     }
 
     /// [`steady`](Self::steady) as a first guess at cluster time.

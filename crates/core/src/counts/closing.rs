@@ -7,9 +7,10 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
+    cells::Cell,
     digest::Tick,
     quantities::Quantities,
-    shard::{Cell, Entry, Full, Grown, SHAPES_MAX, Shape, Shard},
+    shard::{Entry, Full, Grown, SHAPES_MAX, Shape, Shard},
 };
 use crate::{
     ids::{LimitId, RegionIndex},
@@ -135,7 +136,7 @@ impl Shard {
 
     fn over_of(&self, cell: &Cell) -> u64 {
         let Some(quantity) = self.quantity_of(cell) else { return 0 };
-        let admitted = cell.slots.iter().map(|slot| slot.tally.counts.net());
+        let admitted = self.cells.slots(cell).map(|slot| slot.tally().counts.net());
         admitted.fold(0, u64::saturating_add).saturating_sub(quantity)
     }
 

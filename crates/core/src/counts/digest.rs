@@ -5,7 +5,10 @@
 //! admitted, which is told only together with an admission. Slots of sessions that are gone do not change any
 //! more: they are compared however often others change the cell they are in.
 
-use super::shard::{Cell, Entry, Shard, Slot};
+use super::{
+    cells::{Cell, Slot},
+    shard::{Entry, Shard},
+};
 use crate::{
     ids::{Caller, SessionIndex},
     policy::Scope,
@@ -60,7 +63,7 @@ impl Compared<'_> {
     fn sum_of(&self, shard: &Shard, cell: &Cell, slot: &Slot) -> u64 {
         let session = self.sessions.get(usize::from(slot.session.0)).copied().unwrap_or_default();
         let limit = shard.shape_of(cell).map_or(0, |shape| u64::from(shape.limit.0));
-        let counts = slot.tally.counts;
+        let counts = slot.tally().counts;
         let words = [
             cell.caller.0[0],
             cell.caller.0[1],
@@ -97,8 +100,8 @@ impl Shard {
             let Some(at) = range(place_of(cell.caller)) else { return true };
             if compared.holds(self, cell) {
                 let still = |slot: &&Slot| settled || !compared.live.contains(&slot.session);
-                let used = |slot: &&Slot| slot.tally.counts.used > 0;
-                for slot in cell.slots.iter().filter(used).filter(still) {
+                let used = |slot: &&Slot| slot.tally().counts.used > 0;
+                for slot in self.cells.slots(cell).filter(used).filter(still) {
                     sums[at] = sums[at].wrapping_add(compared.sum_of(self, cell, slot));
                 }
             }
@@ -119,8 +122,8 @@ impl Shard {
     ) -> Option<u32> {
         self.each_cell(from, budget, |cell| {
             if wanted(place_of(cell.caller)) && compared.holds(self, cell) {
-                let told = |slot: &&Slot| slot.session != except && slot.tally.counts.used > 0;
-                let told = cell.slots.iter().filter(told);
+                let told = |slot: &&Slot| slot.session != except && slot.tally().counts.used > 0;
+                let told = self.cells.slots(cell).filter(told);
                 entries.extend(told.filter_map(|slot| self.entry(cell, slot)));
             }
             entries.len() < entries_max

@@ -3,11 +3,14 @@
 
 use alloc::{collections::BTreeMap, vec::Vec};
 
-use super::shard::{Cell, Shard, Slot};
+use super::{
+    cells::{Cell, Slot},
+    shard::Shard,
+};
 use crate::{
     ids::{Key, LimitId, RegionIndex},
     policy::Scope,
-    time::{ClusterTime, Label, Span, Window},
+    time::{ClusterTime, Span, Window},
 };
 
 /// What is known of another region is older than this only if it cannot be heard: it speaks every second.
@@ -30,21 +33,20 @@ impl Shard {
         ages: &Ages,
     ) -> u64 {
         let label = window.label_at(cluster);
-        let slots = |label: Label| self.find(key, label).and_then(|at| self.cells.get(at));
-        let slots = |label: Label| slots(label).map_or(&[][..], |cell| &*cell.slots);
-        let (current, previous) = (slots(label), slots(label.previous()));
+        let current = self.slots_of(key, label);
+        let previous = self.slots_of(key, label.previous());
         let elapsed = cluster.since(window.start(label)).max(RATE_OVER_MIN);
         let took = window.length_of(label.previous()).max(RATE_OVER_MIN);
         let of_region = |(region, age): &(RegionIndex, Option<Span>)| {
-            let used = sum(current, *region, |slot| slot.tally.counts.net());
+            let used = sum(current.clone(), *region, |slot| slot.tally().counts.net());
             let room = quantity.saturating_sub(used);
             let Some(age) = age.filter(|age| *age < OUT_OF_TOUCH) else { return room };
-            let offered = |slot: &Slot| slot.tally.offered;
+            let offered = |slot: &Slot| slot.tally().offered;
             let in_age = |offered: u64, over: Span| {
                 u128::from(offered) * u128::from(age.0) / u128::from(over.0)
             };
-            let now = in_age(sum(current, *region, offered), elapsed);
-            let before = in_age(sum(previous, *region, offered), took);
+            let now = in_age(sum(current.clone(), *region, offered), elapsed);
+            let before = in_age(sum(previous.clone(), *region, offered), took);
             u64::try_from(now.max(before)).unwrap_or(u64::MAX).min(room)
         };
         ages.iter().map(of_region).fold(0, u64::saturating_add)
@@ -76,8 +78,12 @@ impl Shard {
     }
 }
 
-fn sum(slots: &[Slot], region: RegionIndex, of: impl Fn(&Slot) -> u64) -> u64 {
-    let slots = slots.iter().filter(|slot| slot.region == region);
+fn sum<'a>(
+    slots: impl Iterator<Item = &'a Slot>,
+    region: RegionIndex,
+    of: impl Fn(&Slot) -> u64,
+) -> u64 {
+    let slots = slots.filter(|slot| slot.region == region);
     slots.map(of).fold(0, u64::saturating_add)
 }
 
@@ -91,7 +97,7 @@ mod tests {
         forecast::Note,
         ids::{Caller, SessionIndex},
         store::Counts,
-        time::{Unit, Zone},
+        time::{Label, Unit, Zone},
     };
 
     const KEY: Key = Key { caller: Caller([1, 0]), limit: LimitId(1) };

@@ -11,6 +11,7 @@ pub(crate) use exposure::Ages;
 pub(crate) use shard::{Asked, Cursor, Entry, Known, Live, Shape, Shard, WalkFilter};
 pub use tally::Tally;
 
+mod cells;
 mod closing;
 mod degraded;
 mod digest;

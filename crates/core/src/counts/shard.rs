@@ -1,11 +1,10 @@
 //! One shard of the counts: a bounded table of cells, its change log, and collection by label.
 
-use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
-
-use hashbrown::HashTable;
+use alloc::{collections::BTreeMap, vec::Vec};
 
 use super::{
-    closing::{Closing, Group, Weighed},
+    cells::{Cell, Cells, Slot},
+    closing::{Closing, Group},
     degraded::Degraded,
     digest::Tick,
     log::{Item, Log},
@@ -14,9 +13,9 @@ use super::{
 use crate::{
     forecast::{News, Note, Watched, Whose},
     ids::{Caller, Key, LimitId, RegionIndex, SessionIndex},
+    index::Index,
     memory,
     policy::Scope,
-    slab::Slab,
     store::{COUNT_MAX, Counts},
     time::{ClusterTime, Label, Mono, Span, Window},
 };
@@ -64,9 +63,8 @@ pub(crate) struct Known {
 
 impl Known {
     /// Sums of what each session has left, so that nobody's refunds weigh against what another has used.
-    fn of(slots: &[Slot]) -> Self {
-        let mut known = Self::default();
-        for slot in slots {
+    fn of<'a>(slots: impl Iterator<Item = &'a Slot>) -> Self {
+        slots.fold(Self::default(), |mut known, slot| {
             let sum = if slot.session == SessionIndex::OWN {
                 &mut known.own_session
             } else if slot.region == RegionIndex::OWN {
@@ -74,9 +72,9 @@ impl Known {
             } else {
                 &mut known.others
             };
-            *sum = sum.saturating_add(slot.tally.counts.net()).min(COUNT_MAX);
-        }
-        known
+            *sum = sum.saturating_add(slot.tally().counts.net()).min(COUNT_MAX);
+            known
+        })
     }
 
     /// This region's sum over all its sessions.
@@ -160,27 +158,6 @@ impl WalkFilter<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    pub(super) tally: Tally,
-    /// Low half of the sequence number of its item in the log; 0 if it has none.
-    mark: u32,
-    pub(super) session: SessionIndex,
-    pub(super) region: RegionIndex,
-}
-
-#[derive(Debug)]
-pub(super) struct Cell {
-    pub(super) caller: Caller,
-    pub(super) label: Label,
-    /// Exact size: a cell gains a slot once per session, and there are few.
-    pub(super) slots: Box<[Slot]>,
-    /// When anything in it was admitted or given back last.
-    pub(super) touched: Tick,
-    pub(super) weighed: Weighed,
-    shape: u16,
-}
-
 /// A shape in use.
 #[derive(Debug)]
 struct ShapeInUse {
@@ -191,8 +168,8 @@ struct ShapeInUse {
 /// One shard of the counts.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    pub(super) cells: Slab<Cell>,
-    index: HashTable<u32>,
+    pub(super) cells: Cells,
+    index: Index,
     shapes: Vec<Option<ShapeInUse>>,
     pub(super) by_limit: BTreeMap<LimitId, u16>,
     /// Cells by the end of their label: what is collected together.
@@ -207,17 +184,19 @@ pub(crate) struct Shard {
     pub(crate) degraded: Degraded,
 }
 
-fn hash_of(caller: Caller, shape: u16, label: Label) -> u64 {
-    let salt = (u64::from(shape) << 48) ^ label.0;
-    caller.0[1] ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// Labels that follow each other are mostly neighbours: a decision asks for two.
+fn hash_of(caller: Caller, shape: u16, label: Label) -> u32 {
+    let salt = (u64::from(shape) << 48) ^ (label.0 / Index::NEIGHBOURS);
+    let mixed = caller.0[1] ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Index::neighbour(mixed >> 32, label.0)
 }
 
 impl Shard {
     /// An empty shard for at most `cells_max` cells.
     pub(crate) fn new(cells_max: usize) -> Self {
         Self {
-            cells: Slab::new(),
-            index: HashTable::new(),
+            cells: Cells::new(),
+            index: Index::new(),
             shapes: Vec::new(),
             by_limit: BTreeMap::new(),
             by_end: BTreeMap::new(),
@@ -243,8 +222,7 @@ impl Shard {
 
     pub(crate) fn memory_bytes(&self) -> usize {
         self.cells.memory_bytes()
-            + self.index.allocation_size()
-            + self.slots * size_of::<Slot>()
+            + self.index.memory_bytes()
             + memory::of_vec(&self.shapes)
             + memory::of_tree(&self.by_limit)
             + self.log.memory_bytes()
@@ -269,21 +247,24 @@ impl Shard {
 
     pub(super) fn find(&self, key: Key, label: Label) -> Option<u32> {
         let shape = *self.by_limit.get(&key.limit)?;
-        let same = |at: &u32| {
-            self.cells.get(*at).is_some_and(|cell| {
-                cell.caller == key.caller && cell.label == label && cell.shape == shape
+        let same = |at: u32| {
+            self.cells.get(at).is_some_and(|cell| {
+                cell.caller == key.caller && cell.label == label && cell.shape() == shape
             })
         };
-        self.index.find(hash_of(key.caller, shape, label), same).copied()
+        self.index.find(hash_of(key.caller, shape, label), same)
     }
 
-    fn slots_of(&self, key: Key, label: Label) -> &[Slot] {
-        self.find(key, label).and_then(|at| self.cells.get(at)).map_or(&[], |cell| &*cell.slots)
+    /// The slots of a key in one label, as far as there are any.
+    pub(super) fn slots_of(&self, key: Key, label: Label) -> impl Iterator<Item = &Slot> + Clone {
+        let cell = self.find(key, label).and_then(|at| self.cells.get(at));
+        cell.into_iter().flat_map(|cell| self.cells.slots(cell))
     }
 
     /// What is known of a key in one label.
     pub(crate) fn known(&self, key: Key, label: Label) -> Known {
-        Known::of(self.slots_of(key, label))
+        let cell = self.find(key, label).and_then(|at| self.cells.get(at));
+        cell.map_or_else(Known::default, |cell| Known::of(self.cells.slots(cell)))
     }
 
     /// What is known of a key in one label, region by region, in no order.
@@ -291,8 +272,8 @@ impl Shard {
         let mut regions: Vec<(RegionIndex, Tally)> = Vec::new();
         for slot in self.slots_of(key, label) {
             match regions.iter_mut().find(|(region, _)| *region == slot.region) {
-                Some((_, tally)) => *tally = tally.plus(slot.tally),
-                None => regions.push((slot.region, slot.tally)),
+                Some((_, tally)) => *tally = tally.plus(slot.tally()),
+                None => regions.push((slot.region, slot.tally())),
             }
         }
         regions
@@ -305,13 +286,13 @@ impl Shard {
     pub(crate) fn add_own(&mut self, asked: &Asked, tick: Tick) {
         let Asked { caller, shape, label, quantity, add, tell } = *asked;
         let found = self.find(Key { caller, limit: shape.limit }, label);
-        let at = found.map_or_else(|| self.new_cell(caller, shape, label, usize::MAX), Ok);
+        let own = Slot::new(SessionIndex::OWN, RegionIndex::OWN);
+        let at = found.map_or_else(|| self.new_cell(caller, shape, label, own, usize::MAX), Ok);
         let Ok(at) = at else { return };
         self.weigh_by(at, quantity);
         let over = self.over_in(at);
-        let slot = self.slot_mut(at, SessionIndex::OWN, RegionIndex::OWN);
-        slot.tally = slot.tally.plus(add);
-        debug_assert!(slot.tally.is_sound(), "INV-3");
+        let slot = self.slot_mut(at, own);
+        slot.set(slot.tally().plus(add));
         self.grew(at, over);
         if add.counts != Counts::default() {
             self.changed(at, tick);
@@ -325,11 +306,11 @@ impl Shard {
     pub(crate) fn refund_own(&mut self, key: Key, label: Label, cost: u64, tick: Tick) -> u64 {
         let Some(at) = self.find(key, label) else { return 0 };
         let over = self.over_in(at);
-        let slots = self.cells.get_mut(at).map(|cell| cell.slots.iter_mut()).into_iter().flatten();
-        let mut own = slots.filter(|slot| slot.session == SessionIndex::OWN);
-        let Some(slot) = own.next() else { return 0 };
-        let amount = cost.min(slot.tally.counts.net());
-        slot.tally.counts.refunded += amount;
+        let Some(slot) = self.cells.slot_mut(at, SessionIndex::OWN) else { return 0 };
+        let mut tally = slot.tally();
+        let amount = cost.min(tally.counts.net());
+        tally.counts.refunded += amount;
+        slot.set(tally);
         if amount > 0 {
             self.grew(at, over);
             self.changed(at, tick);
@@ -353,15 +334,17 @@ impl Shard {
         }
         // The last sixteenth is kept for this node's own admissions.
         let bound = self.cells_max - self.cells_max / 16;
-        let new = || self.new_cell(entry.caller, entry.shape, entry.label, bound);
+        let empty = Slot::new(entry.session, region);
+        let new = || self.new_cell(entry.caller, entry.shape, entry.label, empty, bound);
         let at = found.map_or_else(new, Ok)?;
         let over = self.over_in(at);
-        let slot = self.slot_mut(at, entry.session, region);
-        let before = slot.tally;
-        slot.tally = before.merge(entry.tally);
-        let grew = slot.tally != before;
-        let offered = slot.tally.offered - before.offered;
-        if slot.tally.counts != before.counts {
+        let slot = self.slot_mut(at, empty);
+        let before = slot.tally();
+        let tally = before.merge(entry.tally);
+        slot.set(tally);
+        let grew = tally != before;
+        let offered = tally.offered - before.offered;
+        if tally.counts != before.counts {
             self.changed(at, tick);
             self.grew(at, over);
         }
@@ -407,7 +390,7 @@ impl Shard {
         whose: Whose,
     ) {
         let of = |label: Label| {
-            let slots = self.slots_of(*key, label).iter();
+            let slots = self.slots_of(*key, label);
             slots.filter(|slot| slot.session != SessionIndex::OWN).copied().collect::<Vec<_>>()
         };
         let (before, current) = (of(label.previous()), of(label));
@@ -418,7 +401,7 @@ impl Shard {
             .chain([(label, current, began, now)]);
         for (label, slots, since, told) in told {
             for slot in slots {
-                let (session, units) = (slot.session, slot.tally.offered);
+                let (session, units) = (slot.session, slot.tally().offered);
                 let note = Note { weight: 1, rights: false, stopped: false };
                 forecast.handle_news(&News { session, label, units, note, since, told });
             }
@@ -427,10 +410,12 @@ impl Shard {
 
     /// Whether a slot of another session is in a cell already, or may be added: a peer may invent sessions.
     fn has_room_for_slot(&self, at: Option<u32>, session: SessionIndex) -> bool {
-        let slots = at.and_then(|at| self.cells.get(at)).map_or(&[][..], |cell| &*cell.slots);
-        let fits = slots.len() < SLOTS_PER_CELL_MAX - 1
-            && self.slots < self.cells_max * (SLOTS_PER_CELL - 1);
-        fits || slots.iter().any(|slot| slot.session == session)
+        let cell = at.and_then(|at| self.cells.get(at));
+        let has = cell.map_or(0, |cell| self.cells.slots_len(cell));
+        let fits =
+            has < SLOTS_PER_CELL_MAX - 1 && self.slots < self.cells_max * (SLOTS_PER_CELL - 1);
+        let is_its = |slot: &Slot| slot.session == session;
+        fits || cell.is_some_and(|cell| self.cells.slots(cell).any(is_its))
     }
 
     fn changed(&mut self, at: u32, tick: Tick) {
@@ -439,12 +424,13 @@ impl Shard {
         }
     }
 
-    /// A cell for what has none, if there are less than `cells_max`.
+    /// A cell with its first slot for what has none, if there are less than `cells_max`.
     fn new_cell(
         &mut self,
         caller: Caller,
         shape: Shape,
         label: Label,
+        first: Slot,
         cells_max: usize,
     ) -> Result<u32, Full> {
         if self.cells.len() >= cells_max {
@@ -454,21 +440,9 @@ impl Shard {
         if let Some(in_use) = &mut self.shapes[usize::from(shape_index)] {
             in_use.cells += 1;
         }
-        let touched = Tick::default();
-        let cell = Cell {
-            caller,
-            label,
-            slots: Box::default(),
-            touched,
-            weighed: Weighed::default(),
-            shape: shape_index,
-        };
-        let at = self.cells.insert(cell);
-        let cells = &self.cells;
-        let rehash = |at: &u32| {
-            cells.get(*at).map_or(0, |cell| hash_of(cell.caller, cell.shape, cell.label))
-        };
-        self.index.insert_unique(hash_of(caller, shape_index, label), at, rehash);
+        let at = self.cells.insert(Cell::new(caller, shape_index, label, first));
+        self.slots += 1;
+        self.index.insert(hash_of(caller, shape_index, label), at);
         self.by_end.entry((shape.window.end(label), shape_index)).or_default().places.push(at);
         Ok(at)
     }
@@ -495,20 +469,13 @@ impl Shard {
         Ok(index as u16)
     }
 
-    fn slot_mut(&mut self, at: u32, session: SessionIndex, region: RegionIndex) -> &mut Slot {
-        let cell = self.cells.get_mut(at).expect("the index names cells that exist");
-        let place = match cell.slots.iter().position(|slot| slot.session == session) {
-            Some(place) => place,
-            None => {
-                let mut slots = Vec::with_capacity(cell.slots.len() + 1);
-                slots.extend_from_slice(&cell.slots);
-                slots.push(Slot { tally: Tally::default(), mark: 0, session, region });
-                cell.slots = slots.into_boxed_slice();
-                self.slots += 1;
-                cell.slots.len() - 1
-            }
-        };
-        &mut cell.slots[place]
+    /// The slot of a session in the cell at a place: `empty`, if it had none.
+    fn slot_mut(&mut self, at: u32, empty: Slot) -> &mut Slot {
+        if self.cells.slot_mut(at, empty.session).is_none() {
+            self.cells.add_slot(at, empty);
+            self.slots += 1;
+        }
+        self.cells.slot_mut(at, empty.session).expect("the index names cells that exist")
     }
 
     /// Moves every slot of `session` to the log's end, in the places from `from` on, at most `budget` of
@@ -535,10 +502,7 @@ impl Shard {
 
     /// Moves a slot to the log's end.
     fn touch(&mut self, at: u32, session: SessionIndex) {
-        let Some(cell) = self.cells.get_mut(at) else { return };
-        let Some(slot) = cell.slots.iter_mut().find(|slot| slot.session == session) else {
-            return;
-        };
+        let Some(slot) = self.cells.slot_mut(at, session) else { return };
         slot.mark = self.log.push(at, session, slot.mark != 0);
         if self.log.wants_compaction() {
             let cells = &self.cells;
@@ -566,7 +530,7 @@ impl Shard {
             let end = self.cells.places().min(from.saturating_add(looks_max as u32));
             while place < end && out.len() < full {
                 if let Some(cell) = self.cells.get(place) {
-                    let told = cell.slots.iter().filter(|slot| filter.tells(slot));
+                    let told = self.cells.slots(cell).filter(|slot| filter.tells(slot));
                     out.extend(
                         told.filter_map(|slot| self.entry(cell, slot)).filter(|e| wanted(&e.shape)),
                     );
@@ -598,7 +562,7 @@ impl Shard {
     /// where to go on.
     pub(crate) fn mark_sessions(&self, from: u32, budget: u32, seen: &mut [bool]) -> Option<u32> {
         self.each_cell(from, budget, |cell| {
-            for slot in &cell.slots {
+            for slot in self.cells.slots(cell) {
                 if let Some(seen) = seen.get_mut(usize::from(slot.session.0)) {
                     *seen = true;
                 }
@@ -609,7 +573,7 @@ impl Shard {
 
     /// The shape that a cell is of.
     pub(super) fn shape_of(&self, cell: &Cell) -> Option<Shape> {
-        self.in_use(cell.shape)
+        self.in_use(cell.shape())
     }
 
     /// The shape with this index.
@@ -641,7 +605,7 @@ impl Shard {
         let watched = self.watched.get(&Key { caller: cell.caller, limit: shape.limit });
         let note = watched.map_or(Note::default(), |f| f.note(slot.session, cell.label));
         let Cell { caller, label, .. } = *cell;
-        let Slot { session, tally, .. } = *slot;
+        let (session, tally) = (slot.session, slot.tally());
         Some(Entry { caller, shape, label, session, tally, note })
     }
 
@@ -660,17 +624,15 @@ impl Shard {
 
     /// Forgets a cell.
     pub(super) fn remove(&mut self, at: u32) {
-        let Some(cell) = self.cells.remove(at) else { return };
-        let hash = hash_of(cell.caller, cell.shape, cell.label);
-        if let Ok(entry) = self.index.find_entry(hash, |place| *place == at) {
-            entry.remove();
-        }
-        self.slots -= cell.slots.len();
-        self.weighs_no_more(cell.weighed);
-        for _ in cell.slots.iter().filter(|slot| slot.mark != 0) {
+        let Some(cell) = self.cells.get(at) else { return };
+        self.slots -= self.cells.slots_len(cell);
+        for _ in self.cells.slots(cell).filter(|slot| slot.mark != 0) {
             self.log.note_stale();
         }
-        let place = &mut self.shapes[usize::from(cell.shape)];
+        let Some(cell) = self.cells.remove(at) else { return };
+        self.index.remove(hash_of(cell.caller, cell.shape(), cell.label), at);
+        self.weighs_no_more(cell.weighed);
+        let place = &mut self.shapes[usize::from(cell.shape())];
         if let Some(in_use) = place {
             in_use.cells -= 1;
             if in_use.cells == 0 {
@@ -682,15 +644,14 @@ impl Shard {
 }
 
 /// The slot of a log item, unless the item is stale.
-fn live_slot<'a>(cells: &'a Slab<Cell>, item: &Item) -> Option<(&'a Cell, &'a Slot)> {
+fn live_slot<'a>(cells: &'a Cells, item: &Item) -> Option<(&'a Cell, &'a Slot)> {
     let cell = cells.get(item.cell)?;
     let mark = Item::mark_of(item.sequence);
-    let slot = cell.slots.iter().find(|s| s.session == item.session && s.mark == mark)?;
+    let slot = cells.slots(cell).find(|s| s.session == item.session && s.mark == mark)?;
     Some((cell, slot))
 }
 
-fn live_slot_mut<'a>(cells: &'a mut Slab<Cell>, item: &Item) -> Option<&'a mut Slot> {
+fn live_slot_mut<'a>(cells: &'a mut Cells, item: &Item) -> Option<&'a mut Slot> {
     let mark = Item::mark_of(item.sequence);
-    let cell = cells.get_mut(item.cell)?;
-    cell.slots.iter_mut().find(|s| s.session == item.session && s.mark == mark)
+    cells.slot_mut(item.cell, item.session).filter(|slot| slot.mark == mark)
 }

@@ -33,6 +33,36 @@ impl Tally {
     }
 }
 
+/// A sound tally in 20 bytes: no count has more than 53 bits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Packed {
+    /// The lower 32 bits of used, refunded and offered.
+    low: [u32; 3],
+    /// The upper 21 bits of each, the first lowest.
+    high: [u32; 2],
+}
+
+impl Packed {
+    pub(super) fn new(tally: Tally) -> Self {
+        debug_assert!(tally.is_sound(), "INV-3");
+        let Tally { counts: Counts { used, refunded }, offered } = tally;
+        let high = (used >> 32) | (refunded >> 32 << 21) | (offered >> 32 << 42);
+        Self {
+            low: [used, refunded, offered].map(|count| count as u32),
+            high: [high as u32, (high >> 32) as u32],
+        }
+    }
+
+    pub(super) fn tally(self) -> Tally {
+        let high = u64::from(self.high[0]) | (u64::from(self.high[1]) << 32);
+        let count = |at: usize| {
+            let upper = (high >> (21 * at)) & (COUNT_MAX >> 32);
+            u64::from(self.low[at]) | (upper << 32)
+        };
+        Tally { counts: Counts { used: count(0), refunded: count(1) }, offered: count(2) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +78,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn nothing_of_a_tally_is_lost_when_it_is_packed(tally in tally()) {
+            prop_assert_eq!(Packed::new(tally).tally(), tally);
+        }
+
         #[test]
         fn merge_is_a_least_upper_bound(a in tally(), b in tally(), c in tally()) {
             prop_assert_eq!(a.merge(b), b.merge(a));

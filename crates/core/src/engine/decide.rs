@@ -120,22 +120,15 @@ impl<G: Guarding> Engine<G> {
             plan.hold = terms.map(|terms| Terms { id: id.unwrap_or(terms.id), ..terms });
         }
         let command = self.label(&mut ticket, now, None);
-        if purpose == Purpose::Charge {
-            for plan in &mut ticket.planned {
-                let (caller, shape, label) = (plan.key.caller, plan.shape(), plan.label);
-                // What is held at the moment is no count.
-                plan.countable = plan.limit().algorithm == Algorithm::Concurrency
-                    || self.with_shard(plan.key, |shard| shard.has_room(caller, shape, label));
-            }
-            if !ticket.planned.iter().all(|plan| plan.countable) {
-                return Ok(Plan::Full(ticket));
-            }
+        if ticket.planned.iter().all(|plan| plan.countable) {
+            Ok(Plan::Ask(command, ticket))
+        } else {
+            Ok(Plan::Full(ticket))
         }
-        Ok(Plan::Ask(command, ticket))
     }
 
-    /// Gives every planned limit the label of `now`, and makes the command of it. `reading`: what the
-    /// store's clock has just shown.
+    /// Gives every planned limit the label of `now`, and makes the command of it; the first time it also looks
+    /// whether there is room to count what is charged. `reading`: what the store's clock has just shown.
     ///
     /// A call that was given up is answered without the store, and what it admits is told as a floor. If
     /// its step were carried out after such a floor it would be charged twice: so it must not come late.
@@ -144,11 +137,11 @@ impl<G: Guarding> Engine<G> {
             self.clock.with(|c| (c.cluster_time(now), c.relation(now), c.store_time(now)));
         ticket.asked_at = now;
         let sighted = self.sighted_for(ticket, now);
-        let config = self.config_sight(now);
+        let with_rights = ticket.planned.iter().any(Planned::has_rights);
+        let config = with_rights.then(|| self.config_sight(now));
         let again = ticket.relabelled;
         let charges = ticket.purpose == Purpose::Charge;
-        let spends = charges && ticket.planned.iter().any(Planned::has_rights);
-        let suspended = spends && self.rights_are_suspended(now);
+        let suspended = charges && with_rights && self.rights_are_suspended(now);
         for plan in &mut ticket.planned {
             self.with_shard(plan.key, |shard| {
                 if again && let Some(forecast) = shard.watched.touch(&plan.key, now) {
@@ -165,9 +158,13 @@ impl<G: Guarding> Engine<G> {
                 if let Some(sighted) = sighted.as_ref().filter(|_| plan.has_forecast()) {
                     self.forecast(shard, plan, &known, sighted, again);
                 }
-                if plan.has_rights() {
-                    let claim = self.claim(shard, plan.key, plan.limit(), plan.label, &config);
+                if let Some(config) = config.as_ref().filter(|_| plan.has_rights()) {
+                    let claim = self.claim(shard, plan.key, plan.limit(), plan.label, config);
                     plan.claim = Some(claim.into());
+                }
+                // What is held at the moment is no count.
+                if charges && !again && plan.limit().algorithm != Algorithm::Concurrency {
+                    plan.countable = shard.has_room(plan.key.caller, plan.shape(), plan.label);
                 }
             });
         }
@@ -421,11 +418,12 @@ impl<G: Guarding> Engine<G> {
                 operations,
             }) => {
                 self.handle_adopted(now, adopted.as_ref());
-                self.clock.with(|clock| {
+                let cluster = self.clock.with(|clock| {
                     clock.handle_store(ticket.asked_at, now, reading);
                     if ticket.purpose == Purpose::Charge {
                         clock.settle();
                     }
+                    clock.cluster_time(now)
                 });
                 let believable = operations.len() == ticket.planned.len()
                     && self.holds(Invariant::AllOrNothing, {
@@ -458,7 +456,6 @@ impl<G: Guarding> Engine<G> {
                     let reserved = reservation.as_ref();
                     self.note_reserved(now, (reading, epoch), &ticket, reserved, passed);
                 }
-                let cluster = self.cluster_time(now);
                 let verdicts = ticket
                     .planned
                     .iter()

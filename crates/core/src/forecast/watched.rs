@@ -3,11 +3,10 @@
 //! A forecast costs several times what a count does, and is worth it only for a key of which more than a
 //! request may be under way. Where there is no room for one, its limit is decided as a `plain` one.
 
-use hashbrown::HashTable;
-
 use super::Forecast;
 use crate::{
     ids::{Key, RegionNumber, StoreEpoch},
+    index::Index,
     rights::{Books, Statement},
     slab::Slab,
     store::table::hash_of,
@@ -50,7 +49,7 @@ impl Watch {
 #[derive(Debug)]
 pub(crate) struct Watched {
     slab: Slab<Watch>,
-    index: HashTable<u32>,
+    index: Index,
     keys_max: usize,
     /// Where the next sweep begins.
     hand: u32,
@@ -61,7 +60,7 @@ pub(crate) struct Watched {
 impl Watched {
     /// An empty table for `keys_max` keys.
     pub(crate) const fn new(keys_max: usize) -> Self {
-        Self { slab: Slab::new(), index: HashTable::new(), keys_max, hand: 0, refused: 0 }
+        Self { slab: Slab::new(), index: Index::new(), keys_max, hand: 0, refused: 0 }
     }
 
     /// How often a key found no room.
@@ -73,15 +72,11 @@ impl Watched {
     pub(crate) fn memory_bytes(&self) -> usize {
         let watches = (0..self.slab.places()).filter_map(|at| self.slab.get(at));
         let of_each = watches.map(|w| w.forecast.memory_bytes() + w.books.memory_bytes());
-        self.slab.memory_bytes() + self.index.allocation_size() + of_each.sum::<usize>()
+        self.slab.memory_bytes() + self.index.memory_bytes() + of_each.sum::<usize>()
     }
 
     fn find(&self, key: &Key) -> Option<u32> {
-        if self.slab.len() == 0 {
-            return None;
-        }
-        let same = |at: &u32| self.slab.get(*at).is_some_and(|watch| watch.key == *key);
-        self.index.find(hash_of(key), same).copied()
+        self.index.find(hash_of(key), |at| self.slab.get(at).is_some_and(|watch| watch.key == *key))
     }
 
     /// The forecast of a key, if there is one.
@@ -125,9 +120,7 @@ impl Watched {
             touched: now,
             idle_after,
         });
-        let slab = &self.slab;
-        let rehash = |at: &u32| slab.get(*at).map_or(0, |watch| hash_of(&watch.key));
-        self.index.insert_unique(hash_of(key), at, rehash);
+        self.index.insert(hash_of(key), at);
         Some(&mut self.slab.get_mut(at)?.forecast)
     }
 
@@ -174,9 +167,7 @@ impl Watched {
             let idle = self.slab.get(at).filter(|watch| watch.is_idle(now)).map(|w| w.key);
             if let Some(key) = idle {
                 self.slab.remove(at);
-                if let Ok(entry) = self.index.find_entry(hash_of(&key), |place| *place == at) {
-                    entry.remove();
-                }
+                self.index.remove(hash_of(&key), at);
             }
         }
     }

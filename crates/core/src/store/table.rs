@@ -2,8 +2,6 @@
 
 use alloc::vec::Vec;
 
-use hashbrown::HashTable;
-
 use super::{
     Marker, Remembered, RequestId, StoreCommand, StoreReply,
     once::Memories,
@@ -12,6 +10,7 @@ use super::{
 };
 use crate::{
     ids::{Key, StoreEpoch},
+    index::Index,
     slab::Slab,
     time::StoreTime,
 };
@@ -24,7 +23,7 @@ const ROOM_SWEEP_PLACES: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Table {
     slab: Slab<(Key, Record)>,
-    index: HashTable<u32>,
+    index: Index,
     /// Of requests that are carried out once.
     memories: Memories,
     records_max: usize,
@@ -36,9 +35,9 @@ pub struct Table {
     hand: u32,
 }
 
-/// Callers are keyed fingerprints already; the limit is mixed in so that limits of one caller spread.
-pub(crate) fn hash_of(key: &Key) -> u64 {
-    key.caller.0[0] ^ u64::from(key.limit.0).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// Callers are keyed fingerprints already; the limits of one are neighbours, since one check asks for them all.
+pub(crate) fn hash_of(key: &Key) -> u32 {
+    Index::neighbour(key.caller.0[0], u64::from(key.limit.0))
 }
 
 impl Table {
@@ -47,7 +46,7 @@ impl Table {
     pub fn new(records_max: usize, epoch: StoreEpoch) -> Self {
         Self {
             slab: Slab::new(),
-            index: HashTable::new(),
+            index: Index::new(),
             memories: Memories::default(),
             records_max,
             beside: 0,
@@ -76,7 +75,7 @@ impl Table {
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
         self.slab.memory_bytes()
-            + self.index.allocation_size()
+            + self.index.memory_bytes()
             + self.memories.memory_bytes()
             + self.beside
     }
@@ -112,9 +111,7 @@ impl Table {
             let expired = self.slab.get(at).is_some_and(|(_, record)| record.expires <= now);
             if expired && let Some((key, record)) = self.slab.remove(at) {
                 self.beside -= record.memory_bytes();
-                if let Ok(entry) = self.index.find_entry(hash_of(&key), |place| *place == at) {
-                    entry.remove();
-                }
+                self.index.remove(hash_of(&key), at);
                 forgotten += 1;
             }
         }
@@ -122,8 +119,7 @@ impl Table {
     }
 
     fn find(&self, key: &Key) -> Option<u32> {
-        let same = |at: &u32| self.slab.get(*at).is_some_and(|(k, _)| k == key);
-        self.index.find(hash_of(key), same).copied()
+        self.index.find(hash_of(key), |at| self.slab.get(at).is_some_and(|(k, _)| k == key))
     }
 }
 
@@ -163,9 +159,7 @@ impl Records for Table {
             }
             None => {
                 let at = self.slab.insert((*key, record));
-                let slab = &self.slab;
-                let rehash = |at: &u32| slab.get(*at).map_or(0, |(key, _)| hash_of(key));
-                self.index.insert_unique(hash_of(key), at, rehash);
+                self.index.insert(hash_of(key), at);
             }
         }
     }

@@ -41,12 +41,12 @@ impl Shard {
 
     fn live(&self, at: u32, now: ClusterTime, wanted: impl Fn(Caller) -> bool) -> Option<Live> {
         let cell = self.cells.get(at).filter(|cell| wanted(cell.caller))?;
-        let shape = self.shapes[usize::from(cell.shape)].as_ref()?.shape;
+        let shape = self.shape_of(cell)?;
         let current = shape.window.label_at(now);
         if cell.label != current && cell.label.next() != current {
             return None;
         }
-        let known = Known::of(&cell.slots);
+        let known = Known::of(self.cells.slots(cell));
         let key = Key { caller: cell.caller, limit: shape.limit };
         let live = Live { key, shape, label: cell.label, known };
         (known.own_region() > 0).then_some(live)
