@@ -120,12 +120,25 @@ impl Node {
         self.ask(Method::POST, "/v1/check/batch", &[], body).await
     }
 
-    /// What `GET /v1/usage` says of each limit, policy by policy.
+    /// What `GET /v1/usage` says of the limits of the first policy.
     ///
     /// # Errors
     ///
     /// The answer, if it is not a 200: the store does not answer, for one.
     pub async fn usages(&self, attributes: &Attributes<'_>) -> Result<Vec<Value>, String> {
+        let all = self.usages_by_policy(attributes).await?;
+        all.into_iter().next().ok_or_else(|| format!("{}: no policy", self.name))
+    }
+
+    /// What `GET /v1/usage` says of the limits of each policy.
+    ///
+    /// # Errors
+    ///
+    /// As for [`usages`](Self::usages).
+    pub async fn usages_by_policy(
+        &self,
+        attributes: &Attributes<'_>,
+    ) -> Result<Vec<Vec<Value>>, String> {
         let query: Vec<_> =
             attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let path = format!("/v1/usage?{}", query.join("&"));
@@ -135,13 +148,11 @@ impl Node {
         })?;
         let body = answer.json();
         let policies = body["policies"].as_array().into_iter().flatten();
-        let limits = policies.filter_map(|policy| policy["limits"].as_array());
-        let limits: Vec<_> = limits.flatten().cloned().collect();
-        ensure(!limits.is_empty(), || format!("{}: no limit in {body}", self.name))?;
-        Ok(limits)
+        let limits = policies.map(|policy| policy["limits"].as_array().cloned());
+        limits.collect::<Option<_>>().ok_or_else(|| format!("{}: no limits in {body}", self.name))
     }
 
-    /// What `GET /v1/usage` says of the last limit of the only policy.
+    /// What `GET /v1/usage` says of the last limit of the first policy.
     ///
     /// # Errors
     ///
@@ -150,7 +161,7 @@ impl Node {
         self.usages(attributes).await?.pop().ok_or_else(|| format!("{}: no limit", self.name))
     }
 
-    /// How much the last limit of the only policy says is used, over all regions if it is global.
+    /// How much the last limit of the first policy says is used, over all regions if it is global.
     ///
     /// # Errors
     ///

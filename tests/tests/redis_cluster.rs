@@ -465,7 +465,7 @@ async fn a_name_of_several_callers_is_charged_once_at_each_while_nodes_are_kille
     let (Asked { names, sent }, ()) = tokio::join!(asking, killing);
     assert!(names > 300 && sent > names + names / 3, "{sent} requests, {names} names");
     eventually(SOON, "what nobody has confirmed is over", async || {
-        let usages = nodes[0].usages(&who).await?;
+        let usages = nodes[0].usages_by_policy(&who).await?.concat();
         let used: Vec<_> = usages.iter().map(|usage| usage["used"].as_u64()).collect();
         ensure(used == [Some(names); 3], || format!("{used:?} of {names} names, {sent} requests"))
     })

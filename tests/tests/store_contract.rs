@@ -653,7 +653,8 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
         .map(|_| {
             let label = base + random.random_range(0..4);
             let charge = s.charge(random.random_range(0..6), label, random.random_range(1..8), 20);
-            let used = random.random_range(0..6);
+            // Records are written otherwise from some thousands on.
+            let used = random.random_range(0..6) * if random.random_bool(0.05) { 4_000 } else { 1 };
             Operation {
                 action: match random.random_range(0..14) {
                     0 => Action::Peek,
@@ -665,7 +666,8 @@ fn random_command(s: &Subject, random: &mut Xoshiro256PlusPlus, base: u64) -> Ve
                     _ => charge.action,
                 },
                 claim: random.random_bool(0.5).then(|| random_claim(random, label).into()),
-                ceiling: random.random_range(0..40),
+                ceiling: random.random_range(0..40)
+                    * if random.random_bool(0.1) { 1_000 } else { 1 },
                 floor: if random.random_bool(0.2) {
                     Counts { used, refunded: random.random_range(0..=used) }
                 } else {

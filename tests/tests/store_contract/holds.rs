@@ -139,8 +139,13 @@ async fn many_holds(s: &Subject) {
     for from in (1..=HOLDS_MAX as u64).step_by(10) {
         assert!(admitted(&s.outcome((from..from + 10).map(hold).collect()).await));
     }
-    assert!(!admitted(&s.outcome(vec![hold(2_000)]).await));
-    assert_eq!(s.counts(90).await.used, HOLDS_MAX as u64);
+    let StoreReply::Done { admitted: false, operations, .. } = s.ask(vec![hold(2_000)]).await
+    else {
+        panic!("there is a place")
+    };
+    let weighed = operations[0].weighed.expect("it says when there is one");
+    assert!(weighed.wait > Span::secs(3_540) && weighed.wait <= LONG, "{weighed:?}");
+    assert_eq!((weighed.used, s.counts(90).await.used), (HOLDS_MAX as u64, HOLDS_MAX as u64));
     assert!(admitted(&s.outcome(vec![s.settle(90, 500, 0)]).await));
     assert!(admitted(&s.outcome(vec![hold(2_000)]).await));
     assert!(admitted(&s.outcome(vec![Operation { hold: None, ..hold(1) }]).await));

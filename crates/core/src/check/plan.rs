@@ -12,7 +12,7 @@ use crate::{
     counts::{Known, Shape},
     forecast::Ceiling,
     ids::Key,
-    policy::{Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope},
+    policy::{Algorithm, Attributes, Consistency, Limit, OnStoreFailure, Policy, Scope},
     store::{Action, COUNT_MAX, Claim, Counts, HoldId, Once, Operation, Terms},
     time::{ClusterTime, Label, Mono, Span, StoreTime, Window},
 };
@@ -212,8 +212,17 @@ impl Planned {
         let in_region = weighed.map_or(counts.net(), |weighed| weighed.used);
         let used = in_region.saturating_add(self.others);
         let window_ends = limit.window.end(self.label).since(now);
-        let reset_after = weighed.map_or(window_ends, |weighed| weighed.reset);
-        let retry_after = weighed.map_or(window_ends, |weighed| weighed.wait);
+        let by_window = limit.algorithm == Algorithm::FixedWindow;
+        let reset_after = weighed.filter(|_| !by_window).map_or(window_ends, |w| w.reset);
+        let retry_after = match weighed {
+            // It waits for a place to be held by; and for the window's end where that is full too.
+            Some(Weighed { wait, .. }) if by_window => {
+                let is_full = in_region.saturating_add(self.cost) > self.ceiling.net;
+                if is_full { wait.max(window_ends) } else { wait }
+            }
+            Some(Weighed { wait, .. }) => wait,
+            None => window_ends,
+        };
         let may_pass_later = self.cost <= limit.capacity();
         LimitVerdict {
             policy: Arc::clone(&self.policy),

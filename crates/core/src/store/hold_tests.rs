@@ -189,3 +189,22 @@ fn a_table_has_room_for_so_many_answers_and_records() {
     };
     assert_eq!(operations[0].counts.used, 3);
 }
+
+/// Whoever reserves while a thousand do waits for the first of them to end, not for the window.
+#[test]
+fn a_fixed_window_without_a_place_says_when_there_is_one() {
+    let mut table = Table::new(10, StoreEpoch(1));
+    let terms = |id: u64, lasts| Terms { id: HoldId(id), lasts, lapse: Lapse::GivenBack };
+    let charge = |id, lasts| Operation {
+        ceiling: 5_000,
+        ..operation(Action::Charge { cost: 1 }, Rule::FixedWindow, Some(terms(id, lasts)))
+    };
+    for id in 1..=HOLDS_MAX as u64 {
+        assert!(ask(&mut table, START, charge(id, Span::secs(10 + id))).0);
+    }
+    let (admitted, reply) = ask(&mut table, START, charge(9_999, Span::secs(60)));
+    let weighed = reply.weighed.expect("it says how long to wait");
+    assert!(!admitted);
+    assert_eq!((weighed.wait, weighed.used), (Span::secs(11), HOLDS_MAX as u64));
+    assert!(ask(&mut table, START + weighed.wait, charge(9_999, Span::secs(60))).0);
+}

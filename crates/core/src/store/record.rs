@@ -148,6 +148,8 @@ impl Record {
     /// What counts as used, and how long until nothing does.
     pub(super) fn weigh(&mut self, rule: &Rule, now: StoreTime) -> (u64, Span) {
         match (rule, &self.holds) {
+            // Its window's end the store does not know.
+            (Rule::FixedWindow, _) => (self.current.net(), Span::ZERO),
             (Rule::Concurrency, Some(holds)) => {
                 (holds.sum(), holds.last_ends().map_or(Span::ZERO, |ends| ends.since(now)))
             }

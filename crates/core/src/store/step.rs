@@ -266,9 +266,13 @@ pub fn step<R: Records>(
             // Done with above.
             (Action::Settle { .. } | Action::Hold { .. } | Action::Confirm, None) => (false, None),
         };
+        // When its window ends who asks knows; when there is a place again only the record does.
+        let wait = (!has_place && holding.is_none()).then(|| draft.charged.place_wait(now));
+        let weighed = wait.map(|wait| Weighed { wait, ..Weighed::default() });
         draft.hold_charge(operation, passes, now);
         admitted &= passes || !operation.enforce;
-        replies.push(OperationReply { holding, ..OperationReply::new(passes, Counts::default()) });
+        let counts = Counts::default();
+        replies.push(OperationReply { holding, weighed, ..OperationReply::new(passes, counts) });
     }
 
     let writes = command.operations.iter().any(|o| o.action != Action::Peek);

@@ -20,7 +20,7 @@ use tidegate_core::{
     ids::{ConfigEpoch, Key, RegionNumber, Secret, StoreEpoch},
     rights::{Adopted, Proposed, Receipts, Received, Row},
     store::{
-        Action, Answer, COUNT_MAX, CallerBucket, Claim, Counts, Holding, Lapse, Once,
+        Action, Answer, COUNT_MAX, CallerBucket, Claim, Counts, Holding, Lapse, Once, Operation,
         OperationReply, Remembered, StoreCommand, StoreReply,
     },
     time::{ClusterTime, Label, Span, StoreTime},
@@ -413,7 +413,11 @@ fn read_secret(key: &str, found: Vec<u8>) -> Result<Secret, StoreError> {
 
 /// Reads the answer to a command.
 fn read_answer(command: &StoreCommand, answer: Value) -> Result<StoreReply, StoreError> {
-    let measured = |at: usize| command.operations[at].rule != Rule::FixedWindow;
+    // Of what is held, a fixed window says when there is a place for it.
+    let measured = |at: usize| {
+        let Operation { rule, hold, claim, .. } = &command.operations[at];
+        *rule != Rule::FixedWindow || (hold.is_some() && claim.is_none())
+    };
     let mut reply = read_reply(answer, command.operations.len(), measured)?;
     if let StoreReply::Done { adopted, .. } = &mut reply {
         *adopted = adopted.filter(|_| command.speaks_of_rights());

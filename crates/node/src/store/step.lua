@@ -31,8 +31,8 @@
 --          {4, now, epoch}: something else was carried out under this name
 --          {admitted (1 or 0), now, epoch, the configuration adopted, from when on, from when on agreed and one
 --          more (0: not known), since when, and for each operation: passes (1 or 0), used, refunded, and how many
---          numbers follow (0: none), either of a meter: what counts as used, how long to wait, how long until
---          nothing counts; or of a holding: open (1 or 0), base, how many were granted something, of each
+--          numbers follow (0: none), either of a meter, or of a fixed window that has no place for another hold: what
+--          counts as used, how long to wait, how long until nothing counts; or of a holding: open (1 or 0), base, how many were granted something, of each
 --          region and amount, how many have told of themselves, of each region, epoch, amount, ceiling}
 --
 -- All times are microseconds; all numbers stay below 2^53, where Lua's doubles count exactly.
@@ -42,6 +42,8 @@
 -- as 1, and its meter: the latest time, the rule, and of a bucket level and unit, of a log a list: how long before
 -- the latest time, and how much, the oldest first; or versions 4 to 6, as 1 to 3, and a list of holds: of each when
 -- it ends, its name, when it was made, its label, how much, how it lapses; those that end first at the front.
+-- Instead of version 1, while counts are small and nothing was given back, it is a decimal number: label, four digits
+-- of what was used, four of what was before. Redis keeps such a string in the place of a pointer to one.
 -- What is remembered of a command is a list in MessagePack: version 1, what it asks for, how many operations it had, and
 -- the reply from the number for who asks again on.
 -- The marker is text: version 1, the server's history (master_replid), epoch, and once somebody has said it,
@@ -208,6 +210,8 @@ end
 local function read(key)
   local value = redis.call('GET', KEYS[key])
   if not value then return nil end
+  local label, now_used, used_before = string.match(value, '^(%d+)(%d%d%d%d)(%d%d%d%d)$')
+  if label then return value, {tonumber(label), tonumber(now_used), 0, tonumber(used_before), 0} end
   local n = {pcall(cmsgpack.unpack, value)}
   local fine = table.remove(n, 1)
   local version, holds = n[1], nil
@@ -237,8 +241,14 @@ local function sorted(by_region)
   return regions
 end
 
--- The bytes of a record without holds.
-local function packed(r, a, m)
+-- The digits of a record, if it has no more than they say.
+local function digits(r)
+  if r[3] > 0 or r[5] > 0 or r[2] > 9999 or r[4] > 9999 or r[1] < 1 or r[1] > 9999999999 then return nil end
+  return string.format('%.0f%04d%04d', r[1], r[2], r[4])
+end
+
+-- The bytes of a record without holds; `more` if some will follow.
+local function packed(r, a, m, more)
   if m then
     if m.units then return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, BUCKET, m.units, m.unit) end
     if not m.log then return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, SLIDING_WINDOW) end
@@ -249,7 +259,7 @@ local function packed(r, a, m)
     end
     return cmsgpack.pack(3, r[1], r[2], r[3], r[4], r[5], m.at, SLIDING_LOG, list)
   end
-  if not a then return cmsgpack.pack(1, r[1], r[2], r[3], r[4], r[5]) end
+  if not a then return not more and digits(r) or cmsgpack.pack(1, r[1], r[2], r[3], r[4], r[5]) end
   local n = {2, r[1], r[2], r[3], r[4], r[5], a.base, a.reopened or 0}
   local given, received = sorted(a.given), sorted(a.received)
   n[#n + 1] = #given
@@ -267,7 +277,7 @@ end
 
 -- The same of one with holds: another version, and the holds behind the rest. A version is one byte.
 local function packed_with(r, a, m, holds)
-  local value = packed(r, a, m)
+  local value = packed(r, a, m, #holds > 0)
   if #holds == 0 then return value end
   local list = {}
   for _, hold in ipairs(holds) do
@@ -859,6 +869,7 @@ for i, start in ipairs(starts) do
     elseif action == CHARGE then
       passes = has_place and d.c[a] - d.c[a + 1] + cost <= o[7]
       if passes then d.c[a] = d.c[a] + cost end
+      if not has_place then measured = {place_wait, false} end
     elseif action == REFUND then
       passes = true
       d.c[a + 1] = d.c[a + 1] + math.min(cost, math.max(d.c[a] - d.c[a + 1], 0))
@@ -915,6 +926,8 @@ for _, o in ipairs(replies) do
     if rule then
       local m = meter(drafts[o[1]], 'l', rule, p)
       o[4] = {used(r, m, rule, p), waits, reset(r, m, rule, p)}
+    elseif rule == false then
+      o[4] = {math.max(r[a] - r[a + 1], 0), waits, 0}
     else
       local holds = drafts[o[1]].h.l
       local last = holds[#holds]
