@@ -130,6 +130,18 @@ async fn no_window_is_over_while_slots_move_and_a_server_comes_back_empty() {
         eu.agree().await;
     }
     until_normal(&load, "servers came back empty").await;
+    // So are callers whom nobody has asked for before, in parts of the store that nobody has used.
+    for caller in 0..10 {
+        let key = format!("new-{caller}");
+        let who = [("api_key", &*key), ("route", &*key)];
+        for served in &nodes {
+            eventually(SOON, "a new caller is admitted", async || {
+                let check = served.node.try_check(&who).await?;
+                ensure(check.allowed && !check.degraded, || format!("{key}: {check:?}"))
+            })
+            .await;
+        }
+    }
 
     let books = load.stop().await;
     let over = books.over(0);

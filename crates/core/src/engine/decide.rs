@@ -213,7 +213,6 @@ impl<G: Guarding> Engine<G> {
         now: Mono,
         operations: Vec<Operation>,
     ) -> StoreCommand {
-        let unused = self.unused(now);
         let callers = operations.iter().map(|operation| self.bucket_of(operation.key.caller));
         let mut buckets: Vec<_> = callers.collect();
         if buckets.is_empty() {
@@ -221,9 +220,10 @@ impl<G: Guarding> Engine<G> {
         }
         buckets.sort_unstable();
         buckets.dedup();
-        let of = |bucket| Some((bucket, self.opening(now, bucket, unused)?));
+        // Configurations are proposed to stores of one bucket.
+        let proposed = self.proposed(now, self.unused(now, buckets[0]));
+        let of = |bucket| Some((bucket, self.opening(now, bucket)?));
         let openings = buckets.into_iter().filter_map(of).collect();
-        let proposed = self.proposed(now, unused);
         StoreCommand { openings, proposed, ..StoreCommand::new(operations) }
     }
 
@@ -231,26 +231,22 @@ impl<G: Guarding> Engine<G> {
     /// known to use; and so late that it is still true when the command is carried out, and for siblings whose
     /// clocks are a little ahead. Not known while the own clock may still be set back, or while a node that has just begun
     /// knows of no other region's labels.
-    fn unused(&self, now: Mono) -> Option<ClusterTime> {
+    fn unused(&self, now: Mono, bucket: CallerBucket) -> Option<ClusterTime> {
         // Who has seen an earlier epoch of its store knows which labels its region has used.
-        let alone = self.regions.is_one() || self.heal_status().epochs > 0;
+        let alone = self.regions.is_one() || self.has_begun_anew(bucket);
         let furthest = self.clock.with(|clock| clock.furthest(now, alone))?;
         let late = self.settings.call_max.map_or(Span::ZERO, |max| Span(2 * max.0));
         Some(furthest + self.settings.fence.max(late))
     }
 
     /// What the store is told of when the labels of a bucket are whole. Nothing before its epoch was first heard of.
-    fn opening(
-        &self,
-        now: Mono,
-        bucket: CallerBucket,
-        unused: Option<ClusterTime>,
-    ) -> Option<Opening> {
+    pub(super) fn opening(&self, now: Mono, bucket: CallerBucket) -> Option<Opening> {
         let epoch = self.epoch_of(bucket)?;
         if self.is_outdated(now) {
             return None;
         }
-        let opens = if self.is_founding(epoch) { Some(ClusterTime(0)) } else { unused };
+        let founding = self.is_founding(bucket, epoch);
+        let opens = if founding { Some(ClusterTime(0)) } else { self.unused(now, bucket) };
         Some(Opening { epoch, opens: opens? })
     }
 
@@ -308,13 +304,13 @@ impl<G: Guarding> Engine<G> {
     ///
     /// An epoch is numbered by the store's clock. One that began long before the founding has been wiped since,
     /// under a clock that was set back.
-    fn is_founding(&self, epoch: StoreEpoch) -> bool {
+    fn is_founding(&self, bucket: CallerBucket, epoch: StoreEpoch) -> bool {
         let began = self.settings.founded;
         let near = |founded: ClusterTime| {
             ((founded - FOUNDING).0..=(founded + FOUNDING).0).contains(&epoch.0)
         };
         began.is_some_and(near)
-            && self.heal_status().epochs == 0
+            && !self.has_begun_anew(bucket)
             && (self.regions.is_one() || self.views.with(|views| views.all_have_answered))
     }
 
@@ -619,6 +615,7 @@ impl<G: Guarding> Engine<G> {
             if !holding.open && (ticket.purpose == Purpose::Usage || !plan.countable) {
                 continue;
             }
+            self.handle_epoch(now, self.bucket_of(plan.key.caller), holding.epoch);
             let window = plan.limit().window;
             let allowance = plan.claim.as_ref().map_or(0, |claim| claim.allowance);
             // It may be refused for want of a ceiling that others hold, although the region has the rights.

@@ -5,7 +5,11 @@
 //! The store grants only what it holds, so that any mistake here costs accuracy and not the bound; and so
 //! two nodes that both take themselves for the one are harmless.
 
-use alloc::{boxed::Box, collections::BTreeMap, vec::Vec};
+use alloc::{
+    boxed::Box,
+    collections::{BTreeMap, VecDeque},
+    vec::Vec,
+};
 use core::{mem, sync::atomic::Ordering};
 
 use super::{Engine, Outcome, Sighted, config::ConfigSight};
@@ -27,6 +31,8 @@ use crate::{
 
 /// Operations in one command.
 const OPERATIONS_MAX: usize = 64;
+/// Buckets that are opened at a time.
+const OPENINGS_MAX: usize = 64;
 /// Places of the table of watched keys that one call looks at.
 const PLACES_MAX: u32 = 4_096;
 /// The least time between two commands.
@@ -99,13 +105,25 @@ pub(super) struct Grants {
     next: Mono,
     /// Where the round under way goes on: shard and place.
     at: Option<(usize, u32)>,
-    under_way: bool,
+    /// Commands that are under way.
+    under_way: usize,
+    /// Those that are to go next, each of callers of one bucket: one whose server is gone holds up no other.
+    ready: VecDeque<(Vec<Operation>, Vec<Asking>)>,
     /// How the region stands with each limit, over all keys that are watched: as far as this round has come, and
     /// as the last whole one found.
     so_far: BTreeMap<LimitId, RightsUse>,
     uses: BTreeMap<LimitId, RightsUse>,
     /// When the store is told next by which configuration claims are made, if it does not know.
     propose: Mono,
+}
+
+impl Grants {
+    /// Takes the command that is to go next.
+    fn take_ready(&mut self) -> Option<(Vec<Operation>, Vec<Asking>)> {
+        let next = self.ready.pop_front()?;
+        self.under_way += 1;
+        Some(next)
+    }
 }
 
 /// Has the own slot of a key told, with what goes beside it, although it may be as it was; there may be none
@@ -134,9 +152,13 @@ impl<G: Guarding> Engine<G> {
         if let Some(command) = self.poll_proposal(now) {
             return Some((command, GrantTicket { asked_at: now, asked: Vec::new() }));
         }
+        if let Some((operations, asked)) = self.grants.with(Grants::take_ready) {
+            let ticket = GrantTicket { asked_at: now, asked };
+            return Some((self.command_with_claims(now, operations), ticket));
+        }
         let from = self.grants.with(|grants| {
             let wanted = self.pace.take_grants_wanted();
-            if grants.under_way {
+            if grants.under_way > 0 {
                 grants.next = if wanted { now } else { grants.next };
                 return None;
             }
@@ -155,14 +177,14 @@ impl<G: Guarding> Engine<G> {
         });
         let suspended = self.rights_are_suspended(now);
         let right = right && !suspended;
-        let mut asked = Vec::new();
-        let mut operations = Vec::new();
+        let mut found: BTreeMap<CallerBucket, (Vec<Operation>, Vec<Asking>)> = BTreeMap::new();
+        let mut count = 0;
         let mut uses = BTreeMap::new();
         let (mut at, mut places) = (from, PLACES_MAX);
-        while at.0 < self.shards.len() && places > 0 && operations.len() < OPERATIONS_MAX {
+        while at.0 < self.shards.len() && places > 0 && count < OPERATIONS_MAX {
             let end = self.shards[at.0].with(|shard| {
                 let end = shard.watched.places();
-                while at.1 < end && places > 0 && operations.len() < OPERATIONS_MAX {
+                while at.1 < end && places > 0 && count < OPERATIONS_MAX {
                     self.add_use((shard, at.1), policies, &sighted, suspended, &mut uses);
                     let granting = right.then(|| self.grants_at(shard, at.1, policies, &sighted));
                     if let Some(granting) = granting.flatten() {
@@ -172,6 +194,9 @@ impl<G: Guarding> Engine<G> {
                         let bounds = LabelBounds::of(limit.window, label, clock).of_limit(limit);
                         let quantity = limit.quantity;
                         let allowance = claim.allowance;
+                        let bucket = self.bucket_of(key.caller);
+                        let (operations, asked) = found.entry(bucket).or_default();
+                        count += 1;
                         asked.push(Asking { key, shape, label, quantity, allowance, waiting });
                         operations.push(Operation {
                             key,
@@ -205,11 +230,47 @@ impl<G: Guarding> Engine<G> {
             if grants.at.is_none() {
                 grants.uses = mem::take(&mut grants.so_far);
             }
-            grants.under_way = !operations.is_empty();
+            grants.ready.extend(found.into_values());
         });
+        let (operations, asked) = self.grants.with(Grants::take_ready)?;
         let ticket = GrantTicket { asked_at: now, asked };
-        let grants = !operations.is_empty();
-        grants.then(|| (self.command_with_claims(now, operations), ticket))
+        Some((self.command_with_claims(now, operations), ticket))
+    }
+
+    /// What buckets of the store are told of when their labels are whole, lest the first who asks there for what is
+    /// spent by rights has to wait for the next label: have them carry these commands out, then call
+    /// [`handle_opened`](Self::handle_opened) for each that was. Bounded, and harmless when early. A store of one bucket
+    /// is opened by whoever asks first.
+    pub fn poll_openings(
+        &self,
+        policies: &PolicySet,
+        now: Mono,
+    ) -> Vec<(CallerBucket, StoreCommand)> {
+        let mut limits = policies.policies.iter().flat_map(|policy| &policy.limits);
+        if self.epochs.len() == 1
+            || !limits.any(Limit::has_rights)
+            || self.rights_are_suspended(now)
+        {
+            return Vec::new();
+        }
+        let buckets = (0..self.epochs.len()).map(|bucket| CallerBucket(bucket as u16));
+        let closed = buckets.filter(|bucket| {
+            let opened = self.epochs[bucket.index()].opened.load(Ordering::Relaxed);
+            self.epoch_of(*bucket).is_some_and(|epoch| epoch.0 != opened)
+        });
+        let command = |bucket| {
+            let openings = Vec::from([(bucket, self.opening(now, bucket)?)]);
+            Some((bucket, StoreCommand { openings, ..StoreCommand::default() }))
+        };
+        closed.filter_map(command).take(OPENINGS_MAX).collect()
+    }
+
+    /// A bucket has been told so.
+    pub fn handle_opened(&self, now: Mono, bucket: CallerBucket, reply: &StoreReply) {
+        self.handle_epoch(now, bucket, reply.epoch());
+        if let Some(seen) = self.epochs.get(bucket.index()) {
+            seen.opened.store(reply.epoch().0, Ordering::Relaxed);
+        }
     }
 
     /// How this region stands with the limits that are spent by rights, over all callers in demand, as the last
@@ -251,10 +312,10 @@ impl<G: Guarding> Engine<G> {
         }
         let suspended = self.rights_are_suspended(now);
         self.grants.with(|grants| {
-            let due = !grants.under_way && now >= grants.propose;
+            let due = grants.under_way == 0 && now >= grants.propose;
             due.then(|| {
                 grants.propose = now + PROPOSE_EVERY;
-                grants.under_way = !suspended;
+                grants.under_way += usize::from(!suspended);
             })
             .filter(|()| !suspended)
         })?;
@@ -265,7 +326,7 @@ impl<G: Guarding> Engine<G> {
     /// made anew by the next round.
     #[expect(clippy::needless_pass_by_value, reason = "a ticket is given back once")]
     pub fn handle_granted(&self, now: Mono, ticket: GrantTicket, outcome: &Outcome) {
-        self.grants.with(|grants| grants.under_way = false);
+        self.grants.with(|grants| grants.under_way = grants.under_way.saturating_sub(1));
         let Outcome::Reply(reply) = outcome else { return };
         let first = ticket.asked.first();
         let bucket = first.map_or(CallerBucket::ALL, |asking| self.bucket_of(asking.key.caller));
@@ -283,6 +344,7 @@ impl<G: Guarding> Engine<G> {
         for (asking, reply) in ticket.asked.iter().zip(operations) {
             let Asking { key, shape, label, quantity, allowance, .. } = asking;
             let Some(holding) = &reply.holding else { continue };
+            self.handle_epoch(now, self.bucket_of(key.caller), holding.epoch);
             let news = self.with_shard(*key, |shard| {
                 let seen = Seen {
                     key: *key,
@@ -324,13 +386,13 @@ impl<G: Guarding> Engine<G> {
         }
         self.grants.with(|grants| {
             let wanted = self.pace.are_grants_wanted() || grants.at.is_some();
-            let next = if wanted && !grants.under_way { now } else { grants.next };
+            let next = if wanted && grants.under_way == 0 { now } else { grants.next };
             let next = match (has_rights, proposes) {
                 (true, true) => next.min(grants.propose),
                 (true, false) => next,
                 (false, _) => grants.propose,
             };
-            Some(next.max(if grants.under_way { now + EVERY } else { now }))
+            Some(next.max(if grants.under_way > 0 { now + EVERY } else { now }))
         })
     }
 
@@ -346,7 +408,7 @@ impl<G: Guarding> Engine<G> {
             // A replica that lags has granted what its epoch may not have granted when it is open. Of a long
             // label the others are asked for what they know; not while a server may go on that was replaced,
             // since it might answer what others ask in the place of this one.
-            if block.is_none() || !self.is_past_the_fence(key.caller, now) {
+            if block.is_none() || !self.is_past_the_fence(key.caller, epoch, now) {
                 return false;
             }
             if shard.watched.get(&key).is_none() {

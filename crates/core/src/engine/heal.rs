@@ -11,7 +11,7 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::{
     ops::Bound,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use self::walk::{Failure, Walk};
@@ -79,6 +79,10 @@ pub struct HealStatus {
 pub(super) struct EpochSeen {
     epoch: AtomicU64,
     met: AtomicU64,
+    /// Whether it is not the first.
+    anew: AtomicBool,
+    /// The one that the store was told of when its labels are whole, by [`Engine::poll_openings`].
+    pub(super) opened: AtomicU64,
 }
 
 /// A place in the tables: shard, and place in it.
@@ -130,6 +134,7 @@ impl<G: Guarding> Engine<G> {
                 status.old_answers += 1;
             } else if epoch.0 > newest {
                 if newest > 0 {
+                    seen.anew.store(true, Ordering::Release);
                     status.epochs += 1;
                     heal.walks.insert(bucket, Walk::new(epoch, now, self.first_place(bucket)));
                 }
@@ -141,12 +146,18 @@ impl<G: Guarding> Engine<G> {
         });
     }
 
-    /// Whether no server of an earlier epoch of a caller's bucket goes on any more: it knows by now that it was
-    /// replaced.
-    pub(super) fn is_past_the_fence(&self, caller: Caller, now: Mono) -> bool {
-        let seen = self.epochs.get(self.bucket_of(caller).index());
-        let met = seen.map_or(0, |seen| seen.met.load(Ordering::Relaxed));
-        now.since(Mono(met)) >= self.settings.fence
+    /// Whether this is the newest epoch of a caller's bucket, and no server of an earlier one goes on any more: it
+    /// knows by now that it was replaced.
+    pub(super) fn is_past_the_fence(&self, caller: Caller, epoch: StoreEpoch, now: Mono) -> bool {
+        let Some(seen) = self.epochs.get(self.bucket_of(caller).index()) else { return false };
+        let is_newest = seen.epoch.load(Ordering::Acquire) == epoch.0;
+        let met = Mono(seen.met.load(Ordering::Relaxed));
+        is_newest && now.since(met) >= self.settings.fence
+    }
+
+    /// Whether a bucket has begun another epoch since this run began.
+    pub(super) fn has_begun_anew(&self, bucket: CallerBucket) -> bool {
+        self.epochs.get(bucket.index()).is_some_and(|seen| seen.anew.load(Ordering::Acquire))
     }
 
     /// Where a walk over a bucket begins.

@@ -8,7 +8,8 @@ use super::*;
 use crate::{
     algorithm::{Bucket, LabelTime, Rule},
     ids::{Caller, LimitId, StoreEpoch},
-    time::{Label, Span, StoreTime, Window},
+    rights::{Bases, Reopening, Row},
+    time::{ClusterTime, Label, Span, StoreTime, Window},
 };
 
 const START: StoreTime = StoreTime(1_700_000_000_000_000);
@@ -207,4 +208,53 @@ fn a_fixed_window_without_a_place_says_when_there_is_one() {
     assert!(!admitted);
     assert_eq!((weighed.wait, weighed.used), (Span::secs(11), HOLDS_MAX as u64));
     assert!(ask(&mut table, START + weighed.wait, charge(9_999, Span::secs(60))).0);
+}
+
+/// A replica that was promoted has a hold of which it does not know that it was undone.
+#[test]
+fn what_is_held_and_undone_takes_nothing_from_what_a_reopened_label_has_used() {
+    let claim = |reopening| {
+        Some(Box::new(Claim {
+            bases: Bases { now: 100, before: Some(100) },
+            label_start: ClusterTime(1_000),
+            reopening,
+            ..Claim::default()
+        }))
+    };
+    let opening = |epoch: u64, opens: u64| {
+        let opening = Opening { epoch: StoreEpoch(epoch), opens: ClusterTime(opens) };
+        vec![(CallerBucket::ALL, opening)]
+    };
+    let tell = |table: &mut Table, now, openings, operation: Operation| {
+        let command = StoreCommand { openings, ..StoreCommand::new(vec![operation]) };
+        match table.apply(&command, now).expect("room") {
+            StoreReply::Done { admitted, mut operations, .. } => (admitted, operations.remove(0)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let charge = |cost, terms, reopening| Operation {
+        claim: claim(reopening),
+        ceiling: u64::MAX >> 12,
+        ..operation(Action::Charge { cost }, Rule::FixedWindow, terms)
+    };
+    // The primary holds 30 of a spread command. Its replica has that.
+    let mut primary = Table::new(10, StoreEpoch(1));
+    let terms = Terms { id: HoldId(9), lasts: Span::secs(10), lapse: Lapse::Undone };
+    assert!(tell(&mut primary, START, opening(1, 0), charge(30, Some(terms), None)).0);
+    let mut replica = Table::new(10, StoreEpoch(2));
+    replica.put(&key(), primary.get(&key(), START).expect("there"));
+    // Unknown to the replica it is undone, and all is spent.
+    let undo = operation(Action::Settle { keep: 0 }, Rule::FixedWindow, Some(terms));
+    assert!(ask(&mut primary, START, undo).0);
+    assert!(tell(&mut primary, START, opening(1, 0), charge(100, None, None)).0);
+    // The replica is promoted, and reopened by what the others know: that 100 may have been used.
+    let now = START + Span::secs(2);
+    let reopening =
+        Reopening { epoch: StoreEpoch(2), used: 100, given: Row::new(), received: vec![] };
+    let (admitted, reply) =
+        tell(&mut replica, now, opening(2, 2_000), charge(1, None, Some(reopening)));
+    assert!(!admitted && reply.holding.expect("told").open, "reopened, and used up");
+    let later = START + Span::secs(11);
+    let (admitted, reply) = tell(&mut replica, later, opening(2, 2_000), charge(30, None, None));
+    assert!(!admitted, "{:?}: 130 of 100 were admitted", reply.counts);
 }

@@ -363,9 +363,15 @@ fn spend(
         && account.reopen(epoch, fence, reopening)
     {
         account.lower_base(least);
-        for counts in [&mut draft.lifted.current, &mut draft.charged.current] {
-            let used = counts.refunded.saturating_add(reopening.used).min(COUNT_MAX);
-            counts.used = counts.used.max(used);
+        let of = [
+            (&mut draft.lifted.current, &draft.lifted.holds),
+            (&mut draft.charged.current, &draft.charged.holds),
+        ];
+        for (counts, holds) in of {
+            // What others know of this region says nothing of what may be undone, as with a floor.
+            let held = holds.as_ref().map_or(0, |holds| holds.uncounted(operation.label));
+            let used = counts.refunded.saturating_add(reopening.used).saturating_add(held);
+            counts.used = counts.used.max(used.min(COUNT_MAX));
         }
     }
     let net = draft.charged.current.net();

@@ -334,7 +334,13 @@ local function make_rights()
     local reopens = knows and n(7) == epoch and a.reopened ~= epoch and not whole and least
     if reopens then
       a.given, a.reopened, a.base = {}, epoch, math.min(a.base, least)
-      for _, r in ipairs({d.l, d.c}) do r[2] = math.max(r[2], math.min(r[3] + n(8), COUNT_MAX)) end
+      for _, which in ipairs({'l', 'c'}) do
+        local r, held = d[which], 0
+        for _, hold in ipairs(d.h[which]) do
+          if hold[4] == r[1] and hold[6] ~= GIVEN_BACK then held = held + hold[5] end
+        end
+        r[2] = math.max(r[2], math.min(r[3] + n(8) + held, COUNT_MAX))
+      end
     end
     for _ = 1, n(at - 1) do
       if reopens and n(at + 1) > 0 then a.given[n(at)] = math.max(a.given[n(at)] or 0, n(at + 1)) end

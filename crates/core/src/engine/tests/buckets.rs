@@ -241,3 +241,119 @@ proptest! {
         }
     }
 }
+
+/// Limits under rights of a store of many buckets.
+mod rights {
+    use super::*;
+    use crate::{
+        ids::{RegionName, RegionNumber},
+        rights::{Regions, Split},
+        store::{Counts, Holding, OperationReply},
+    };
+
+    const LONG: &str = r#"
+[[policy]]
+name = "a"
+key = ["user"]
+[[policy.limit]]
+name = "short"
+quantity = 1000
+window = "1s"
+scope = "global"
+consistency = "strict"
+
+[[policy]]
+name = "b"
+key = ["api_key"]
+[[policy.limit]]
+name = "long"
+quantity = 1000
+window = "10m"
+scope = "global"
+consistency = "strict"
+"#;
+
+    fn engine(founded: Option<ClusterTime>) -> Engine<OneThread> {
+        let of = |name: &str| RegionNumber::of(&RegionName::new(name).expect("a name"));
+        let regions = Regions::first(Split::even(&[of("eu"), of("us")]).expect("a split"));
+        let settings = Settings {
+            shards: 4,
+            buckets: BUCKETS,
+            cells_max: 10_000,
+            regions,
+            founded,
+            fence: Span::secs(10),
+            ..Settings::new(session("eu", "eu-0", 1))
+        };
+        let random = Box::new(Xoshiro256PlusPlus::seed_from_u64(1));
+        Engine::new(settings, Mono(0), START, random)
+    }
+
+    #[test]
+    fn nobody_is_asked_within_the_fence_of_any_bucket() {
+        let policies = PolicySet::parse(LONG).expect("right");
+        let engine = engine(None);
+        let old = StoreEpoch(START.0);
+        for bucket in 0..BUCKETS {
+            engine.handle_epoch(Mono(0), CallerBucket(bucket as u16), old);
+        }
+        let now = Mono(60_000_000);
+        engine.handle_store_clock(now, now, wall(now));
+        let attributes: &Attributes<'_> = &[("user", "u"), ("api_key", "k")];
+        let subject = [Subject { attributes, cost: 1 }];
+        let plan = engine.plan(&policies, &SECRET, now, &subject, Purpose::Charge);
+        let Plan::Ask(command, ticket) = plan.expect("planned") else { panic!() };
+        let keys: Vec<_> = command.operations.iter().map(|o| (o.key, o.label)).collect();
+        assert_ne!(engine.bucket_of(keys[0].0.caller), engine.bucket_of(keys[1].0.caller));
+        // The second key's bucket has just begun another epoch; the first's has not.
+        let new = StoreEpoch(START.0 + 60_000_000);
+        let holding =
+            |epoch, open| Some(Box::new(Holding { epoch, open, base: 500, ..Holding::default() }));
+        let reply = |holding, passes| OperationReply {
+            holding,
+            ..OperationReply::new(passes, Counts::default())
+        };
+        let operations = vec![reply(holding(old, true), false), reply(holding(new, false), false)];
+        let done = StoreReply::Done {
+            admitted: false,
+            now: wall(now),
+            epoch: old,
+            adopted: None,
+            operations,
+        };
+        let Completion::Decided(_) = engine.complete(now, ticket, Outcome::Reply(done)) else {
+            panic!()
+        };
+        let (key, label) = keys[1];
+        let asked = engine.with_shard(key, |shard| {
+            let book = shard.watched.books(&key).and_then(|books| books.of(label)).cloned();
+            book.and_then(|book| book.question(engine.own_region))
+        });
+        assert_eq!(asked, None, "the epoch was met just now");
+    }
+
+    #[test]
+    fn a_bucket_that_nobody_used_is_founded_although_another_slot_was_moved() {
+        let policies = PolicySet::parse(LONG).expect("right");
+        let engine = engine(Some(START));
+        engine.views.with(|views| views.all_have_answered = true);
+        let old = StoreEpoch(START.0);
+        for bucket in 0..BUCKETS {
+            engine.handle_epoch(Mono(0), CallerBucket(bucket as u16), old);
+        }
+        engine.handle_store_clock(Mono(0), Mono(0), wall(Mono(0)));
+        let opens = |user: &str, now: Mono| {
+            let attributes: &Attributes<'_> = &[("user", user), ("api_key", user)];
+            let subject = [Subject { attributes, cost: 1 }];
+            let plan = engine.plan(&policies, &SECRET, now, &subject, Purpose::Charge);
+            let Plan::Ask(command, _ticket) = plan.expect("planned") else { panic!() };
+            command.openings.iter().map(|(_, o)| o.opens).max()
+        };
+        assert_eq!(opens("u", Mono(1)), Some(ClusterTime(0)));
+        engine.handle_epoch(Mono(2), CallerBucket(7), StoreEpoch(START.0 + 11_000_000));
+        engine.clock.with(|clock| clock.settle());
+        let now = Mono(300_000_000);
+        engine.handle_store_clock(now, now, wall(now));
+        assert_eq!(opens("v", now), Some(ClusterTime(0)));
+    }
+}

@@ -173,7 +173,7 @@ impl Inner {
                 let link = match link {
                     Some(link) => link,
                     None => {
-                        memory = Memory::default();
+                        memory.begin_anew();
                         let bucket = self.buckets_of(&primary).next();
                         Arc::new(Box::pin(primary.connect(self, bucket)).await?)
                     }

@@ -267,10 +267,11 @@ fn worse(one: breaker::State, other: breaker::State) -> breaker::State {
     }
 }
 
-/// The bucket that all callers of a command are in, if it is one; the first of a command of no operations.
+/// The bucket that all callers of a command are in, if it is one; of a command of no operations the one that it opens.
 fn bucket_of(command: &StoreCommand) -> Option<CallerBucket> {
     let mut buckets = command.operations.iter().map(|o| CallerBucket::of(o.key.caller, BUCKETS));
-    let first = buckets.next().unwrap_or_default();
+    let opened = command.openings.first().map(|(bucket, _)| *bucket);
+    let first = buckets.next().or(opened).unwrap_or_default();
     buckets.all(|bucket| bucket == first).then_some(first)
 }
 

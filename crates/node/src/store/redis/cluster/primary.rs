@@ -57,6 +57,15 @@ pub(super) struct Memory {
     seen: Seen,
 }
 
+impl Memory {
+    /// For another connection to the same server: that it had replicas is not forgotten, since it may be cut off from
+    /// them.
+    pub(super) fn begin_anew(&mut self) {
+        let seen = std::mem::take(&mut self.seen);
+        *self = Self { seen, ..Self::default() };
+    }
+}
+
 impl Primary {
     pub(super) fn new(address: Address, guard: StoreGuard) -> Self {
         let guard = Arc::new(guard.of_server(address.to_string()));
