@@ -9,9 +9,11 @@
 
 use std::{
     error::Error,
+    ffi::OsString,
     fs,
     io::Write as _,
     net::TcpListener,
+    os::unix::ffi::OsStringExt as _,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -42,8 +44,6 @@ use tidegate_node::{
 type Failed = Box<dyn Error>;
 
 const SECRET: Secret = Secret([7; 16]);
-/// As long as the others.
-const KEY: &str = "key-hot0000";
 const SERVER_CORE: &str = "0";
 const CLIENT_CORE: &str = "1";
 
@@ -102,8 +102,9 @@ struct Leg {
 }
 
 async fn of_limits(server: &Server, limits: usize, arguments: &Arguments) -> Result<(), Failed> {
-    let node = Arc::new(Node::start(limits, server.port).await?);
-    let call = node.call(server).await?;
+    let mut node = Node::start(limits, server.port).await?;
+    let call = node.find_hot(limits, server).await?;
+    let node = Arc::new(node);
     let mut legs: [(String, Vec<Leg>); 4] = [
         ("redis-benchmark".into(), Vec::new()),
         ("redis-benchmark -P 16".into(), Vec::new()),
@@ -144,7 +145,7 @@ async fn of_limits(server: &Server, limits: usize, arguments: &Arguments) -> Res
 /// The call as it was sent, by `redis-benchmark`.
 async fn bare(
     server: &Server,
-    call: &[String],
+    call: &[OsString],
     arguments: &Arguments,
     pipeline: usize,
 ) -> Result<Leg, Failed> {
@@ -198,7 +199,11 @@ impl Drop for Server {
     }
 }
 
-struct Node(Limiter);
+struct Node {
+    limiter: Limiter,
+    /// The caller that all ask for.
+    hot: String,
+}
 
 impl Node {
     async fn start(limits: usize, port: u16) -> Result<Self, Failed> {
@@ -246,12 +251,12 @@ impl Node {
         let engine = Arc::new(engine);
         let limiter = Limiter::new(engine, store, Some(guard), policies, settings, metrics, clock);
         limiter.start();
-        Ok(Self(limiter))
+        Ok(Self { limiter, hot: String::new() })
     }
 
     async fn check(&self, key: &str) -> Result<(), Failed> {
         let attributes = [("api_key", key), ("route", "/api/orders")];
-        let decision = self.0.check(&attributes, 1).await?;
+        let decision = self.limiter.check(&attributes, 1).await?;
         if decision.allowed && !decision.degraded {
             Ok(())
         } else {
@@ -259,20 +264,31 @@ impl Node {
         }
     }
 
-    /// The words of a call, as the server got them.
-    async fn call(&self, server: &Server) -> Result<Vec<String>, Failed> {
-        self.check(KEY).await?;
+    /// Finds a caller whose calls can be made by `redis-benchmark`: an argument has no zero byte. Returns the words of
+    /// a call, as the server got them.
+    async fn find_hot(&mut self, limits: usize, server: &Server) -> Result<Vec<OsString>, Failed> {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/0", server.port))?;
         let monitor = client.get_async_monitor().await?;
         let mut seen = monitor.into_on_message::<String>();
-        self.check(KEY).await?;
-        let told = loop {
-            let told = seen.next().await.ok_or("nothing was seen")?;
-            if told.contains("\"EVALSHA\"") {
-                break told;
+        for n in 0.. {
+            let key = format!("key-h{n:06}");
+            self.check(&key).await?;
+            // What the node asks besides has no record: the marker is the only key.
+            let keys = (1 + limits).to_string().into_bytes();
+            let words = loop {
+                let words = words(&seen.next().await.ok_or("nothing was seen")?);
+                if words.first().is_some_and(|name| name == b"EVALSHA")
+                    && words.get(2) == Some(&keys)
+                {
+                    break words;
+                }
+            };
+            if words.iter().flatten().all(|byte| *byte != 0) {
+                self.hot = key;
+                return Ok(words.into_iter().map(OsString::from_vec).collect());
             }
-        };
-        Ok(told.split('"').skip(1).step_by(2).map(str::to_owned).collect())
+        }
+        Err("every caller has a zero byte".into())
     }
 
     /// As many tasks as clients, each of which waits for an answer before it asks again: for one caller, or each for
@@ -286,7 +302,7 @@ impl Node {
         let left = Arc::new(AtomicU64::new(arguments.calls));
         let (before, own, begun) = (server.cpu()?, own_cpu()?, Instant::now());
         let tasks = (0..arguments.clients).map(|client| {
-            let key = if one { KEY.to_owned() } else { format!("key-{client:07}") };
+            let key = if one { self.hot.clone() } else { format!("key-{client:07}") };
             let (node, left) = (Arc::clone(self), Arc::clone(&left));
             tokio::spawn(async move {
                 while left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
@@ -310,4 +326,32 @@ fn own_cpu() -> Result<f64, Failed> {
     let text = fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos: f64 = text.split(' ').next().ok_or("no number")?.parse()?;
     Ok(nanos / 1_000.0)
+}
+
+/// The words of a command as `MONITOR` tells them: in quotes, with escapes.
+fn words(told: &str) -> Vec<Vec<u8>> {
+    let (mut words, mut word) = (Vec::new(), None::<Vec<u8>>);
+    let mut bytes = told.bytes();
+    while let Some(byte) = bytes.next() {
+        match (byte, &mut word) {
+            (b'"', None) => word = Some(Vec::new()),
+            (b'"', Some(_)) => words.extend(word.take()),
+            (b'\\', Some(word)) => word.extend(match bytes.next() {
+                Some(b'x') => {
+                    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+                    let (high, low) = (digit(bytes.next()), digit(bytes.next()));
+                    high.zip(low).map(|(high, low)| (16 * high + low) as u8)
+                }
+                Some(b'n') => Some(b'\n'),
+                Some(b'r') => Some(b'\r'),
+                Some(b't') => Some(b'\t'),
+                Some(b'a') => Some(7),
+                Some(b'b') => Some(8),
+                other => other,
+            }),
+            (byte, Some(word)) => word.push(byte),
+            (_, None) => {}
+        }
+    }
+    words
 }
