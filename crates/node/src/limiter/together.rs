@@ -5,7 +5,7 @@
 //! nobody is decided otherwise than alone. A check waits for one call of others, and then for its own.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::Arc,
 };
 
@@ -29,6 +29,9 @@ use crate::{
 const SHARDS: usize = 64;
 /// Calls over the same records that are at the store at a time: while one is on its way back, another is carried out.
 const CALLS_AT_ONCE: u32 = 2;
+/// Kinds of checks over the same records that wait by themselves: where a label begins, or policies are replaced, some
+/// go by what was before.
+const KINDS_MAX: usize = 4;
 
 /// What became of a check that waited.
 pub(super) type Answer = Result<Asked, CheckError>;
@@ -44,7 +47,8 @@ struct Group {
     calls: u32,
     /// Whether there was no room for the last of them.
     refused: bool,
-    waiting: Option<Waiting>,
+    /// By kind, who waits longest first.
+    waiting: VecDeque<Waiting>,
 }
 
 /// Checks that will be asked together.
@@ -120,24 +124,30 @@ pub(super) fn enter(
 }
 
 impl Group {
-    /// Has a check wait with the others, unless it is of another kind.
+    /// Has a check wait with those of its kind, unless there are too many kinds or checks.
     fn wait(
         &mut self,
         policies: &Arc<PolicySet>,
         command: StoreCommand,
         member: Member,
     ) -> Result<(), Box<(StoreCommand, Member)>> {
-        match &mut self.waiting {
-            Some(waiting) if !Arc::ptr_eq(&waiting.policies, policies) => {
-                Err(Box::new((command, member)))
-            }
-            Some(waiting) => waiting.joint.join(command, member),
-            empty @ None => {
-                let joint = Joint::new(command, member, self.refused);
-                *empty = Some(Waiting { joint, policies: Arc::clone(policies) });
-                Ok(())
+        let mut next = Box::new((command, member));
+        for waiting in &mut self.waiting {
+            if Arc::ptr_eq(&waiting.policies, policies) {
+                let (command, member) = *next;
+                match waiting.joint.join(command, member) {
+                    Ok(()) => return Ok(()),
+                    Err(other) => next = other,
+                }
             }
         }
+        if self.waiting.len() >= KINDS_MAX {
+            return Err(next);
+        }
+        let (command, member) = *next;
+        let joint = Joint::new(command, member, self.refused);
+        self.waiting.push_back(Waiting { joint, policies: Arc::clone(policies) });
+        Ok(())
     }
 }
 
@@ -149,7 +159,7 @@ impl Drop for Turn {
             let mut groups = self.inner.together.shard(&self.key).lock();
             let Entry::Occupied(mut group) = groups.entry(self.key) else { return };
             group.get_mut().refused = self.refused;
-            let waiting = group.get_mut().waiting.take();
+            let waiting = group.get_mut().waiting.pop_front();
             if waiting.is_none() || runtime.is_none() {
                 group.get_mut().calls -= 1;
                 if group.get().calls == 0 {
@@ -200,7 +210,7 @@ impl Turn {
             let mut groups = self.inner.together.shard(&self.key).lock();
             next = groups.get_mut(&self.key).and_then(|group| {
                 group.refused = self.refused;
-                group.waiting.take()
+                group.waiting.pop_front()
             });
         }
     }
